@@ -1,0 +1,93 @@
+"""What a dialect is: how a client speaks, as pure functions.
+
+The gateway parses bytes into `Fields` (JSON object, or multipart with files as blobs and
+bracketed names already nested) before a dialect sees them, so a dialect never meets a
+socket, a clock or a boundary string.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.dialects.fields import Fields
+from proxy.errors import ProxyError
+from proxy.model import Call, DialectName, Operation, PageRequest, Reply, Task, VideoRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A row of the endpoint table.
+
+    `path` has `{name}` segments, each matching one non-empty segment. `query` are parameters
+    that must be there with exactly this value (Jimeng's Action and Version). `params` are
+    added to the path's own (Kling's kind). `public` endpoints may be fetched with a signed
+    link instead of a token.
+    """
+
+    method: str
+    path: str
+    operation: Operation
+    query: tuple[tuple[str, str], ...] = ()
+    params: tuple[tuple[str, str], ...] = ()
+    public: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A task as its owner may see it. `links[i]` is our signed URL of result i, usable without
+    a token; `content_url` our plain one, for bearer holders. Both empty until completed."""
+
+    task: Task
+    links: tuple[str, ...] = ()
+    content_url: str = ""
+
+
+class Dialect(Protocol):
+    """One way clients speak. Every method is pure."""
+
+    name: DialectName
+    endpoints: Sequence[Endpoint]
+
+    def submission(self, call: Call, fields: Fields, default_model: str) -> VideoRequest:
+        """The request in a submit's body; raises `Invalid` with `param`."""
+        ...
+
+    def reference(self, call: Call, fields: Fields) -> str:
+        """The task id (ours, or for Kling the client's external id) a GET or DELETE names."""
+        ...
+
+    def page(self, call: Call) -> PageRequest: ...
+
+    def created(self, view: View, request_id: str) -> Reply: ...
+
+    def task(self, view: View, request_id: str) -> Reply: ...
+
+    def listing(
+        self, page: PageRequest, views: Sequence[View], has_more: bool, request_id: str
+    ) -> Reply: ...
+
+    def deleted(self, view: View, request_id: str) -> Reply: ...
+
+    def missing(self, call: Call, reference: str, request_id: str) -> Reply:
+        """The answer for a task that is unknown or somebody else's."""
+        ...
+
+    def failure(self, error: ProxyError, request_id: str) -> Reply:
+        """An error in this dialect's native shape, with `error{message,type,param,code}`."""
+        ...
+
+
+def error_object(error: ProxyError) -> dict[str, str | None]:
+    """The `error` member every dialect's failure body carries."""
+    return {
+        "message": error.message,
+        "type": error.type,
+        "param": error.param,
+        "code": error.code,
+    }
+
+
+def json_reply(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
+    return Reply(status, body, {"Content-Type": "application/json", **(headers or {})})

@@ -1,0 +1,227 @@
+"""Reading a client's body field by field, each mistake an `Invalid` that names the field.
+
+Rule: a value is free of NUL; only free text (`prose`) may hold line ends, and then as LF or
+CRLF, never a lone CR. Empty strings and JSON null count as not sent: SDKs send both for
+"unset" (volcengine's Ark client sends every unset field as null).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from proxy.errors import Invalid
+from proxy.model import Blob, Json
+
+_LONE_CR = re.compile(r"\r(?!\n)")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def is_blob(value: object) -> bool:
+    return hasattr(value, "chunks") and hasattr(value, "sha256")
+
+
+class Fields:
+    """A parsed body. Readers take the accepted names of one field, best first."""
+
+    __slots__ = ("_prefix", "_seen", "_values")
+
+    def __init__(self, values: Mapping[str, object], prefix: str = "") -> None:
+        self._values = values
+        self._prefix = prefix
+        self._seen: set[str] = set()
+
+    def _take(self, names: Sequence[str]) -> tuple[str, object]:
+        found: tuple[str, object] = (self._prefix + names[0], None)
+        for name in names:
+            self._seen.add(name)
+            value = self._values.get(name)
+            if found[1] is None and value is not None and value != "":
+                found = (self._prefix + name, value)
+        return found
+
+    def has(self, name: str) -> bool:
+        value = self._values.get(name)
+        return value is not None and value != ""
+
+    def name_of(self, *names: str) -> str:
+        """The name under which the client sent this field (for `param`)."""
+        return next((n for n in names if self.has(n)), names[0])
+
+    def word(self, *names: str, max_chars: int = 512) -> str | None:
+        """A short string without control characters: a model, an id, an enum value."""
+        param, value = self._take(names)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise Invalid(f"'{param}' must be a string, not {kind_of(value)}.", param=param)
+        if _CONTROL.search(value):
+            raise Invalid(f"'{param}' holds a control character.", param=param)
+        if len(value) > max_chars:
+            raise Invalid(f"'{param}' is longer than {max_chars} characters.", param=param)
+        return value
+
+    def prose(self, *names: str, max_chars: int = 32000) -> str | None:
+        """Free text: line ends are welcome."""
+        param, value = self._take(names)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise Invalid(f"'{param}' must be a string, not {kind_of(value)}.", param=param)
+        check_text(value, param)
+        if len(value) > max_chars:
+            raise Invalid(f"'{param}' is longer than {max_chars} characters.", param=param)
+        return value
+
+    def long_text(self, *names: str) -> str | None:
+        """A string of any length (a URL, base64); the body limit bounds it."""
+        param, value = self._take(names)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise Invalid(f"'{param}' must be a string, not {kind_of(value)}.", param=param)
+        check_text(value, param)
+        return value
+
+    def number(
+        self, *names: str, low: float | None = None, high: float | None = None
+    ) -> float | None:
+        """A number, or a string that is one ("8"): SDKs differ."""
+        param, value = self._take(names)
+        if value is None:
+            return None
+        number = as_number(value)
+        if number is None:
+            raise Invalid(f"'{param}' must be a number, not {shown(value)}.", param=param)
+        _check_bounds(number, low, high, param)
+        return number
+
+    def integer(self, *names: str, low: int | None = None, high: int | None = None) -> int | None:
+        param, value = self._take(names)
+        if value is None:
+            return None
+        number = as_number(value)
+        if number is None or number != int(number):
+            raise Invalid(f"'{param}' must be a whole number, not {shown(value)}.", param=param)
+        _check_bounds(number, low, high, param)
+        return int(number)
+
+    def flag(self, *names: str) -> bool | None:
+        """true/false, also as the strings a multipart form sends, also on/off."""
+        param, value = self._take(names)
+        if value is None:
+            return None
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in ("true", "1", "on", "yes"):
+            return True
+        if isinstance(value, str) and value.lower() in ("false", "0", "off", "no"):
+            return False
+        raise Invalid(f"'{param}' must be true or false, not {shown(value)}.", param=param)
+
+    def mapping(self, *names: str) -> dict[str, object] | None:
+        """An object; its blobs (multipart `a[b]` files) stay blobs."""
+        param, value = self._take(names)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise Invalid(f"'{param}' must be an object, not {kind_of(value)}.", param=param)
+        return cast("dict[str, object]", value)
+
+    def strings(self, *names: str) -> list[str] | None:
+        """A list of strings; one string alone is a list of one."""
+        param, value = self._take(names)
+        if value is None:
+            return None
+        items = value if isinstance(value, list) else [value]
+        for item in items:
+            if not isinstance(item, str):
+                raise Invalid(f"'{param}' must be a list of strings.", param=param)
+            check_text(item, param)
+        return cast("list[str]", items)
+
+    def upload(self, *names: str) -> Blob | None:
+        """A file part; None when the field is something else or not there."""
+        for name in names:
+            value = self._values.get(name)
+            if is_blob(value):
+                self._seen.add(name)
+                return cast("Blob", value)
+        return None
+
+    def raw(self, *names: str) -> object:
+        return self._take(names)[1]
+
+    def rest(self) -> dict[str, Json]:
+        """The fields nobody has read yet, nulls left out. A file among them is an error: it
+        would be lost silently."""
+        left: dict[str, Json] = {}
+        for name, value in self._values.items():
+            if name in self._seen or value is None:
+                continue
+            if is_blob(value):
+                raise Invalid(
+                    f"'{self._prefix}{name}' is not a file field.", param=self._prefix + name
+                )
+            check_tree(value, self._prefix + name)
+            left[name] = cast("Json", value)
+        return left
+
+
+def check_text(value: str, param: str) -> None:
+    if "\x00" in value:
+        raise Invalid(f"'{param}' holds a NUL character.", param=param)
+    if _LONE_CR.search(value):
+        raise Invalid(f"'{param}' holds a carriage return without a line feed.", param=param)
+
+
+def check_tree(value: object, param: str) -> None:
+    """The same for every string inside a JSON value."""
+    if isinstance(value, str):
+        check_text(value, param)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            check_text(key, param)
+            check_tree(inner, f"{param}.{key}")
+    elif isinstance(value, list):
+        for inner in value:
+            check_tree(inner, param)
+    elif is_blob(value):
+        raise Invalid(f"'{param}' is not a file field.", param=param)
+
+
+_NUMBER = re.compile(r"\s*[+-]?\d{1,15}(\.\d{1,9})?\s*")
+
+
+def as_number(value: object) -> float | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        number = float(value)
+        return number if abs(number) < 1e15 else None
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value)
+    return None
+
+
+def kind_of(value: object) -> str:
+    if is_blob(value):
+        return "a file"
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string"}
+    names |= {list: "a list", dict: "an object"}
+    return names.get(type(value), "that")
+
+
+def shown(value: object) -> str:
+    """A value inside an error message, cut short."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 40 else value[:40] + "…")
+    return kind_of(value)
+
+
+def _check_bounds(number: float, low: float | None, high: float | None, param: str) -> None:
+    if low is not None and number < low:
+        raise Invalid(f"'{param}' must be at least {low:g}, not {number:g}.", param=param)
+    if high is not None and number > high:
+        raise Invalid(f"'{param}' must be at most {high:g}, not {number:g}.", param=param)

@@ -1,0 +1,504 @@
+"""The words of the house: values every other room speaks in.
+
+Rule: nothing here acts. Values are frozen; the one mutable object is the `Exchange`,
+whose fields are each filled by one phase of a request and only read by later ones.
+Times are integers in milliseconds since the epoch (`*_ms`) unless the name says `_s`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from proxy.errors import ProxyError
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+DialectName = Literal["openai", "generic", "kling", "jimeng"]
+
+
+# ---------------------------------------------------------------- what a client sends
+
+
+class Operation(StrEnum):
+    """What a client asks for, in whichever dialect it asks."""
+
+    CREATE = "create"
+    REMIX = "remix"
+    EDIT = "edit"
+    EXTEND = "extend"
+    GET = "get"
+    LIST = "list"
+    DELETE = "delete"
+    CONTENT = "content"
+    MODELS = "models"
+
+    @property
+    def is_submit(self) -> bool:
+        """True when it costs a render."""
+        return self in (Operation.CREATE, Operation.REMIX, Operation.EDIT, Operation.EXTEND)
+
+
+class Kind(StrEnum):
+    """What a task starts from. Kling keeps the two under different paths."""
+
+    TEXT = "text2video"
+    IMAGE = "image2video"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of a client's request. `target` is the raw request target, path still encoded."""
+
+    method: str
+    target: str
+    path: str
+    query: tuple[tuple[str, str], ...]
+    headers: CIMultiDictProxy[str]
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A head matched against the endpoint table: which dialect's operation, on what.
+
+    `params` are the decoded path parameters (`task_id`, `kind`); `query` the decoded query,
+    the first value of each name.
+    """
+
+    dialect: DialectName
+    operation: Operation
+    params: Mapping[str, str]
+    query: Mapping[str, str]
+
+
+class Blob(Protocol):
+    """Bytes a client uploaded, kept outside the request (memory or an unlinked file)."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def content_type(self) -> str: ...
+    @property
+    def filename(self) -> str: ...
+    def chunks(self, block: int = 65536) -> Iterator[bytes]:
+        """The bytes from the start, again at each call; pieces of at most `block`."""
+        ...
+
+
+class Role(StrEnum):
+    """What a picture or video is for."""
+
+    FIRST_FRAME = "first_frame"
+    LAST_FRAME = "last_frame"
+    REFERENCE = "reference"
+    SOURCE = "source"  # the video an edit or extension works on
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """One picture or video of a request: exactly one of `url` (http, https) and `blob`.
+
+    `param` is the client's own name of the field, for error messages.
+    """
+
+    role: Role
+    param: str
+    url: str | None = None
+    blob: Blob | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRequest:
+    """What the client wants rendered, in no dialect. None means: the client did not say.
+
+    `size` is (width, height) in pixels. `extra` are fields of the client's that no dialect
+    rule knows and `metadata` entries; `native` are the vendor's own fields of a Kling or
+    Jimeng client, to be passed on literally when the provider is of the same kind.
+    """
+
+    operation: Operation
+    dialect: DialectName
+    model: str
+    kind: Kind = Kind.TEXT
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    seconds: float | None = None
+    size: tuple[int, int] | None = None
+    aspect_ratio: str | None = None  # "16:9"
+    resolution: str | None = None  # "720p", "1080p"
+    mode: str | None = None  # "std", "pro"
+    audio: bool | None = None
+    fps: int | None = None
+    seed: int | None = None
+    n: int | None = None
+    style: str | None = None
+    quality_level: str | None = None
+    user: str | None = None
+    response_format: str | None = None
+    media: tuple[Media, ...] = ()
+    source_id: str | None = None  # our id of the task a remix, edit or extension starts from
+    external_id: str | None = None  # the client's own alias for the task
+    callback_url: str | None = None
+    extra: Mapping[str, Json] = field(default_factory=dict)
+    native: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """Which part of a listing. `after` is a task id; Kling pages by `offset` instead.
+
+    `order` is by creation time.
+    """
+
+    limit: int
+    order: Literal["asc", "desc"] = "desc"
+    after: str | None = None
+    offset: int = 0
+    kind: Kind | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer to a client. `headers` has Content-Type when there is a body."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+# ---------------------------------------------------------------- who is asking
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who a token stands for. `models` are globs; empty means every model."""
+
+    token_id: str
+    owner: str
+    name: str
+    generation: int = 1
+    models: tuple[str, ...] = ()
+    budget_micro: int | None = None
+    rpm: int | None = None
+    max_in_flight: int | None = None
+    expires_ms: int | None = None
+    revoked: bool = False
+
+
+# ---------------------------------------------------------------- where it goes
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """One named key of an upstream: `api_key`, or `access_key` and `secret_key`."""
+
+    name: str
+    api_key: str | None = field(default=None, repr=False)
+    access_key: str | None = field(default=None, repr=False)
+    secret_key: str | None = field(default=None, repr=False)
+    weight: int = 1
+    max_in_flight: int | None = None
+    retired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """One configured account at a provider. `options` is the adapter's own validated model."""
+
+    name: str
+    provider: str
+    base_url: str  # without a trailing slash
+    credentials: tuple[Credential, ...]
+    paths: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    result_hosts: tuple[str, ...] = ()
+    options: BaseModel | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A row of the routing table: public model (a glob) → upstreams (name, weight)."""
+
+    model: str
+    upstreams: tuple[tuple[str, int], ...]
+    upstream_model: str | None = None  # None: the name the client asked for
+    defaults: Mapping[str, Json] = field(default_factory=dict)
+    overrides: Mapping[str, Json] = field(default_factory=dict)
+    remove: tuple[str, ...] = ()
+    fit: Literal["up", "exact"] = "up"
+    price: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Base64:
+    """A blob inside a JSON body as base64 text, after `prefix` (a data: URL's head, or nothing)."""
+
+    blob: Blob
+    prefix: str = ""
+
+
+DraftValue: TypeAlias = "Json | Blob | Base64 | list[DraftValue] | dict[str, DraftValue]"
+
+
+@dataclass(frozen=True, slots=True)
+class Adjustment:
+    """A field rendered otherwise than asked: `reelway-adjusted: seconds=8>10`."""
+
+    field: str
+    asked: str
+    given: str
+
+    def __str__(self) -> str:
+        return f"{self.field}={self.asked}>{self.given}"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An upstream request before it is sealed; routing's rewrites apply to `fields`.
+
+    `path` is joined to the upstream's `base_url`. `fields` is the body by its top-level names
+    (JSON body, or the parts of a multipart one). `handle` are the adapter's own notes it needs
+    later to poll or fetch (Kling's path, Jimeng's req_key): kept in the task.
+    """
+
+    method: str
+    path: str
+    query: tuple[tuple[str, str], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    encoding: Literal["json", "multipart", "none"] = "none"
+    fields: Mapping[str, DraftValue] = field(default_factory=dict)
+    handle: Mapping[str, str] = field(default_factory=dict)
+    adjusted: tuple[Adjustment, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What a rewritten draft will make: told to the client, and priced. None: not known."""
+
+    seconds: float | None = None
+    size: tuple[int, int] | None = None
+    n: int = 1
+    audio: bool = False
+    mode: str | None = None
+
+
+Piece: TypeAlias = "bytes | Blob | Base64"
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """A sealed upstream request: serialised, signed, ready for the socket.
+
+    `url` is complete and already encoded. `pieces` are sent one after the other; `length`
+    is their sum in bytes. `guarded` is True for addresses a provider gave us (result URLs):
+    those go through the SSRF guard and never carry our credentials.
+    """
+
+    method: str
+    url: str
+    headers: CIMultiDict[str] = field(default_factory=CIMultiDict)
+    pieces: tuple[Piece, ...] = ()
+    length: int = 0
+    guarded: bool = False
+
+
+# ---------------------------------------------------------------- what comes of it
+
+
+class Status(StrEnum):
+    """What clients see; nothing else ever leaves the house."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (Status.COMPLETED, Status.FAILED)
+
+
+class Stage(StrEnum):
+    """Where a task is in its life; only ever forward (see `lifecycle`)."""
+
+    RESERVED = "reserved"  # durable here, the upstream knows nothing
+    SENT = "sent"  # may have reached the upstream
+    BOUND = "bound"  # the upstream's id is known
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+    @property
+    def status(self) -> Status:
+        if self in (Stage.RESERVED, Stage.SENT, Stage.BOUND):
+            return Status.QUEUED
+        return Status(self.value)
+
+    @property
+    def is_final(self) -> bool:
+        return self in (Stage.COMPLETED, Stage.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskError:
+    """Why a task failed. `code` is one of ours (errors.FAILURES); `provider_code` is the
+    provider's own, for the operator."""
+
+    code: str
+    message: str
+    provider_code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One finished video. `url` None: fetched from the upstream's own content path.
+
+    `variants` are further URLs by variant name ("thumbnail", "watermark").
+    """
+
+    url: str | None = None
+    id: str | None = None  # the provider's own id of the video
+    seconds: float | None = None
+    variants: Mapping[str, str] = field(default_factory=dict)
+    expires_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """What one upstream answer says about a task."""
+
+    status: Status
+    progress: int | None = None  # 0–100
+    results: tuple[Result, ...] = ()
+    error: TaskError | None = None
+    native: Mapping[str, Json] = field(default_factory=dict)
+    seconds: float | None = None
+    size: tuple[int, int] | None = None
+    unknown_state: str | None = None  # a provider state no table has; shown as in_progress
+    expires_ms: int | None = None  # when the provider drops the result
+
+
+@dataclass(frozen=True, slots=True)
+class Transient:
+    """A poll that says nothing about the task: try again later."""
+
+    reason: str
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The upstream took the job and named it."""
+
+    upstream_id: str
+    state: TaskState | None = None
+    handle: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The upstream provably did not take the job.
+
+    `error` is what the client is told when no other credential or upstream takes it.
+    `elsewhere` is True when another credential or upstream may take the same request
+    (rate, balance, account trouble), False when the request itself is at fault.
+    """
+
+    error: ProxyError
+    elsewhere: bool
+    provider_code: str | None = None
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Nobody can say whether the upstream took the job: never resent."""
+
+    reason: str
+
+
+Outcome: TypeAlias = "Accepted | Refused | Unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One paid render. `version` rises by one at each stored change.
+
+    `handle` belongs to the adapter (see Draft). `request` holds what the client asked
+    (prompt-less, media-less: `fps`, `seed`, `user`, …) as far as answers repeat it.
+    """
+
+    id: str
+    owner: str
+    token_id: str
+    dialect: DialectName
+    operation: Operation
+    kind: Kind
+    model: str
+    created_ms: int
+    updated_ms: int
+    stage: Stage = Stage.RESERVED
+    version: int = 1
+    attempt: int = 0
+    prompt: str | None = None
+    seconds: float | None = None  # as rendered
+    size: tuple[int, int] | None = None  # as rendered
+    request: Mapping[str, Json] = field(default_factory=dict)
+    external_id: str | None = None
+    source_id: str | None = None
+    route: str = ""
+    upstream: str = ""
+    provider: str = ""
+    upstream_model: str = ""
+    credential: str = ""
+    upstream_id: str | None = None
+    handle: Mapping[str, str] = field(default_factory=dict)
+    adjusted: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    progress: int = 0
+    results: tuple[Result, ...] = ()
+    error: TaskError | None = None
+    native: Mapping[str, Json] = field(default_factory=dict)
+    completed_ms: int | None = None
+    expires_ms: int | None = None
+    deleted: bool = False
+
+    @property
+    def status(self) -> Status:
+        return self.stage.status
+
+
+# ---------------------------------------------------------------- one request
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request of a client, from its head to its last byte. See `gateway` for the phases."""
+
+    id: str
+    head: Head
+    started_ns: int
+    call: Call | None = None
+    principal: Principal | None = None
+    task_id: str | None = None
+    route: str | None = None
+    upstream: str | None = None
+    credential: str | None = None
+    status: int = 0
+    reason: str = ""  # why it ended: `done`, `client_gone`, an error code, …
+    tier: str = ""  # which relay tier moved the body
+    bytes_out: int = 0
+    body_read: bool = False
+    first_byte_ns: int | None = None

@@ -1,0 +1,94 @@
+"""What a provider adapter is: how one kind of upstream speaks, as pure functions.
+
+The life of a submit: `draft` → (routing's rewrites on `Draft.fields`) → `rendered` → `seal`
+→ the edge sends it → `outcome`. Later: `poll` → `seal` → edge → `state`; `content` → edge.
+
+What an adapter cannot do literally falls in one of three classes:
+  exact   picture roles, audio, n > 1, enum values that change the picture: raise `Invalid`
+          with the client's `param` and what is accepted;
+  fitted  seconds, size, resolution: the next accepted value up (none above: `Invalid`),
+          told in `Draft.adjusted`;
+  soft    seed, fps, style, quality_level, user, response_format, unknown extras: left out,
+          told in `Draft.dropped`.
+A field the client did not send is left out of the draft, so that a route's `defaults` apply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from pydantic import BaseModel
+
+from proxy.model import (
+    Credential,
+    Draft,
+    Operation,
+    Outbound,
+    Outcome,
+    Rendered,
+    Task,
+    TaskState,
+    Transient,
+    Upstream,
+    VideoRequest,
+)
+
+
+class Provider(Protocol):
+    """One kind of upstream. Every method is pure; `headers` mappings are case-insensitive."""
+
+    name: str
+    options: type[BaseModel]  # validates `[[upstreams]] options = {…}`; frozen, extra forbidden
+    credentials: tuple[frozenset[str], ...]  # accepted sets of credential fields
+    operations: frozenset[Operation]  # submits it can do
+    variants: tuple[str, ...]  # of a result's content; the first is the default
+
+    def draft(
+        self,
+        request: VideoRequest,
+        task_id: str,
+        upstream: Upstream,
+        upstream_model: str,
+        source: Task | None,
+    ) -> Draft:
+        """`task_id` is ours (Kling gets it as external_task_id); `source` is the task that a
+        remix, edit or extension names. Raises `Invalid` or `UnsupportedOperation`."""
+        ...
+
+    def rendered(self, draft: Draft) -> Rendered:
+        """What the rewritten draft will make, the provider's own defaults filled in."""
+        ...
+
+    def seal(
+        self, draft: Draft, upstream: Upstream, credential: Credential, now_s: int
+    ) -> Outbound: ...
+
+    def outcome(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
+        """The class of a complete answer to a submit (a cut or time-out is the edge's to class)."""
+        ...
+
+    def poll(self, task: Task, upstream: Upstream) -> Draft: ...
+
+    def state(
+        self, task: Task, status: int, headers: Mapping[str, str], body: bytes
+    ) -> TaskState | Transient:
+        """Never raises: what cannot be read is `Transient`."""
+        ...
+
+    def find(self, task: Task, upstream: Upstream) -> Draft | None:
+        """A query by an id we chose, for a submit of unknown outcome; None where there is none."""
+        ...
+
+    def found(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome | Transient:
+        """What `find` was answered: Accepted, Refused (never arrived) or Transient."""
+        ...
+
+    def content(self, task: Task, upstream: Upstream, variant: str, index: int) -> Draft | str:
+        """Where the bytes are: a draft to seal (the upstream's own content path) or a result
+        URL, fetched as it is, guarded, without our credentials."""
+        ...
+
+    def cancel(self, task: Task, upstream: Upstream) -> Draft | None:
+        """A request that stops the render; None where the provider has none."""
+        ...
