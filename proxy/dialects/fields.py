@@ -14,6 +14,8 @@ from typing import cast
 from proxy.errors import Invalid
 from proxy.model import Blob, Json
 
+MAX_LEVELS = 32  # of a JSON value inside a field; documents have three
+
 _LONE_CR = re.compile(r"\r(?!\n)")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -176,17 +178,20 @@ def check_text(value: str, param: str) -> None:
         raise Invalid(f"'{param}' holds a carriage return without a line feed.", param=param)
 
 
-def check_tree(value: object, param: str) -> None:
-    """The same for every string inside a JSON value."""
+def check_tree(value: object, param: str, levels: int = MAX_LEVELS) -> None:
+    """The same for every string inside a JSON value; `levels` bounds its depth (orjson reads
+    1024 levels but writes only 254)."""
     if isinstance(value, str):
         check_text(value, param)
+    elif isinstance(value, dict | list) and levels == 0:
+        raise Invalid(f"'{param}' is nested too deep.", param=param.partition(".")[0])
     elif isinstance(value, dict):
         for key, inner in value.items():
             check_text(key, param)
-            check_tree(inner, f"{param}.{key}")
+            check_tree(inner, f"{param}.{key}", levels - 1)
     elif isinstance(value, list):
         for inner in value:
-            check_tree(inner, param)
+            check_tree(inner, param, levels - 1)
     elif is_blob(value):
         raise Invalid(f"'{param}' is not a file field.", param=param)
 

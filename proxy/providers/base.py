@@ -38,11 +38,28 @@ from proxy.model import (
 class Provider(Protocol):
     """One kind of upstream. Every method is pure; `headers` mappings are case-insensitive."""
 
-    name: str
-    options: type[BaseModel]  # validates `[[upstreams]] options = {…}`; frozen, extra forbidden
-    credentials: tuple[frozenset[str], ...]  # accepted sets of credential fields
-    operations: frozenset[Operation]  # submits it can do
-    variants: tuple[str, ...]  # of a result's content; the first is the default
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def options(self) -> type[BaseModel]:
+        """Validates `[[upstreams]] options = {…}`; frozen, nothing unknown accepted."""
+        ...
+
+    @property
+    def credentials(self) -> tuple[frozenset[str], ...]:
+        """The accepted sets of credential fields."""
+        ...
+
+    @property
+    def operations(self) -> frozenset[Operation]:
+        """The submits it can do."""
+        ...
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Of a result's content; the first is the default."""
+        ...
 
     def draft(
         self,

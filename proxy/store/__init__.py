@@ -1,0 +1,144 @@
+"""The store: everything the gateway remembers, in Redis. The only package that imports redis.
+
+store = await Store.open("embedded", state_dir=Path(".reelway"))
+known = await store.tasks.reserve(task, due_ms)
+await store.close()
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from proxy.store import keys
+from proxy.store.batch import Answer, Batcher
+from proxy.store.client import Connections, connect
+from proxy.store.codec import LineEntry, TokenRecord
+from proxy.store.embedded import MIN_VERSION, Embedded, parse_version
+from proxy.store.faults import StoreDown, StoreFault, StoreFull, StoreUnusable
+from proxy.store.keys import new_task_id, shard_of, shard_of_task
+from proxy.store.listen import Heard, Listener
+from proxy.store.tasks import Tasks
+from proxy.store.tokens import Tokens, principal
+
+__all__ = [
+    "Embedded",
+    "LineEntry",
+    "Store",
+    "StoreDown",
+    "StoreFault",
+    "StoreFull",
+    "StoreUnusable",
+    "Tasks",
+    "TokenRecord",
+    "Tokens",
+    "new_task_id",
+    "principal",
+    "shard_of",
+    "shard_of_task",
+]
+
+TIMEOUT_S: Final = 0.5
+
+
+class Store:
+    """One worker's view of the store. Made by `open`, used on one event loop, ended by `close`."""
+
+    def __init__(self, connections: Connections, timeout_s: float, embedded: Embedded | None):
+        self._connections = connections
+        self._timeout_s = timeout_s
+        self._listener: Listener | None = None
+        self.embedded = embedded
+        self.batch = Batcher(connections.commands, timeout_s)
+        self.tokens = Tokens(self.batch)
+        self.tasks = Tasks(self.batch)
+
+    @classmethod
+    async def open(
+        cls, url: str, *, state_dir: Path | None = None, timeout_s: float = TIMEOUT_S
+    ) -> Store:
+        """Connect and check that this is a store we can use.
+
+        "embedded" attaches to the server running on `state_dir`, or starts one (main thread
+        only). A gateway that must own its server starts it with `Embedded.start` and opens its
+        `url`, in every worker. StoreDown: no answer. StoreUnusable: wrong URL, too old a
+        server, or data of another layout.
+        """
+        embedded = None
+        if url == "embedded":
+            if state_dir is None:
+                raise StoreUnusable('[redis] url = "embedded" needs [server] state_dir')
+            embedded = await Embedded.attach_or_start(state_dir)
+            url = embedded.url
+        store = None
+        try:
+            store = cls(connect(url, timeout_s), timeout_s, embedded)
+            await store._check()
+        except BaseException:
+            if store is not None:
+                await store.close()
+            elif embedded is not None:
+                await embedded.stop()
+            raise
+        return store
+
+    async def ping(self) -> None:
+        """StoreDown when the store does not answer within its time-out."""
+        await self.batch.call("PING")
+
+    async def listen(self, callback: Heard, on_lost: Callable[[], None]) -> None:
+        """Call `callback(kind, id, version)` for every change by anyone, from a job that `close`
+        ends; kind is "task" (version: the task's) or "token" (version: its generation).
+
+        Returns once subscribed, StoreDown when that fails. `on_lost` is called once per loss:
+        whatever was cached may be stale, and stays so until `is_listening` is True again.
+        Both are plain functions on the loop's own thread and must not block.
+        """
+        if self._listener is not None:
+            raise RuntimeError("a store has one listener")
+        self._listener = Listener(self._connections.listener, self._timeout_s, callback, on_lost)
+        try:
+            await self._listener.open()
+        except BaseException:
+            self._listener = None
+            raise
+
+    @property
+    def is_listening(self) -> bool:
+        """True while every change is heard."""
+        return self._listener is not None and self._listener.is_subscribed
+
+    async def close(self) -> None:
+        """End the listener, let sent commands finish, close connections, stop an owned server."""
+        try:
+            if self._listener is not None:
+                await self._listener.close()
+            await self.batch.close()
+            await self._connections.aclose()
+        finally:
+            if self.embedded is not None:
+                await self.embedded.stop()
+
+    async def _check(self) -> None:
+        info = await self.batch.call("INFO", "server")
+        said = str(info.get("redis_version", "")) if isinstance(info, dict) else ""
+        if parse_version(said) < MIN_VERSION:
+            raise StoreUnusable(f"[redis] url: the server is {said or 'unknown'}; 6.2 or later")
+        wanted = {"schema": keys.SCHEMA, "shards": keys.SHARDS}
+        await asyncio.gather(
+            *(self.batch.call("HSETNX", keys.META, name, value) for name, value in wanted.items())
+        )
+        found = await self.batch.call("HMGET", keys.META, *wanted)
+        for (name, value), stored in zip(wanted.items(), _texts(found), strict=True):
+            if stored != str(value):
+                raise StoreUnusable(
+                    f"[redis] url: the data there has {name} {stored}, this version needs "
+                    f"{value}; use an empty database, or the version that wrote it"
+                )
+
+
+def _texts(answer: Answer) -> list[str]:
+    assert isinstance(answer, list)
+    return [item.decode() if isinstance(item, bytes) else "" for item in answer]

@@ -1,0 +1,48 @@
+# Reelway. On a machine with only Python >= 3.11 and make: `make demo`, `make test`.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-dev
+DEMO_ARGS ?=
+TEST_ARGS ?=
+
+.PHONY: help demo test check format clean
+
+help:  ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "==> making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	@$(PYTHON) -m venv $(VENV)
+	@echo "==> installing reelway and its tools from the package index (about a minute)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,embedded]'
+	@touch $@
+
+demo: $(STAMP)  ## Start everything with simulated upstreams and print examples to paste
+	@echo "==> starting the demo"
+	@exec $(BIN)/python -m proxy demo $(DEMO_ARGS)
+
+test: $(STAMP)  ## Run the tests (Python only)
+	@echo "==> running the tests"
+	@$(BIN)/python -m pytest $(TEST_ARGS)
+
+check: $(STAMP)  ## Format, lint, types, floors
+	@echo "==> ruff format"
+	@$(BIN)/ruff format --check proxy tests
+	@echo "==> ruff check"
+	@$(BIN)/ruff check proxy tests
+	@echo "==> mypy --strict"
+	@$(BIN)/mypy
+	@echo "==> floors, modules alone"
+	@$(BIN)/python -m pytest -q tests/unit/test_floors.py tests/unit/test_imports.py
+	@echo "==> config.toml"
+	@$(BIN)/python -m proxy check --config config.toml
+
+format: $(STAMP)  ## Format the code
+	@$(BIN)/ruff format proxy tests
+	@$(BIN)/ruff check --fix proxy tests
+
+clean:  ## Remove what make made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -1,0 +1,223 @@
+"""Who is asking: the first gate, passed before any byte of the body is read.
+
+Three ways to show the same token: `Authorization: Bearer rw_…` everywhere; on Kling's paths a
+JWT (HS256) and on Jimeng's a Volcengine signature, both made with the access-key pair derived
+from the token, so that the vendors' own SDKs run unmodified.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from proxy.errors import AuthFault, Forbidden, Unauthenticated
+from proxy.mirror import Mirror
+from proxy.model import DialectName, Head, Principal
+from proxy.signing import (
+    VolcCredential,
+    hash_matches,
+    jwt_issuer,
+    link_matches,
+    parse_token,
+    parse_volc,
+    secret_key,
+    sign_link,
+    verify_jwt,
+    verify_volc,
+    volc_time,
+)
+from proxy.store import TokenRecord, principal
+
+# Clocks of clients differ from ours. Volcengine's own window is not documented; 15 minutes is
+# what its kin (AWS Signature V4) allows.
+JWT_SKEW_S = 60
+VOLC_WINDOW_S = 15 * 60
+UNSIGNED_BODY_BYTES = 1024 * 1024
+
+ReadBody = Callable[[int], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Who came in. `body_sha256` is the hash a signature vouches for: the caller compares it
+    with the body's at its end. `body` is set when it had to be read for the verdict."""
+
+    principal: Principal
+    body_sha256: str | None = None
+    body: bytes | None = None
+
+
+class Authenticator:
+    """`secrets`: the first signs, all verify. `clock` gives seconds since the epoch."""
+
+    def __init__(
+        self,
+        records: Mirror[TokenRecord],
+        secrets: Sequence[bytes],
+        clock: Callable[[], float],
+    ) -> None:
+        self._records = records
+        self._secrets = tuple(secrets)
+        self._clock = clock
+
+    async def authenticate(
+        self, head: Head, dialect: DialectName, read_body: ReadBody
+    ) -> Admission:
+        """Raises `Unauthenticated` with the fault; `StoreDown` when nobody can tell."""
+        values = head.headers.getall("Authorization", [])
+        if not values and dialect == "openai" and "api-key" in head.headers:
+            values = ["Bearer " + head.headers["api-key"]]  # AzureOpenAI clients send it so
+        if not values:
+            raise Unauthenticated(
+                "No API key was sent. Send it as 'Authorization: Bearer rw_…'.", AuthFault.MISSING
+            )
+        if len(values) > 1:
+            raise Unauthenticated(
+                "More than one Authorization header was sent.", AuthFault.MALFORMED
+            )
+        scheme, _, rest = values[0].strip().partition(" ")
+        if scheme.lower() == "bearer":
+            return Admission(await self._bearer(rest.strip(), dialect))
+        if dialect == "jimeng" and scheme == "HMAC-SHA256":
+            return await self._volcengine(values[0].strip(), head, read_body)
+        accepted = "'Bearer rw_…'"
+        if dialect == "jimeng":
+            accepted += " or 'HMAC-SHA256 Credential=…'"
+        raise Unauthenticated(
+            f"The Authorization header is not of a form known here; send {accepted}.",
+            AuthFault.MALFORMED,
+        )
+
+    async def _bearer(self, text: str, dialect: DialectName) -> Principal:
+        parsed = parse_token(text)
+        if parsed is not None:
+            token_id, secret = parsed
+            record = await self._records.get(token_id)
+            if record is None or not self._secret_fits(secret, record):
+                raise _unknown()
+            return self._admitted(record)
+        if dialect == "kling" and text.count(".") == 2:
+            return await self._kling(text)
+        if not text:
+            raise Unauthenticated("The bearer token is empty.", AuthFault.MISSING)
+        raise Unauthenticated(
+            "The API key is malformed: a key is 'rw_', 16 characters, '_', 43 characters. "
+            "Was it cut when it was copied?",
+            AuthFault.MALFORMED,
+        )
+
+    @staticmethod
+    def _secret_fits(secret: str, record: TokenRecord) -> bool:
+        hashes = (record.secret_sha256, record.previous_sha256)
+        return any(hash_matches(secret, known) for known in hashes if known)
+
+    async def _kling(self, text: str) -> Principal:
+        issuer = jwt_issuer(text)
+        if issuer is None:
+            raise Unauthenticated("The JWT cannot be read, or names no 'iss'.", AuthFault.MALFORMED)
+        record = await self._records.get(issuer)
+        if record is None:
+            raise Unauthenticated("The JWT's 'iss' is not a known access key.", AuthFault.UNKNOWN)
+        now_s = int(self._clock())
+        faults = [
+            verify_jwt(text, secret_key(s, record.id, record.generation), now_s, JWT_SKEW_S)
+            for s in self._secrets
+        ]
+        refused = [fault for fault in faults if fault is not None]
+        if len(refused) == len(faults):
+            fault = min(refused, key=lambda f: f is AuthFault.SIGNATURE)
+            raise Unauthenticated(_JWT_MESSAGES.get(fault, "The JWT is refused."), fault)
+        return self._admitted(record)
+
+    async def _volcengine(self, text: str, head: Head, read_body: ReadBody) -> Admission:
+        parsed = parse_volc(text)
+        if parsed is None:
+            raise Unauthenticated(
+                "The HMAC-SHA256 Authorization header cannot be read; it needs Credential, "
+                "SignedHeaders and Signature.",
+                AuthFault.MALFORMED,
+            )
+        record = await self._records.get(parsed.access_key)
+        if record is None:
+            raise Unauthenticated("The access key is not known.", AuthFault.UNKNOWN)
+        signed_s = volc_time(head.headers, parsed)
+        if signed_s is None or abs(signed_s - self._clock()) > VOLC_WINDOW_S:
+            raise Unauthenticated(
+                "X-Date is missing, unreadable, or more than 15 minutes from our clock.",
+                AuthFault.TIMESTAMP,
+            )
+        claimed = head.headers.get("X-Content-Sha256")
+        body: bytes | None = None
+        if claimed is None:
+            body = await read_body(UNSIGNED_BODY_BYTES)
+            digest = hashlib.sha256(body).hexdigest()
+        else:
+            digest = claimed.lower()
+        if not any(self._volc_fits(parsed, head, digest, s, record) for s in self._secrets):
+            raise Unauthenticated(
+                "The signature does not match. Was the request signed with this key pair's secret, "
+                f"for host '{head.headers.get('Host', '')}' and path '{head.path}'?",
+                AuthFault.SIGNATURE,
+            )
+        admitted = self._admitted(record)
+        return Admission(admitted, body_sha256=None if body is not None else digest, body=body)
+
+    @staticmethod
+    def _volc_fits(
+        parsed: VolcCredential, head: Head, digest: str, secret: bytes, record: TokenRecord
+    ) -> bool:
+        return verify_volc(
+            parsed,
+            method=head.method,
+            path=head.path,
+            query=head.query,
+            headers=head.headers,
+            host=head.headers.get("Host", ""),
+            body_sha256=digest,
+            secret_key=secret_key(secret, record.id, record.generation),
+        )
+
+    def _admitted(self, record: TokenRecord) -> Principal:
+        if record.revoked_ms is not None:
+            raise Unauthenticated("This API key was revoked.", AuthFault.REVOKED)
+        if record.expires_ms is not None and record.expires_ms <= self._clock() * 1000:
+            raise Unauthenticated("This API key has expired.", AuthFault.EXPIRED)
+        return principal(record)
+
+    # ------------------------------------------------------------ signed links
+
+    def link_signature(self, task_id: str, variant: str, index: int, exp_s: int) -> str:
+        return sign_link(self._secrets[0], task_id, variant, index, exp_s)
+
+    async def check_link(
+        self, sig: str, task_id: str, token_id: str, variant: str, index: int, exp_s: int
+    ) -> None:
+        """Raises `Forbidden` unless the link is ours, in time, and its token still stands."""
+        if not any(link_matches(s, task_id, variant, index, exp_s, sig) for s in self._secrets):
+            raise bad_link()
+        if exp_s <= self._clock():
+            raise Forbidden(
+                "This link has expired; ask for the task again to get a fresh one.",
+                code="link_expired",
+            )
+        record = await self._records.get(token_id)
+        if record is None or record.revoked_ms is not None:
+            raise bad_link()
+
+
+def bad_link() -> Forbidden:
+    """One answer for a forged link, a stretched one and one for nothing."""
+    return Forbidden("This link is not valid.", code="link_invalid")
+
+
+def _unknown() -> Unauthenticated:
+    return Unauthenticated("This API key is not known.", AuthFault.UNKNOWN)
+
+
+_JWT_MESSAGES = {
+    AuthFault.EXPIRED: "The JWT has expired ('exp').",
+    AuthFault.NOT_YET: "The JWT is not valid yet ('nbf').",
+    AuthFault.SIGNATURE: "The JWT's signature does not match its access key.",
+    AuthFault.MALFORMED: "The JWT is malformed; it must be HS256 with 'iss', 'exp' and 'nbf'.",
+}

@@ -1,0 +1,309 @@
+"""config.toml and the environment → frozen values, or everything that is wrong with them.
+
+`load` reads a file (`config_source`), each table by itself (`config_tables`), checks it against
+the others (`config_checks`), and raises one `ConfigErrors` with all problems, so that an
+operator mends a file in one go. Nothing else in the house reads settings.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeVar, cast
+
+from pydantic import ValidationError
+
+from proxy import globs
+from proxy.config_checks import (
+    check_amounts,
+    check_default_models,
+    check_keys,
+    check_price,
+    check_rewrites,
+    check_server,
+    check_shadows,
+    check_shares,
+)
+from proxy.config_source import (
+    EMPTY,
+    ConfigErrors,
+    Findings,
+    Loc,
+    Problem,
+    Source,
+    did_you_mean,
+    dotted,
+    read,
+)
+from proxy.config_tables import (
+    KEYS,
+    Admin,
+    Billing,
+    Cors,
+    CredentialTable,
+    Defaults,
+    Limits,
+    Redis,
+    RouteTable,
+    Server,
+    Table,
+    Timeouts,
+    UpstreamTable,
+    Webhooks,
+    socket_address,
+)
+from proxy.model import Credential, DialectName, Json, Route, Upstream
+from proxy.providers.base import Provider
+
+__all__ = ["SECTIONS", "Config", "ConfigErrors", "Problem", "load", "socket_address"]
+
+SECTIONS: Final[Mapping[str, type[Table]]] = {
+    "server": Server,
+    "admin": Admin,
+    "redis": Redis,
+    "timeouts": Timeouts,
+    "limits": Limits,
+    "billing": Billing,
+    "cors": Cors,
+    "webhooks": Webhooks,
+    "defaults": Defaults,
+}
+_HIDDEN: Final = "(hidden)"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything an operator can set. `origins`: dotted key → `default`, `file:line`, `env NAME`.
+
+    After `load`, `server.state_dir` is absolute and `defaults.model` names, per dialect, the
+    model of a request without one: the configured, else the first route that is no glob.
+    """
+
+    server: Server
+    admin: Admin
+    redis: Redis
+    timeouts: Timeouts
+    limits: Limits
+    billing: Billing
+    cors: Cors
+    webhooks: Webhooks
+    defaults: Defaults
+    upstreams: Mapping[str, Upstream] = field(default_factory=dict, repr=False)  # holds headers
+    routes: tuple[Route, ...] = ()
+    path: Path | None = None
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def public_url(self) -> str:
+        """What clients reach the proxy by, without a trailing slash."""
+        return self.server.public_url or f"http://{self.server.listen}"
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(key, value as JSON, origin) of every setting, secrets hidden."""
+        return [
+            (
+                dotted(loc),
+                json.dumps(value, ensure_ascii=False),
+                self.origins.get(dotted(loc), "default"),
+            )
+            for loc, value in _shown(self)
+        ]
+
+
+_T = TypeVar("_T", bound=Table)
+
+
+def load(path: Path | None, env: Mapping[str, str], providers: Mapping[str, Provider]) -> Config:
+    """The configuration in this file; without a file the defaults, which have no upstreams.
+
+    `ConfigErrors` has every problem at once.
+    """
+    source = EMPTY if path is None else read(path, env)
+    findings = Findings(source)
+    known = (*SECTIONS, "upstreams", "routes")
+    for name in source.data:
+        if name not in known:
+            findings.add((name,), f"unknown table{did_you_mean(name, known)}")
+
+    def section(table: type[_T]) -> _T:
+        name = table.__name__.lower()
+        return _read(table, source.data.get(name, {}), (name,), findings) or table()
+
+    server, admin, redis = section(Server), section(Admin), section(Redis)
+    timeouts, limits, cors = section(Timeouts), section(Limits), section(Cors)
+    billing, webhooks, defaults = section(Billing), section(Webhooks), section(Defaults)
+    upstreams = _upstreams(findings, providers)
+    routes = _routes(findings, upstreams)
+    check_server(server, admin, redis, findings)
+    check_amounts(timeouts, limits, cors, findings)
+    check_shadows(routes, findings)
+    check_default_models(defaults, routes, findings)
+    findings.raise_if_any()
+
+    beside = (path.parent if path else Path()).absolute()
+    return Config(
+        server=server.model_copy(update={"state_dir": beside / server.state_dir}),
+        admin=admin,
+        redis=redis,
+        timeouts=timeouts,
+        limits=limits,
+        billing=billing,
+        cors=cors,
+        webhooks=webhooks,
+        defaults=_filled_in(defaults, routes),
+        upstreams={row.name: row for row in upstreams.values() if row is not None},
+        routes=tuple(routes.values()),
+        path=path,
+        origins=_origins(source),
+    )
+
+
+def _read(table: type[_T], values: object, loc: Loc, findings: Findings) -> _T | None:
+    """The table or, when it is wrong, what its sound keys make, so that the checks between
+    tables go on; None when one that is required is not among them."""
+    row = findings.table(table, values, loc)
+    if row is not None or not isinstance(values, dict):
+        return row
+    sound = {key: value for key, value in values.items() if not findings.has((*loc, key))}
+    try:
+        return table.model_validate(sound)
+    except ValidationError:
+        return None
+
+
+# ---------------------------------------------------------------- upstreams and routes
+
+
+def _entries(findings: Findings, name: str) -> Iterator[tuple[Loc, object]]:
+    values = findings.source.data.get(name, [])
+    if not isinstance(values, list):
+        findings.add((name,), f"must be written [[{name}]], one for each")
+        return
+    for index, value in enumerate(values):
+        yield (name, index), value
+
+
+def _upstreams(findings: Findings, providers: Mapping[str, Provider]) -> dict[str, Upstream | None]:
+    """By name; None for one that is there but wrong, so that routes to it are no second error."""
+    upstreams: dict[str, Upstream | None] = {}
+    lines: dict[str, int] = {}
+    for loc, values in _entries(findings, "upstreams"):
+        row = _read(UpstreamTable, values, loc, findings)
+        name = values.get("name") if isinstance(values, dict) else None
+        if not isinstance(name, str):
+            continue
+        if name in lines:
+            findings.add((*loc, "name"), f"'{name}' is taken by the one on line {lines[name]}")
+            continue
+        lines[name] = findings.source.line((*loc, "name"))
+        upstreams[name] = _upstream(row, loc, findings, providers) if row else None
+    return upstreams
+
+
+def _upstream(
+    row: UpstreamTable, loc: Loc, findings: Findings, providers: Mapping[str, Provider]
+) -> Upstream | None:
+    provider = providers.get(row.provider)
+    if provider is None:
+        message = f"no provider '{row.provider}'{did_you_mean(row.provider, providers)}"
+        findings.add((*loc, "provider"), message)
+        return None
+    check_keys(row, provider, loc, findings)
+    return Upstream(
+        name=row.name,
+        provider=row.provider,
+        base_url=row.base_url,
+        credentials=tuple(Credential(**key.model_dump()) for key in row.credentials),
+        paths=row.paths,
+        headers=row.headers,
+        result_hosts=row.result_hosts,
+        options=findings.table(provider.options, row.options, (*loc, "options")),
+    )
+
+
+def _routes(findings: Findings, upstreams: Mapping[str, Upstream | None]) -> dict[Loc, Route]:
+    routes: dict[Loc, Route] = {}
+    for loc, values in _entries(findings, "routes"):
+        row = _read(RouteTable, values, loc, findings)
+        if row is None:
+            continue
+        check_shares(row, upstreams, loc, findings)
+        check_rewrites(row, loc, findings)
+        check_price(row.price, (*loc, "price"), findings)
+        routes[loc] = Route(
+            model=row.model,
+            upstreams=tuple((share.name, share.weight) for share in row.upstream),
+            upstream_model=row.upstream_model,
+            defaults=cast("dict[str, Json]", row.defaults),
+            overrides=cast("dict[str, Json]", row.overrides),
+            remove=row.remove,
+            fit=row.fit,
+            price=cast("dict[str, Json]", row.price),
+        )
+    return routes
+
+
+def _filled_in(defaults: Defaults, routes: Mapping[Loc, Route]) -> Defaults:
+    first = next((r.model for r in routes.values() if globs.is_literal(r.model)), "")
+    filled: dict[DialectName, str] = {
+        dialect: model or first for dialect, model in defaults.model.items()
+    }
+    return Defaults(model=filled)
+
+
+# ---------------------------------------------------------------- showing it
+
+
+def _origins(source: Source) -> dict[str, str]:
+    """By dotted key: each field of a section, each key and entry of upstreams and routes."""
+    origins = {
+        dotted((section, name)): source.origin((section, name))
+        for section, table in SECTIONS.items()
+        for name in table.model_fields
+    }
+    origins |= {
+        dotted(loc): source.origin(loc)
+        for loc in source.lines
+        if loc[0] in ("upstreams", "routes", "defaults") and len(loc) > 2
+    }
+    return origins
+
+
+def _shown(config: Config) -> Iterator[tuple[Loc, object]]:
+    for section in SECTIONS:
+        for name, value in getattr(config, section).model_dump(mode="json").items():
+            if section == "defaults":
+                yield from (((section, name, dialect), model) for dialect, model in value.items())
+            else:
+                yield (section, name), _veiled(name, value)
+    for index, upstream in enumerate(config.upstreams.values()):
+        at: Loc = ("upstreams", index)
+        for name in ("name", "provider", "base_url", "paths", "headers", "result_hosts"):
+            yield (*at, name), _veiled(name, getattr(upstream, name))
+        yield (*at, "options"), upstream.options and upstream.options.model_dump(mode="json")
+        for number, credential in enumerate(upstream.credentials):
+            for name in CredentialTable.model_fields:
+                shown = _veiled(name, getattr(credential, name))
+                yield (*at, "credentials", number, name), shown
+    for index, route in enumerate(config.routes):
+        shares = [{"name": name, "weight": weight} for name, weight in route.upstreams]
+        yield ("routes", index, "model"), route.model
+        yield ("routes", index, "upstream"), shares
+        for name in ("upstream_model", "defaults", "overrides", "remove", "fit", "price"):
+            yield ("routes", index, name), getattr(route, name)
+
+
+def _veiled(name: str, value: object) -> object:
+    """The value, or what may be shown of it."""
+    if not value:
+        return value
+    if name in ("secrets", "token", *KEYS):
+        return _HIDDEN
+    if name == "headers" and isinstance(value, dict):
+        return dict.fromkeys(value, _HIDDEN)
+    if name == "url" and isinstance(value, str):
+        return re.sub(r"//[^/]*@", f"//{_HIDDEN}@", value)
+    return value

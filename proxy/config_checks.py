@@ -1,0 +1,175 @@
+"""What must hold between the tables of a configuration, each rule one function.
+
+Every check adds what it finds to `Findings` and goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from proxy import globs
+from proxy.config_source import Findings, Loc, did_you_mean, say
+from proxy.config_tables import (
+    KEYS,
+    PRICES,
+    Admin,
+    Cors,
+    Defaults,
+    Limits,
+    Redis,
+    RouteTable,
+    Server,
+    Timeouts,
+    UpstreamTable,
+    is_wildcard,
+)
+from proxy.model import Route, Upstream
+from proxy.providers.base import Provider
+
+
+def check_server(server: Server, admin: Admin, redis: Redis, findings: Findings) -> None:
+    """Runs also when a table was wrong: its faulty keys then have their defaults here, and
+    what was said about them is not followed by "is required"."""
+    nowhere = is_wildcard(server.listen) or server.listen.startswith("unix:")
+    if nowhere and server.public_url is None and not findings.has(("server", "public_url")):
+        findings.add(
+            ("server", "public_url"),
+            f"is required with listen = '{server.listen}', which names no address a client "
+            "could use: set the URL clients reach you by, such as https://video.example.com",
+        )
+    shared = redis.url != "embedded"
+    if shared and not server.secrets and not findings.has(("server", "secrets")):
+        findings.add(
+            ("server", "secrets"),
+            "is required with a shared Redis, so that every worker derives the same keys: "
+            'set at least one of 32 bytes or more, such as secrets = ["${REELWAY_SECRET}"]',
+        )
+    if server.listen == admin.listen and not server.listen.endswith(":0"):
+        findings.add(("admin", "listen"), f"is the same as server.listen, '{admin.listen}'")
+
+
+def check_amounts(timeouts: Timeouts, limits: Limits, cors: Cors, findings: Findings) -> None:
+    if timeouts.poll_interval_s > timeouts.poll_max_s:
+        findings.add(
+            ("timeouts", "poll_interval_s"),
+            f"{timeouts.poll_interval_s:g} is more than poll_max_s, {timeouts.poll_max_s:g}",
+        )
+    for name in ("json_bytes", "upload_bytes"):
+        if getattr(limits, name) > limits.spool_bytes:
+            findings.add(
+                ("limits", name),
+                f"{getattr(limits, name)} is more than spool_bytes, {limits.spool_bytes}: "
+                "no such request could ever be taken",
+            )
+    if cors.allow_credentials and "*" in cors.origins:
+        findings.add(
+            ("cors", "allow_credentials"),
+            "cannot be true with origins = ['*']: every site could act as its visitor",
+        )
+
+
+def check_shadows(routes: Mapping[Loc, Route], findings: Findings) -> None:
+    """First match wins, so a route behind one that takes all its names is dead."""
+    earlier: list[tuple[Loc, Route]] = []
+    for loc, route in routes.items():
+        for at, other in earlier:
+            if globs.covers(other.model, route.model):
+                line = findings.source.line((*at, "model"))
+                findings.add(
+                    (*loc, "model"),
+                    f"'{route.model}' can never match: '{other.model}' on line {line} "
+                    "comes first and takes every such name; put this route above it",
+                )
+                break
+        earlier.append((loc, route))
+
+
+def check_default_models(
+    defaults: Defaults, routes: Mapping[Loc, Route], findings: Findings
+) -> None:
+    for dialect, model in defaults.model.items():
+        if model and not any(globs.matches(route.model, model) for route in routes.values()):
+            literal = [r.model for r in routes.values() if globs.is_literal(r.model)]
+            message = f"no route takes the model '{model}'{did_you_mean(model, literal)}"
+            findings.add(("defaults", "model", dialect), message)
+
+
+def check_keys(row: UpstreamTable, provider: Provider, loc: Loc, findings: Findings) -> None:
+    """Each credential has a name of its own and one of the sets of keys its provider takes."""
+
+    def worded(keys: frozenset[str]) -> str:
+        return " and ".join(key for key in KEYS if key in keys) or "no key"
+
+    accepted = ", or ".join(worded(keys) for keys in provider.credentials)
+    for index, credential in enumerate(row.credentials):
+        at: Loc = (*loc, "credentials", index)
+        if credential.name in [earlier.name for earlier in row.credentials[:index]]:
+            findings.add((*at, "name"), f"'{credential.name}' is taken by one above")
+        given = frozenset(key for key in KEYS if getattr(credential, key) is not None)
+        if given not in provider.credentials:
+            findings.add(at, f"provider '{provider.name}' takes {accepted}; given: {worded(given)}")
+
+
+def check_shares(
+    row: RouteTable, upstreams: Mapping[str, Upstream | None], loc: Loc, findings: Findings
+) -> None:
+    """A route leads to upstreams that exist, each once, and to a credential that may submit.
+
+    None in `upstreams` is one that is there but wrong: said elsewhere.
+    """
+    usable = False
+    for index, share in enumerate(row.upstream):
+        at: Loc = (*loc, "upstream")
+        if (*at, index) in findings.source.lines:  # a list, not one name alone
+            at = (*at, index, "name")
+        if share.name not in upstreams:
+            none = "" if upstreams else "; none is configured"
+            message = f"no upstream '{share.name}'{did_you_mean(share.name, upstreams)}{none}"
+            findings.add(at, message)
+        if share.name in [earlier.name for earlier in row.upstream[:index]]:
+            findings.add(at, f"'{share.name}' is named twice; add their weights up")
+        upstream = upstreams.get(share.name)
+        usable |= upstream is None or not all(key.retired for key in upstream.credentials)
+    if not usable:
+        findings.add((*loc, "upstream"), "every credential behind this route is retired")
+
+
+def check_rewrites(row: RouteTable, loc: Loc, findings: Findings) -> None:
+    """A field in two of the three lists has one entry that can never do anything."""
+    lists: Mapping[str, Sequence[str]] = {
+        "defaults": tuple(row.defaults),
+        "overrides": tuple(row.overrides),
+        "remove": row.remove,
+    }
+    for first, second in (
+        ("defaults", "overrides"),
+        ("defaults", "remove"),
+        ("overrides", "remove"),
+    ):
+        for name in lists[first]:
+            if name in lists[second]:
+                findings.add((*loc, first, name), f"'{name}' is in {second} too, which wins")
+
+
+_AMOUNT: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
+
+
+def check_price(price: Mapping[str, object], loc: Loc, findings: Findings) -> None:
+    """Amounts are decimal strings, so that no binary fraction ever meets money."""
+    for name, value in price.items():
+        if name not in PRICES:
+            findings.add((*loc, name), f"unknown key{did_you_mean(name, PRICES)}")
+        elif isinstance(value, dict):
+            for case, amount in value.items():
+                _check_amount(amount, (*loc, name, case), findings)
+        else:
+            _check_amount(value, (*loc, name), findings)
+
+
+def _check_amount(value: object, loc: Loc, findings: Findings) -> None:
+    if not isinstance(value, str):
+        findings.add(loc, f'must be an amount in quotes, such as "0.07", not {say(value)}')
+    elif not _AMOUNT.fullmatch(value):
+        findings.add(loc, f'must be an amount such as "0.07", with at most 6 decimals: {value!r}')

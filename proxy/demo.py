@@ -1,0 +1,337 @@
+"""`reelway demo`: everything in one command, nothing outside one state directory.
+
+It starts the simulated upstreams as a child (which dies with us), writes a configuration that
+points at them, serves it, and prints examples that work as printed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+
+import orjson
+
+from proxy.config import load
+from proxy.errors import ProxyError
+from proxy.listener import address_of, bind
+from proxy.logs import make_logger
+from proxy.providers import PROVIDERS
+from proxy.server import Server, signing_secrets
+from proxy.signing import parse_token, secret_key, token_hash
+from proxy.store import Store
+from proxy.tokens import NewToken, create_token
+
+SIM_START_S = 15.0
+
+_CONFIG = Template("""\
+# Written by `reelway demo`: the simulated upstreams of this run. Changes are overwritten.
+[server]
+listen = "$listen"
+public_url = "$public_url"
+state_dir = "."
+
+[admin]
+listen = "$admin_listen"
+token = "$admin_token"
+
+[timeouts]
+poll_first_s = $poll_first_s
+poll_interval_s = $poll_interval_s
+poll_max_s = $poll_max_s
+
+[defaults.model]
+openai = "sora-2"
+generic = "sora-2"
+kling = "kling-v2-6"
+jimeng = "jimeng_t2v_v30"
+
+[[upstreams]]
+name = "sim-openai"
+provider = "openai"
+base_url = "$openai_url"
+credentials = [{ name = "demo", api_key = "$openai_key" }]
+
+[[upstreams]]
+name = "sim-kling"
+provider = "kling"
+base_url = "$kling_url"
+result_hosts = ["$cdn"]
+credentials = [{ name = "demo", access_key = "$kling_ak", secret_key = "$kling_sk" }]
+
+[[upstreams]]
+name = "sim-jimeng"
+provider = "jimeng"
+base_url = "$jimeng_url"
+result_hosts = ["$cdn"]
+credentials = [{ name = "demo", access_key = "$jimeng_ak", secret_key = "$jimeng_sk" }]
+
+# Code written for Sora, rendered by Kling and by Jimeng.
+[[routes]]
+model = "sora-2-on-kling"
+upstream = "sim-kling"
+upstream_model = "kling-v2-6"
+
+[[routes]]
+model = "sora-2-on-jimeng"
+upstream = "sim-jimeng"
+upstream_model = "jimeng_t2v_v30"
+
+[[routes]]
+model = "sora-2"
+upstream = "sim-openai"
+
+[[routes]]
+model = "sora-2-pro"
+upstream = "sim-openai"
+
+[[routes]]
+model = "kling-v2-6"
+upstream = "sim-kling"
+
+[[routes]]
+model = "jimeng_t2v_v30"
+upstream = "sim-jimeng"
+
+[[routes]]
+model = "sora-*"
+upstream = "sim-openai"
+
+[[routes]]
+model = "kling-*"
+upstream = "sim-kling"
+
+[[routes]]
+model = "jimeng_*"
+upstream = "sim-jimeng"
+""")
+
+_EXAMPLES = Template("""\
+Reelway is serving on $url   (admin port: $admin_url)
+State, configuration and log: $state
+
+Three examples to paste into another terminal.
+
+# 1. curl: OpenAI's Videos API
+KEY=$token
+ID=$$(curl -s $url/v1/videos -H "Authorization: Bearer $$KEY" \\
+  -F model=sora-2 -F prompt="A calico cat playing a piano on stage" \\
+  | sed 's/.*"id":"\\([^"]*\\)".*/\\1/')
+until curl -s $url/v1/videos/$$ID -H "Authorization: Bearer $$KEY" \\
+  | grep -q '"status":"completed"'; do sleep 1; done
+curl -s $url/v1/videos/$$ID/content -H "Authorization: Bearer $$KEY" -o cat.mp4; ls -l cat.mp4
+
+# 2. The official OpenAI SDK$sdk_hint: only the base URL and the key are ours.
+#    The model is rendered by Kling, which has no 4 seconds: it makes 5, and says so.
+$python - <<'END'
+from openai import OpenAI
+client = OpenAI(base_url="$url/v1", api_key="$token")
+video = client.videos.create_and_poll(
+    model="sora-2-on-kling", prompt="A calico cat playing a piano on stage",
+    seconds="4", size="720x1280",
+)
+print(video.id, video.status, video.seconds, video.size)
+client.videos.download_content(video.id).write_to_file("sora.mp4")
+END
+
+# 3. Kling's own API
+KEY=$token
+ID=$$(curl -s $url/kling/v1/videos/text2video -H "Authorization: Bearer $$KEY" \\
+  -H "Content-Type: application/json" \\
+  -d '{"model_name":"kling-v2-6","prompt":"A calico cat plays the piano","duration":"5"}' \\
+  | sed 's/.*"data":{"task_id":"\\([^"]*\\)".*/\\1/')
+until curl -s $url/kling/v1/videos/text2video/$$ID -H "Authorization: Bearer $$KEY" \\
+  | grep -q '"task_status":"succeed"'; do sleep 1; done
+curl -s $url/kling/v1/videos/text2video/$$ID -H "Authorization: Bearer $$KEY"; echo
+
+For the vendors' own SDKs: access key $access_key, secret key $secret_key
+More keys: $python -m proxy token create --name me --config $state/config.toml
+Stop with Ctrl-C.
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    host: str
+    port: int
+    admin_port: int
+    state: Path
+    speed: float
+    as_json: bool
+
+
+async def run_demo(options: DemoOptions) -> None:
+    """Serve until a signal. Raises OSError (a busy port) before anything is started."""
+    state = options.state.absolute()
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    sockets = (
+        bind(_host_port(options.host, options.port)),
+        bind(_host_port(options.host, options.admin_port)),
+    )
+    try:
+        kept = _kept(state / "demo.json")
+        async with _simulator(options) as sim:
+            path = state / "config.toml"
+            listen, admin_listen = (address_of(sock) for sock in sockets)
+            text = _config_text(options, sim, kept, listen, admin_listen)
+            path.write_text(text)
+            path.chmod(0o600)
+            config = load(path, {}, PROVIDERS)
+            with (state / "demo.log").open("a") as log_file:
+                log = make_logger(log_file)
+                async with Server(config, log, sockets=sockets) as server:
+                    facts = await _facts(server, kept, sim)
+                    _write_private(state / "demo.json", orjson.dumps(kept))
+                    _print(options, state, facts)
+                    await server.run()
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def _host_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _kept(path: Path) -> dict[str, str]:
+    """What a demo keeps from start to start: its admin token and its key."""
+    try:
+        found = orjson.loads(path.read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        found = {}
+    kept = {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+    kept.setdefault("admin_token", secrets.token_urlsafe(24))
+    return kept
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    draft = path.with_suffix(".new")
+    draft.touch(mode=0o600)
+    draft.write_bytes(data)
+    draft.replace(path)
+
+
+async def _facts(server: Server, kept: dict[str, str], sim: dict[str, object]) -> dict[str, object]:
+    """The members of `demo --json`."""
+    secret = signing_secrets(server.config)[0]
+    if not await _still_known(server.store, kept.get("token", "")):
+        made = await create_token(
+            server.store, secret, NewToken(name="demo"), secrets.token_bytes, time.time
+        )
+        kept["token"] = made.token
+    parsed = parse_token(kept["token"])
+    assert parsed is not None
+    record = await server.store.tokens.get(parsed[0])
+    assert record is not None
+    return {
+        "url": server.public_url,
+        "admin_url": server.admin_url,
+        "token": kept["token"],
+        "access_key": record.id,
+        "secret_key": secret_key(secret, record.id, record.generation),
+        "admin_token": kept["admin_token"],
+        "sim_url": sim["control_url"],
+        "pid": os.getpid(),
+    }
+
+
+async def _still_known(store: Store, token: str) -> bool:
+    parsed = parse_token(token)
+    record = await store.tokens.get(parsed[0]) if parsed else None
+    return (
+        parsed is not None
+        and record is not None
+        and record.revoked_ms is None
+        and record.secret_sha256 == token_hash(parsed[1])
+    )
+
+
+def _config_text(
+    options: DemoOptions,
+    sim: dict[str, object],
+    kept: dict[str, str],
+    listen: str,
+    admin_listen: str,
+) -> str:
+    keys = sim["credentials"]
+    assert isinstance(keys, dict)
+    return _CONFIG.substitute(
+        listen=listen,
+        public_url=f"http://{_reachable(listen)}",
+        admin_listen=admin_listen,
+        admin_token=kept["admin_token"],
+        poll_first_s=max(0.05, 1 / options.speed),
+        poll_interval_s=max(0.1, 1.5 / options.speed),
+        poll_max_s=max(0.2, 5 / options.speed),
+        openai_url=sim["openai_url"],
+        kling_url=sim["kling_url"],
+        jimeng_url=sim["jimeng_url"],
+        cdn=str(sim["cdn_url"]).removeprefix("http://").rstrip("/"),
+        openai_key=keys["openai"]["api_key"],
+        kling_ak=keys["kling"]["access_key"],
+        kling_sk=keys["kling"]["secret_key"],
+        jimeng_ak=keys["jimeng"]["access_key"],
+        jimeng_sk=keys["jimeng"]["secret_key"],
+    )
+
+
+def _reachable(listen: str) -> str:
+    """An address a client on this machine can use when we listen on all of them."""
+    return listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
+
+
+@asynccontextmanager
+async def _simulator(options: DemoOptions) -> AsyncIterator[dict[str, object]]:
+    """The simulated upstreams as a child process: yields what it announces."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "proxy.sim",
+        "--json",
+        "--die-with-parent",
+        "--speed",
+        str(options.speed),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert child.stdout is not None
+        async with asyncio.timeout(SIM_START_S):
+            line = await child.stdout.readline()
+        if not line:
+            raise ProxyError("The simulated upstreams did not start; see above for the reason.")
+        yield orjson.loads(line)
+    finally:
+        if child.returncode is None:
+            child.terminate()
+            try:
+                async with asyncio.timeout(5):
+                    await child.wait()
+            except TimeoutError:
+                child.kill()
+                await child.wait()
+
+
+def _print(options: DemoOptions, state: Path, facts: dict[str, object]) -> None:
+    if options.as_json:
+        text = json.dumps(facts)
+    else:
+        has_sdk = find_spec("openai") is not None
+        text = _EXAMPLES.substitute(
+            state=state,
+            python=sys.executable if has_sdk else "python3",
+            sdk_hint="" if has_sdk else " (pip install openai)",
+            **facts,
+        )
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

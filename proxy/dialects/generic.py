@@ -1,0 +1,125 @@
+"""How clients of the generic video API speak: `POST /v1/video/generations` and its GET.
+
+Its document has `{task_id, status}` and a VideoTaskResponse; its best-known implementation
+(new-api) answers submits with an OpenAI video and queries with `{code, message, data}`, and
+clients parse either. The answers here are the union of the three: one key, `error`, is in two
+of them and means the same in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from proxy.dialects.answers import (
+    encoded,
+    error_of,
+    metadata_of,
+    percent,
+    task_headers,
+    video_object,
+)
+from proxy.dialects.base import Endpoint, View, error_object, json_reply
+from proxy.dialects.fields import Fields
+from proxy.dialects.wishes import first_frame, require_prompt, video_request
+from proxy.errors import NotFound, ProxyError, UnsupportedOperation
+from proxy.model import Call, DialectName, Json, Operation, PageRequest, Reply, Status, VideoRequest
+
+ENDPOINTS = tuple(
+    endpoint
+    for prefix in ("/v1", "")
+    for endpoint in (
+        Endpoint("POST", f"{prefix}/video/generations", Operation.CREATE),
+        Endpoint("GET", f"{prefix}/video/generations/{{task_id}}", Operation.GET),
+    )
+)
+
+_PICTURES = ("image", "image_url", "input_reference")
+
+# new-api's own words for a task's state (its model/task.go).
+_STATES: dict[Status, str] = {
+    Status.QUEUED: "QUEUED",
+    Status.IN_PROGRESS: "IN_PROGRESS",
+    Status.COMPLETED: "SUCCESS",
+    Status.FAILED: "FAILURE",
+}
+
+_NO_LISTING = "The generic video API has no listing and no delete: use /v1/videos."
+
+
+class Generic:
+    """Dialect `generic`."""
+
+    name: DialectName = "generic"
+    endpoints: Sequence[Endpoint] = ENDPOINTS
+
+    def submission(self, call: Call, fields: Fields, default_model: str) -> VideoRequest:
+        """A prompt is needed unless a picture is there."""
+        picture = first_frame(fields, *_PICTURES)
+        media = () if picture is None else (picture,)
+        request = video_request(call, fields, default_model, media)
+        return request if media else require_prompt(request)
+
+    def reference(self, call: Call, fields: Fields) -> str:
+        return call.params["task_id"]
+
+    def page(self, call: Call) -> PageRequest:
+        raise UnsupportedOperation(_NO_LISTING)
+
+    def created(self, view: View, request_id: str) -> Reply:
+        task = view.task
+        body = {"task_id": task.id, **video_object(task)}
+        return json_reply(200, encoded(body), task_headers(task))
+
+    def task(self, view: View, request_id: str) -> Reply:
+        task = view.task
+        url = _url(view)
+        error = error_of(task)
+        data: dict[str, Json] = {
+            "task_id": task.id,
+            "status": _STATES[task.status],
+            "progress": f"{percent(task)}%",
+            # new-api puts the URL here on success; a client that takes any text for a failure
+            # is better served by none.
+            "fail_reason": "" if error is None else error["message"],
+            "result_url": url,
+        }
+        body = {
+            "task_id": task.id,
+            "url": url,
+            "format": "mp4",
+            "metadata": metadata_of(task),
+            **video_object(task),
+            "code": "success",
+            "message": "",
+            "data": data,
+        }
+        return json_reply(200, encoded(body), task_headers(task))
+
+    def listing(
+        self, page: PageRequest, views: Sequence[View], has_more: bool, request_id: str
+    ) -> Reply:
+        return self.failure(UnsupportedOperation(_NO_LISTING), request_id)
+
+    def deleted(self, view: View, request_id: str) -> Reply:
+        return self.failure(UnsupportedOperation(_NO_LISTING), request_id)
+
+    def missing(self, call: Call, reference: str, request_id: str) -> Reply:
+        error = NotFound(f"Task '{reference[:128]}' not found.", code="task_not_exist")
+        return self.failure(error, request_id)
+
+    def failure(self, error: ProxyError, request_id: str) -> Reply:
+        """`error` of the document, and new-api's `{code, message, data}` around it."""
+        body = {
+            "error": error_object(error),
+            "code": error.code,
+            "message": error.message,
+            "data": None,
+        }
+        return json_reply(error.status, encoded(body), error.headers)
+
+
+def _url(view: View) -> str:
+    """Our signed link once completed, else "": the document types `url` as a string, so clients
+    in typed languages (and zod's `z.string().optional()`) break on null, none on ""."""
+    completed = view.task.status is Status.COMPLETED
+    return view.links[0] if completed and view.links else ""

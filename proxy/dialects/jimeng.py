@@ -1,0 +1,283 @@
+"""Jimeng on Volcengine Visual: one path, and the operation in `?Action=&Version=`.
+
+`/` is where the official SDKs sign and send; `/jimeng/` is the documented path of the gateway.
+Shapes: Volcengine's pages on Jimeng 3.0 (85621/1777001) and on gateway errors (6664/116016).
+
+Rule: an envelope holds what the vendor's holds, plus `error`. `time_elapsed` is a constant,
+since nothing here reads a clock; no client measures by it.
+
+A task that failed is told as the vendor tells it: outer `code` ≠ 10000 and `data` null. Its
+HTTP status is always 400, also where the vendor would say 500: the failure is the final answer
+about the task, and a 5xx would be asked again by HTTP libraries and middleboxes on their own.
+The vendor's Python SDK raises the body's text for any status but 200.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import orjson
+
+from proxy.dialects.answers import encoded, task_headers
+from proxy.dialects.base import Endpoint, View, error_object, json_reply
+from proxy.dialects.fields import Fields, kind_of
+from proxy.dialects.media import picture, web_address
+from proxy.errors import (
+    FAILURES,
+    AuthFault,
+    EndpointNotFound,
+    Family,
+    Invalid,
+    MethodNotAllowed,
+    ProxyError,
+    Unauthenticated,
+    UnsupportedOperation,
+)
+from proxy.model import (
+    Call,
+    DialectName,
+    Json,
+    Kind,
+    Media,
+    Operation,
+    PageRequest,
+    Reply,
+    Role,
+    Status,
+    Task,
+    TaskError,
+    VideoRequest,
+)
+
+PROMPT_MAX_CHARS = 800
+FRAMES_PER_SECOND = 24
+FRAMES_MIN = 25  # one second: a clip of s seconds has 24·s + 1 frames
+VERSION = "2022-08-31"
+
+_OK = 10000
+_PATHS = ("/jimeng/", "/jimeng", "/")
+_ACTIONS = (
+    ("CVSync2AsyncSubmitTask", Operation.CREATE),
+    ("CVSync2AsyncGetResult", Operation.GET),
+)
+
+_FAMILY_CODES = {
+    Family.INVALID: 50200,
+    Family.AUTH: 100009,
+    Family.BUDGET: 50400,
+    Family.FORBIDDEN: 50400,
+    Family.UNKNOWN: 50400,  # what the vendor says to a req_key it does not have
+    Family.RATE: 50429,
+    Family.IN_FLIGHT: 50430,
+    Family.MODERATION: 50412,
+    Family.UNAVAILABLE: 50500,
+}
+# CodeN and Code of the vendor's own gateway, which stands before the visual service.
+_AUTH_CODES = {
+    AuthFault.MISSING: (100003, "MissingAuthenticationToken"),
+    AuthFault.MALFORMED: (100005, "MissingSignature"),
+    AuthFault.UNKNOWN: (100009, "InvalidAccessKey"),
+    AuthFault.REVOKED: (100009, "InvalidAccessKey"),
+    AuthFault.EXPIRED: (100009, "InvalidAccessKey"),
+    AuthFault.NOT_YET: (100006, "InvalidTimestamp"),
+    AuthFault.SIGNATURE: (100010, "SignatureDoesNotMatch"),
+    AuthFault.TIMESTAMP: (100006, "InvalidTimestamp"),
+}
+_BAD_ACTION = (100008, "InvalidActionOrVersion")
+
+_TASK_STATUS = {
+    Status.QUEUED: "in_queue",
+    Status.IN_PROGRESS: "generating",
+    Status.COMPLETED: "done",
+}
+# By TaskError.code; the rest is the vendor's 50500, "Internal Error".
+_TASK_CODES = {"moderation_blocked": 50516, "invalid_input": 50200}
+# A Jimeng upstream's own verdicts on a task, passed on as they are: risk control before the
+# render, its failures, risk control after it. Not 50429 and 50430: they mean "ask again
+# later", and a client would, for a task that is over.
+_VERDICTS = frozenset(
+    str(code)
+    for codes in (range(50411, 50414), range(50500, 50502), range(50511, 50523))
+    for code in codes
+)
+
+
+class Jimeng:
+    """The Jimeng dialect. A public model's name is what the client sends as `req_key`."""
+
+    name: DialectName = "jimeng"
+    endpoints: Sequence[Endpoint] = tuple(
+        Endpoint("POST", path, operation, query=(("Action", action), ("Version", VERSION)))
+        for path in _PATHS
+        for action, operation in _ACTIONS
+    )
+
+    def submission(self, call: Call, fields: Fields, default_model: str) -> VideoRequest:
+        """Raises `Invalid`. Fields of one model only (`template_id`, `camera_strength`, …) and
+        unknown ones go to `native`."""
+        media = _media(fields)
+        prompt = fields.prose("prompt", max_chars=PROMPT_MAX_CHARS)
+        if prompt is None and not media:
+            raise Invalid(
+                "'prompt' is required, unless there is a picture in 'image_urls' or "
+                "'binary_data_base64'.",
+                param="prompt",
+            )
+        frames = fields.integer("frames", low=FRAMES_MIN)
+        seed = fields.integer("seed", low=-1)
+        callback = fields.name_of("callback_url", "webhook")
+        callback_url = fields.long_text("callback_url", "webhook")
+        if callback_url is not None:
+            web_address(callback_url, callback)
+        return VideoRequest(
+            operation=Operation.CREATE,
+            dialect=self.name,
+            model=fields.word("req_key") or default_model,
+            kind=Kind.IMAGE if media else Kind.TEXT,
+            prompt=prompt,
+            seconds=None if frames is None else (frames - 1) / FRAMES_PER_SECOND,
+            aspect_ratio=fields.word("aspect_ratio"),
+            seed=None if seed == -1 else seed,  # -1 is the vendor's word for "any"
+            media=media,
+            callback_url=callback_url,
+            native=fields.rest(),
+        )
+
+    def reference(self, call: Call, fields: Fields) -> str:
+        """`task_id` of a GetResult. Its `req_key` is not compared with the task's: the id says
+        enough. `req_json` (labels to write into the video) is checked, not carried out, and
+        `aigc_meta_tagged: false` says so."""
+        _check_req_json(fields)
+        number = fields.raw("task_id")
+        if isinstance(number, int) and not isinstance(number, bool):
+            return str(number)
+        reference = fields.word("task_id")
+        if reference is None:
+            raise Invalid("'task_id' is required: the string a submit answered.", param="task_id")
+        return reference
+
+    def page(self, call: Call) -> PageRequest:
+        raise UnsupportedOperation("Jimeng's API has no way to list tasks.")
+
+    def created(self, view: View, request_id: str) -> Reply:
+        return _success({"task_id": view.task.id}, request_id, task_headers(view.task))
+
+    def task(self, view: View, request_id: str) -> Reply:
+        task = view.task
+        if task.status is Status.FAILED:
+            return _failed(task, request_id)
+        data: dict[str, Json] = {"status": _TASK_STATUS[task.status]}
+        if task.status is Status.COMPLETED:
+            data = {
+                "aigc_meta_tagged": False,
+                **data,
+                "video_url": view.links[0] if view.links else "",
+            }
+        if task.provider == "jimeng":
+            for name, value in task.native.items():
+                data.setdefault(name, value)
+        return _success(data, request_id, task_headers(task))
+
+    def listing(
+        self, page: PageRequest, views: Sequence[View], has_more: bool, request_id: str
+    ) -> Reply:
+        raise UnsupportedOperation("Jimeng's API has no way to list tasks.")
+
+    def deleted(self, view: View, request_id: str) -> Reply:
+        raise UnsupportedOperation("Jimeng's API has no way to delete a task.")
+
+    def missing(self, call: Call, reference: str, request_id: str) -> Reply:
+        """The vendor's answer: a success that says `not_found`, for a client polls by it."""
+        return _success({"status": "not_found"}, request_id, {})
+
+    def failure(self, error: ProxyError, request_id: str) -> Reply:
+        """What the vendor's gateway would refuse has its `ResponseMetadata` too. The Action in
+        it is empty: an error may come before there was one."""
+        verdict = _gateway_verdict(error)
+        code = _FAMILY_CODES[error.family] if verdict is None else verdict[0]
+        body = _envelope(code, None, error.message, request_id)
+        if verdict is not None:
+            body["ResponseMetadata"] = {
+                "RequestId": request_id,
+                "Action": "",
+                "Version": VERSION,
+                "Service": "cv",
+                "Region": "cn-north-1",
+                "Error": {"CodeN": code, "Code": verdict[1], "Message": error.message},
+            }
+        body["error"] = error_object(error)
+        return json_reply(error.status, encoded(body), error.headers)
+
+
+def _media(fields: Fields) -> tuple[Media, ...]:
+    urls = fields.strings("image_urls") or []
+    inline = fields.strings("binary_data_base64") or []
+    if urls and inline:
+        raise Invalid(
+            "Send pictures in 'image_urls' or in 'binary_data_base64', not in both.",
+            param="binary_data_base64",
+        )
+    param = "image_urls" if urls else "binary_data_base64"
+    pictures = urls or inline
+    if len(pictures) > 2:
+        raise Invalid(
+            f"'{param}' takes a first frame and at most a last one, not {len(pictures)} pictures.",
+            param=param,
+        )
+    roles = (Role.FIRST_FRAME, Role.LAST_FRAME)
+    return tuple(picture(value, param, role) for value, role in zip(pictures, roles, strict=False))
+
+
+def _check_req_json(fields: Fields) -> None:
+    value = fields.raw("req_json")
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise Invalid(
+            f"'req_json' must be a string that holds JSON, not {kind_of(value)}.", param="req_json"
+        )
+    try:
+        orjson.loads(value)
+    except orjson.JSONDecodeError as exc:
+        raise Invalid("'req_json' must be a string that holds JSON.", param="req_json") from exc
+
+
+def _failed(task: Task, request_id: str) -> Reply:
+    error = task.error or TaskError("upstream_error", FAILURES["upstream_error"])
+    code = _TASK_CODES.get(error.code, 50500)
+    if task.provider == "jimeng" and error.provider_code in _VERDICTS:
+        code = int(error.provider_code)
+    body = _envelope(code, None, error.message, request_id)
+    body["error"] = {
+        "message": error.message,
+        "type": "invalid_request_error" if error.code in _TASK_CODES else "server_error",
+        "param": None,
+        "code": error.code,
+    }
+    return json_reply(400, encoded(body), task_headers(task))
+
+
+def _gateway_verdict(error: ProxyError) -> tuple[int, str] | None:
+    """(CodeN, Code) of an error the vendor's gateway, not its visual service, would tell."""
+    if isinstance(error, Unauthenticated):
+        return _AUTH_CODES[error.fault]
+    if isinstance(error, EndpointNotFound | MethodNotAllowed):
+        return _BAD_ACTION
+    return None
+
+
+def _success(data: Mapping[str, Json], request_id: str, headers: Mapping[str, str]) -> Reply:
+    return json_reply(200, encoded(_envelope(_OK, data, "Success", request_id)), headers)
+
+
+def _envelope(
+    code: int, data: Mapping[str, Json] | None, message: str, request_id: str
+) -> dict[str, object]:
+    return {
+        "code": code,
+        "data": data,
+        "message": message,
+        "request_id": request_id,
+        "status": code,
+        "time_elapsed": "0ms",
+    }

@@ -1,0 +1,148 @@
+"""How clients of OpenAI's Videos API speak.
+
+Source: openai-openapi's openapi.yaml (2026-08-21) and what openai-python 2.54 and 3.54 put on
+the wire; every success is 200. Fields the spec does not have (n, seed, fps, negative_prompt,
+width and height, …) are taken as well: vLLM-Omni, SGLang and LiteLLM clients send them here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, cast
+
+from proxy.dialects.answers import encoded, task_headers, video_object
+from proxy.dialects.base import Endpoint, View, error_object, json_reply
+from proxy.dialects.fields import Fields, kind_of
+from proxy.dialects.media import clip
+from proxy.dialects.wishes import first_frame, json_text, require_prompt, video_request
+from proxy.errors import Invalid, NotFound, ProxyError
+from proxy.model import (
+    Call,
+    DialectName,
+    Media,
+    Operation,
+    PageRequest,
+    Reply,
+    VideoRequest,
+)
+
+_ROWS = (
+    Endpoint("POST", "/videos", Operation.CREATE),
+    Endpoint("GET", "/videos", Operation.LIST),
+    Endpoint("GET", "/videos/{task_id}", Operation.GET),
+    Endpoint("DELETE", "/videos/{task_id}", Operation.DELETE),
+    Endpoint("GET", "/videos/{task_id}/content", Operation.CONTENT, public=True),
+    Endpoint("HEAD", "/videos/{task_id}/content", Operation.CONTENT, public=True),
+    Endpoint("POST", "/videos/{task_id}/remix", Operation.REMIX),
+    Endpoint("POST", "/videos/edits", Operation.EDIT),
+    Endpoint("POST", "/videos/extensions", Operation.EXTEND),
+    Endpoint("GET", "/models", Operation.MODELS),
+)
+# The second set is for clients whose base URL lacks /v1.
+ENDPOINTS = tuple(
+    Endpoint(row.method, prefix + row.path, row.operation, public=row.public)
+    for prefix in ("/v1", "")
+    for row in _ROWS
+)
+
+_PICTURES = ("input_reference", "image")  # `image` is the generic API's name for the same thing
+
+
+class OpenAI:
+    """Dialect `openai`."""
+
+    name: DialectName = "openai"
+    endpoints: Sequence[Endpoint] = ENDPOINTS
+
+    def submission(self, call: Call, fields: Fields, default_model: str) -> VideoRequest:
+        """Also the remix, edit and extension bodies; `source_id` is the video they work on."""
+        media: tuple[Media, ...] = ()
+        source_id = None
+        if call.operation is Operation.REMIX:
+            source_id = call.params["task_id"]
+        elif call.operation in (Operation.EDIT, Operation.EXTEND):
+            source_id, media = _source(fields)
+        picture = first_frame(fields, *_PICTURES)
+        if picture is not None:
+            media = (*media, picture)
+        return require_prompt(video_request(call, fields, default_model, media, source_id))
+
+    def reference(self, call: Call, fields: Fields) -> str:
+        return call.params["task_id"]
+
+    def page(self, call: Call) -> PageRequest:
+        query = Fields(call.query)
+        limit = query.integer("limit", low=0, high=100)
+        order = query.word("order") or "desc"
+        if order not in ("asc", "desc"):
+            raise Invalid("'order' must be asc or desc.", param="order")
+        return PageRequest(
+            limit=20 if limit is None else limit,
+            order=cast("Literal['asc', 'desc']", order),
+            after=query.word("after"),
+        )
+
+    def created(self, view: View, request_id: str) -> Reply:
+        return self.task(view, request_id)
+
+    def task(self, view: View, request_id: str) -> Reply:
+        return _reply(video_object(view.task), task_headers(view.task))
+
+    def listing(
+        self, page: PageRequest, views: Sequence[View], has_more: bool, request_id: str
+    ) -> Reply:
+        return _reply(
+            {
+                "object": "list",
+                "data": [video_object(view.task) for view in views],
+                "first_id": views[0].task.id if views else None,
+                "last_id": views[-1].task.id if views else None,
+                "has_more": has_more,
+            }
+        )
+
+    def deleted(self, view: View, request_id: str) -> Reply:
+        return _reply({"id": view.task.id, "object": "video.deleted", "deleted": True})
+
+    def models(self, names: Sequence[str], created_s: int, request_id: str) -> Reply:
+        """The model list; `created_s` stands for every model, unix seconds."""
+        return _reply(
+            {
+                "object": "list",
+                "data": [
+                    {"id": name, "object": "model", "created": created_s, "owned_by": "reelway"}
+                    for name in names
+                ],
+            }
+        )
+
+    def missing(self, call: Call, reference: str, request_id: str) -> Reply:
+        return self.failure(NotFound(f"Video with id '{reference[:128]}' not found."), request_id)
+
+    def failure(self, error: ProxyError, request_id: str) -> Reply:
+        return json_reply(error.status, encoded({"error": error_object(error)}), error.headers)
+
+
+def _source(fields: Fields) -> tuple[str | None, tuple[Media, ...]]:
+    """What `video` names: (one of our ids, no media), or (None, the uploaded file)."""
+    value = json_text(fields.raw("video"), "video")
+    if value is None:
+        raise Invalid("'video' is required: {\"id\": …} or a video file.", param="video")
+    if fields.upload("video") is not None:
+        return None, (clip(value, "video"),)
+    if not isinstance(value, dict):
+        raise Invalid(
+            f"'video' must be {{\"id\": …}} or a video file, not {kind_of(value)}.", param="video"
+        )
+    inner = Fields(cast("dict[str, object]", value), prefix="video.")
+    source_id = inner.word("id")
+    if source_id is None:
+        raise Invalid("'video.id' is required.", param="video.id")
+    unknown = next(iter(inner.rest()), None)
+    if unknown is not None:
+        raise Invalid(f"'video' takes 'id' alone, not {unknown[:40]!r}.", param="video")
+    return source_id, ()
+
+
+def _reply(body: Mapping[str, object], headers: Mapping[str, str] | None = None) -> Reply:
+    return json_reply(200, encoded(body), headers)

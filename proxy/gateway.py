@@ -1,0 +1,313 @@
+"""The data path of one request, read from top to bottom.
+
+preflight → match → authenticate → read body → operate → reply or relay → account
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import cast
+from urllib.parse import parse_qsl
+
+import structlog
+from aiohttp import web
+
+from proxy import lifecycle
+from proxy.account import Account
+from proxy.auth import Admission, Authenticator
+from proxy.config import Config
+from proxy.content import ContentServer
+from proxy.dialects.base import Dialect, View
+from proxy.dialects.fields import Fields
+from proxy.dialects.openai import OpenAI
+from proxy.errors import (
+    AuthFault,
+    Invalid,
+    MethodNotAllowed,
+    NotFound,
+    ProxyError,
+    Unauthenticated,
+)
+from proxy.http import cors
+from proxy.http.headers import forwarded
+from proxy.intake import read_fields, read_whole
+from proxy.links import Links
+from proxy.listener import WholeReply
+from proxy.mirror import Mirror
+from proxy.model import Call, DialectName, Exchange, Head, Operation, Principal, Reply, Task
+from proxy.routing import EndpointTable, dialect_of, listed_models
+from proxy.spool import Spool
+from proxy.store import Store
+from proxy.submission import Submitter
+
+_BAD_PATH = re.compile(r"[\x00-\x20\x7f]")
+
+
+class InternalError(ProxyError):
+    """500: our own fault; the log has the rest under the request id."""
+
+
+class Gateway:
+    """Answers one request at a time through `handle`; holds no state of its own."""
+
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        dialects: Mapping[DialectName, Dialect],
+        auth: Authenticator,
+        store: Store,
+        tasks: Mirror[Task],
+        spool: Spool,
+        submitter: Submitter,
+        content: ContentServer,
+        links: Links,
+        account: Account,
+        new_request_id: Callable[[], str],
+        clock: Callable[[], float],
+        started_s: int,
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        self._config = config
+        self._dialects = dialects
+        self._table = EndpointTable(dialects)
+        self._auth = auth
+        self._store = store
+        self._tasks = tasks
+        self._spool = spool
+        self._submitter = submitter
+        self._content = content
+        self._links = links
+        self._account = account
+        self._new_request_id = new_request_id
+        self._clock = clock
+        self._started_s = started_s
+        self._log = log
+        self._operations: dict[
+            Operation, Callable[[web.BaseRequest, Exchange, Call, Admission], Awaitable[Reply]]
+        ] = {
+            Operation.CREATE: self._submit,
+            Operation.REMIX: self._submit,
+            Operation.EDIT: self._submit,
+            Operation.EXTEND: self._submit,
+            Operation.GET: self._get,
+            Operation.LIST: self._list,
+            Operation.DELETE: self._delete,
+            Operation.MODELS: self._models,
+        }
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        head = head_of(request)
+        exchange = Exchange(self._new_request_id(), head, time.perf_counter_ns())
+        try:
+            return await self._serve(request, exchange)
+        except ProxyError as error:
+            return self._refuse(exchange, error)
+        except asyncio.CancelledError:
+            exchange.reason = exchange.reason or "client_gone"
+            raise
+        except ConnectionError:
+            exchange.reason = exchange.reason or "client_gone"
+            raise
+        except Exception:  # noqa: BLE001 -- the outermost rim: logged, counted
+            self._log.exception("request failed", request_id=exchange.id, path=head.path)
+            return self._refuse(exchange, InternalError("The gateway failed; nothing is known."))
+        finally:
+            self._account.finish(exchange)
+
+    async def _serve(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
+        head = exchange.head
+        if cors.is_preflight(head.method, head.headers):
+            return self._whole(exchange, cors.preflight(self._cors, head.headers))
+        call = exchange.call = self._match(head)
+        if call.operation is Operation.CONTENT:
+            return await self._content.serve(request, exchange, call, self._let_in)
+        admission = await self._let_in(request, exchange, call)
+        reply = await self._operations[call.operation](request, exchange, call, admission)
+        return self._whole(exchange, reply)
+
+    def _match(self, head: Head) -> Call:
+        if _BAD_PATH.search(head.path):
+            raise Invalid("The path holds a space or a control character.")
+        return self._table.match(head.method, head.path, dict(reversed(head.query)))
+
+    async def _let_in(self, request: web.BaseRequest, exchange: Exchange, call: Call) -> Admission:
+        async def body(limit: int) -> bytes:
+            return await read_whole(request, self._config(), limit)
+
+        admission = await self._auth.authenticate(exchange.head, call.dialect, body)
+        exchange.principal = admission.principal
+        return admission
+
+    # ------------------------------------------------------------ operations
+
+    async def _submit(
+        self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
+    ) -> Reply:
+        dialect = self._dialects[call.dialect]
+        config = self._config()
+        batch = self._spool.batch()
+        try:
+            fields = await self._read(request, call, admission, batch)
+            default = config.defaults.model.get(call.dialect, "")
+            wanted = dialect.submission(call, fields, default)
+        except BaseException:
+            batch.close()
+            raise
+        task = await self._submitter.submit(
+            exchange,
+            admission.principal,
+            wanted,
+            forwarded(exchange.head.headers),
+            batch.close,
+        )
+        return dialect.created(self._view(task), exchange.id)
+
+    async def _get(
+        self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
+    ) -> Reply:
+        dialect = self._dialects[call.dialect]
+        reference, task = await self._find(request, exchange, call, admission)
+        if task is None:
+            exchange.reason = "not_found"
+            return dialect.missing(call, reference, exchange.id)
+        return dialect.task(self._view(task), exchange.id)
+
+    async def _delete(
+        self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
+    ) -> Reply:
+        dialect = self._dialects[call.dialect]
+        reference, task = await self._find(request, exchange, call, admission)
+        while task is not None:
+            now_ms = int(self._clock() * 1000)
+            removed = lifecycle.removed(task, now_ms)
+            if removed is None:
+                break
+            due_ms = None if removed.stage.is_final else now_ms
+            event = "deleted by its owner"
+            retention_s = self._config().limits.retention_s
+            other = await self._store.tasks.swap(task, removed, due_ms, event, retention_s)
+            if other is None:
+                return dialect.deleted(self._view(removed), exchange.id)
+            task = other
+        exchange.reason = "not_found"
+        return dialect.missing(call, reference, exchange.id)
+
+    async def _list(
+        self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
+    ) -> Reply:
+        dialect = self._dialects[call.dialect]
+        page = dialect.page(call)
+        principal = admission.principal
+        if page.after is not None:
+            await self._own(principal, page.after, param="after")
+        tasks, has_more = await self._store.tasks.list(
+            principal.owner,
+            token_id=principal.token_id,
+            limit=page.limit,
+            order=page.order,
+            after=page.after,
+            offset=page.offset,
+            kind=page.kind,
+        )
+        return dialect.listing(page, [self._view(t) for t in tasks], has_more, exchange.id)
+
+    async def _models(
+        self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
+    ) -> Reply:
+        names = listed_models(self._config().routes, admission.principal.models)
+        dialect = cast("OpenAI", self._dialects["openai"])
+        return dialect.models(names, self._started_s, exchange.id)
+
+    # ------------------------------------------------------------ what they share
+
+    async def _read(
+        self, request: web.BaseRequest, call: Call, admission: Admission, batch: object
+    ) -> Fields:
+        body = await read_fields(
+            request,
+            call.dialect,
+            self._config(),
+            batch,  # type: ignore[arg-type]
+            admission.body,
+        )
+        claimed = admission.body_sha256
+        if claimed is not None and claimed != body.sha256:
+            raise Unauthenticated(
+                "X-Content-Sha256 is not the SHA-256 of the body that arrived.",
+                AuthFault.SIGNATURE,
+            )
+        return Fields(body.fields)
+
+    async def _find(
+        self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
+    ) -> tuple[str, Task | None]:
+        """The task a client names, by our id or its own alias; a foreign one is no task."""
+        fields = Fields({})
+        if exchange.head.method == "POST":
+            with self._spool.batch() as batch:
+                fields = await self._read(request, call, admission, batch)
+        reference = self._dialects[call.dialect].reference(call, fields)
+        principal = admission.principal
+        task = await self._tasks.get(reference)
+        if task is None and call.dialect == "kling":
+            external = self._store.tasks.external
+            task_id = await external(principal.token_id, principal.owner, reference)
+            task = await self._tasks.get(task_id) if task_id is not None else None
+        if task is None or not is_visible(task, principal):
+            return reference, None
+        exchange.task_id = task.id
+        return reference, task
+
+    async def _own(self, principal: Principal, task_id: str, param: str) -> Task:
+        task = await self._tasks.get(task_id)
+        if task is None or not is_visible(task, principal):
+            raise NotFound(f"Video with id '{task_id}' not found.", param=param)
+        return task
+
+    def _view(self, task: Task) -> View:
+        return View(task, *self._links.of(task))
+
+    # ------------------------------------------------------------ replies
+
+    @property
+    def _cors(self) -> cors.CorsPolicy:
+        return cors.policy_of(self._config().cors)
+
+    def _whole(self, exchange: Exchange, reply: Reply) -> WholeReply:
+        exchange.status = reply.status
+        headers = {
+            **reply.headers,
+            "X-Request-Id": exchange.id,
+            "X-Content-Type-Options": "nosniff",
+        }
+        if self._config().cors.origins and "Access-Control-Allow-Methods" not in headers:
+            headers.update(cors.granted(self._cors, exchange.head.headers))
+        return WholeReply(reply.status, headers, reply.body)
+
+    def _refuse(self, exchange: Exchange, error: ProxyError) -> WholeReply:
+        name = exchange.call.dialect if exchange.call else dialect_of(exchange.head.path)
+        if isinstance(error, MethodNotAllowed) and exchange.head.method == "OPTIONS":
+            return self._whole(exchange, Reply(204, b"", error.headers))
+        exchange.reason = error.code
+        return self._whole(exchange, self._dialects[name].failure(error, exchange.id))
+
+
+def is_visible(task: Task, principal: Principal) -> bool:
+    return task.token_id == principal.token_id and not task.deleted
+
+
+def head_of(request: web.BaseRequest) -> Head:
+    """The head as our own value; a query that is no UTF-8 keeps its bytes as surrogates."""
+    path, _, query = request.raw_path.partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape") if query else []
+    return Head(
+        method=request.method,
+        target=request.raw_path,
+        path=path,
+        query=tuple(pairs),
+        headers=request.headers,
+        peer=request.remote or "-",
+    )

@@ -1,0 +1,49 @@
+"""Which addresses a request that somebody else chose may go to (the SSRF guard's rule).
+
+`ipaddress.is_global` is not enough: it calls NAT64 (64:ff9b::/96), 6to4 (2002::/16), multicast
+and some IETF blocks global although they lead to, or stand for, inner addresses. The deny list
+is therefore written out (IANA special-purpose registries, read 2026-10), on top of it.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Final
+
+_DENIED: Final = tuple(
+    ip_network(block)
+    for block in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.31.196.0/24",
+        "192.52.193.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "192.175.48.0/24",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/3",
+        "::/3",  # holds ::1, ::ffff:0:0/96, 64:ff9b::/96, 100::/64: only 2000::/3 is unicast
+        "2001::/23",
+        "2001:db8::/32",
+        "2002::/16",
+        "3fff::/20",
+        "4000::/2",
+        "8000::/1",
+    )
+)
+
+
+def is_public(address: str) -> bool:
+    """True for an IP literal that any host on the internet could have."""
+    ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    return not any(ip in block for block in _DENIED if block.version == ip.version)

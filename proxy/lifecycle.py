@@ -1,0 +1,209 @@
+"""The task's state machine and its poll schedule: pure functions from a Task to the next one.
+
+reserved → sent(attempt n) → bound → queued → in_progress → completed | failed
+
+Rule: stages only move forward, progress never falls, a finished task never changes again.
+Each function returns a Task whose `version` is one higher, ready for the store's
+compare-and-set, or None when there is nothing to write.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+
+from proxy.model import (
+    Accepted,
+    Credential,
+    Draft,
+    Rendered,
+    Result,
+    Stage,
+    Task,
+    TaskError,
+    TaskState,
+    Upstream,
+)
+
+_ORDER: Final = {stage: place for place, stage in enumerate(Stage)}
+
+# A signed link and a finished task are good for this long where the provider names no end.
+RESULT_LIFE_MS: Final = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When a task is asked after. `first_ms` after it was bound, then every `interval_ms`,
+    stretched towards `max_ms` for tasks that take long; after `max_age_ms` it has failed.
+    `settle_ms` is how long a submit may still be under way to the upstream; a submit nobody
+    can confirm fails after `confirm_ms`."""
+
+    first_ms: int
+    interval_ms: int
+    max_ms: int
+    max_age_ms: int
+    settle_ms: int
+    confirm_ms: int
+
+
+def sent(
+    task: Task,
+    now_ms: int,
+    upstream: Upstream,
+    credential: Credential,
+    upstream_model: str,
+    draft: Draft,
+    rendered: Rendered,
+) -> Task:
+    """Attempt n+1 begins: of a reserved task, or of one whose attempt n was refused."""
+    assert task.stage in (Stage.RESERVED, Stage.SENT), task.stage
+    return replace(
+        task,
+        stage=Stage.SENT,
+        version=task.version + 1,
+        attempt=task.attempt + 1,
+        updated_ms=now_ms,
+        upstream=upstream.name,
+        provider=upstream.provider,
+        credential=credential.name,
+        upstream_model=upstream_model,
+        handle=dict(draft.handle),
+        adjusted=tuple(str(a) for a in draft.adjusted),
+        dropped=draft.dropped,
+        seconds=rendered.seconds,
+        size=rendered.size,
+    )
+
+
+def bound(task: Task, accepted: Accepted, now_ms: int) -> Task:
+    """The upstream's id is known; what it says of the task so far is taken in as well."""
+    assert task.stage is Stage.SENT, task.stage
+    named = replace(
+        task,
+        stage=Stage.BOUND,
+        version=task.version + 1,
+        updated_ms=now_ms,
+        upstream_id=accepted.upstream_id,
+        handle={**task.handle, **accepted.handle},
+    )
+    if accepted.state is None:
+        return named
+    moved = advanced(named, accepted.state, now_ms)
+    return named if moved is None else replace(moved, version=named.version)
+
+
+def noted(task: Task, now_ms: int) -> Task:
+    """The same task, one version on: something was written on its time line."""
+    return replace(task, version=task.version + 1, updated_ms=now_ms)
+
+
+def failed(task: Task, error: TaskError, now_ms: int, *, hidden: bool = False) -> Task | None:
+    """`hidden` for a submit that was refused to the client's face: it has no id to ask after."""
+    if task.stage.is_final:
+        return None
+    return replace(
+        task,
+        stage=Stage.FAILED,
+        version=task.version + 1,
+        updated_ms=now_ms,
+        completed_ms=now_ms,
+        error=error,
+        deleted=task.deleted or hidden,
+    )
+
+
+def advanced(task: Task, state: TaskState, now_ms: int) -> Task | None:
+    """The task after one upstream answer; None when that says nothing new."""
+    if task.stage.is_final:
+        return None
+    stage = Stage(state.status.value)
+    if _ORDER[stage] < _ORDER[task.stage]:
+        stage = task.stage
+    progress = max(task.progress, state.progress or 0)
+    progress = 100 if stage is Stage.COMPLETED else min(progress, 99)
+    native = dict(state.native) or task.native
+    if (stage, progress, native) == (task.stage, task.progress, task.native):
+        return None
+    changed = replace(
+        task,
+        stage=stage,
+        version=task.version + 1,
+        updated_ms=now_ms,
+        progress=progress,
+        native=native,
+    )
+    if stage is Stage.COMPLETED:
+        return replace(
+            changed,
+            completed_ms=now_ms,
+            results=state.results,
+            seconds=state.seconds or task.seconds,
+            size=state.size or task.size,
+            expires_ms=_expiry(state, now_ms),
+        )
+    if stage is Stage.FAILED:
+        error = state.error or TaskError("upstream_error", "The provider gave no reason.")
+        return replace(changed, completed_ms=now_ms, error=error)
+    return changed
+
+
+def refreshed(task: Task, results: tuple[Result, ...], now_ms: int) -> Task | None:
+    """A completed task whose result URLs were signed anew; its status and dates stay."""
+    if task.stage is not Stage.COMPLETED or results == task.results or not results:
+        return None
+    return replace(task, version=task.version + 1, updated_ms=now_ms, results=results)
+
+
+def removed(task: Task, now_ms: int) -> Task | None:
+    """Deleted by its owner: hidden from now on, followed to its end all the same."""
+    if task.deleted:
+        return None
+    return replace(task, version=task.version + 1, updated_ms=now_ms, deleted=True)
+
+
+def _expiry(state: TaskState, now_ms: int) -> int:
+    ends = [r.expires_ms for r in state.results if r.expires_ms is not None]
+    if state.expires_ms is not None:
+        ends.append(state.expires_ms)
+    return min(ends) if ends else now_ms + RESULT_LIFE_MS
+
+
+def unconfirmed_due_ms(task: Task, now_ms: int, schedule: Schedule, *, can_find: bool) -> int:
+    """When to look again after a submit nobody can confirm."""
+    if can_find:
+        return now_ms + schedule.settle_ms
+    return task.created_ms + schedule.confirm_ms
+
+
+def next_poll_ms(
+    task: Task, now_ms: int, schedule: Schedule, jitter01: float, retry_after_s: float | None = None
+) -> int | None:
+    """The next due time; None when the task needs no more asking.
+
+    A task that has been running for a while is asked less often (a tenth of its age), so that
+    hour-long renders do not cost an hour of short polls. `jitter01` in [0, 1) spreads ±10 %.
+    """
+    if task.stage.is_final:
+        return None
+    age_ms = max(0, now_ms - task.created_ms)
+    if task.stage is Stage.BOUND or age_ms < schedule.first_ms:
+        wait_ms = float(schedule.first_ms)
+    else:
+        wait_ms = min(max(schedule.interval_ms, age_ms / 10), schedule.max_ms)
+    wait_ms *= 0.9 + 0.2 * jitter01
+    if retry_after_s is not None:
+        wait_ms = max(wait_ms, retry_after_s * 1000)
+    return now_ms + max(1, round(wait_ms))
+
+
+def is_overdue(task: Task, now_ms: int, schedule: Schedule) -> bool:
+    return now_ms - task.created_ms > schedule.max_age_ms
+
+
+def expiry_text(task: Task) -> str:
+    """` (it ended on 2026-11-23T10:00:00Z)`, or nothing when no end was ever named."""
+    if task.expires_ms is None:
+        return ""
+    when = datetime.fromtimestamp(task.expires_ms // 1000, UTC)
+    return f" (it ended on {when:%Y-%m-%dT%H:%M:%SZ})"

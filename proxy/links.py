@@ -1,0 +1,39 @@
+"""The addresses of finished videos that clients are handed: always ours, never the provider's.
+
+They are built from `public_url`, never from a Host header. A link's end is fixed by its task,
+so that the same status answer is the same bytes every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import urlencode
+
+from proxy.auth import Authenticator
+from proxy.lifecycle import RESULT_LIFE_MS
+from proxy.model import Status, Task
+
+
+class Links:
+    def __init__(self, auth: Authenticator, public_url: Callable[[], str]) -> None:
+        self._auth = auth
+        self._public_url = public_url
+
+    def of(self, task: Task) -> tuple[tuple[str, ...], str]:
+        """The signed link of each result, and the plain URL for bearer holders."""
+        if task.status is not Status.COMPLETED:
+            return (), ""
+        plain = f"{self._public_url()}/v1/videos/{task.id}/content"
+        exp_s = self.exp_s(task)
+        signed = []
+        for index in range(len(task.results)):
+            sig = self._auth.link_signature(task.id, "video", index, exp_s)
+            query = {"variant": "video", "index": index, "exp": exp_s, "sig": sig}
+            signed.append(f"{plain}?{urlencode(query)}")
+        return tuple(signed), plain
+
+    @staticmethod
+    def exp_s(task: Task) -> int:
+        """When the task's links end, in seconds since the epoch."""
+        ends_ms = task.expires_ms or (task.completed_ms or task.created_ms) + RESULT_LIFE_MS
+        return ends_ms // 1000

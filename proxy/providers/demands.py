@@ -1,0 +1,237 @@
+"""What a client asks for, held against what a model renders, under the client's field names.
+
+The arithmetic and the wording that providers with enumerated lengths and shapes share; which
+values a model accepts is each adapter's own table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from fractions import Fraction
+from typing import cast
+
+from proxy.errors import Invalid, UnsupportedOperation
+from proxy.model import (
+    Adjustment,
+    DialectName,
+    DraftValue,
+    Json,
+    Media,
+    Operation,
+    Role,
+    VideoRequest,
+)
+
+# What each dialect calls the length, the picture to start from, and sound.
+_SECONDS: Mapping[DialectName, str] = {
+    "openai": "seconds",
+    "generic": "duration",
+    "kling": "duration",
+    "jimeng": "frames",
+}
+_PICTURE: Mapping[DialectName, str] = {
+    "openai": "input_reference",
+    "generic": "image",
+    "kling": "image",
+    "jimeng": "image_urls",
+}
+_SOUND: Mapping[DialectName, str] = {"kling": "sound"}
+_SIZE: Mapping[DialectName, str] = {"openai": "size", "generic": "width", "kling": "width"}
+
+# Fields that leave the picture's content and shape alone, or only nudge it.
+_SOFT = ("fps", "seed", "style", "quality_level", "user", "response_format")
+
+# A vendor's own fields that decide what is seen or heard; its others may be left out.
+_DECISIVE: Mapping[DialectName, frozenset[str]] = {
+    "kling": frozenset(
+        {
+            "camera_control",
+            "dynamic_masks",
+            "element_list",
+            "multi_prompt",
+            "multi_shot",
+            "static_mask",
+            "voice_list",
+        }
+    ),
+    "jimeng": frozenset({"camera_strength", "template_id"}),
+}
+
+_RATIO = re.compile(r"([1-9][0-9]{0,4}):([1-9][0-9]{0,4})")
+_LINES = re.compile(r"([1-9][0-9]{1,4})p", re.IGNORECASE)
+_NAMED_LINES = {"2k": 1440, "4k": 2160}
+
+
+def picture_param(request: VideoRequest) -> str:
+    return _PICTURE[request.dialect]
+
+
+def size_param(request: VideoRequest) -> str:
+    return _SIZE.get(request.dialect, "size")
+
+
+def check_operation(request: VideoRequest, operations: Collection[Operation]) -> None:
+    if request.operation not in operations:
+        raise UnsupportedOperation(
+            f"The provider of this model cannot {request.operation.value} a video; it can: "
+            f"{', '.join(sorted(operation.value for operation in operations))}."
+        )
+
+
+def check_single(request: VideoRequest) -> None:
+    if request.n is not None and request.n > 1:
+        raise Invalid(
+            f"'n' must be 1: this model renders one video a request, not {request.n}.", param="n"
+        )
+
+
+def check_length(value: str | None, param: str, limit: int) -> None:
+    if value is not None and len(value) > limit:
+        raise Invalid(
+            f"'{param}' has {len(value)} characters; this model takes at most {limit}.",
+            param=param,
+        )
+
+
+def check_silence(request: VideoRequest) -> None:
+    """For models without sound. Asking for none is asking for what they do."""
+    if request.audio:
+        param = _SOUND.get(request.dialect, "audio")
+        raise Invalid(f"'{param}' must be off: this model renders without sound.", param=param)
+
+
+def frames_of(request: VideoRequest) -> tuple[Media | None, Media | None]:
+    """(first frame, last frame); any other picture or video, or a second one for the same
+    place, is an error."""
+    found: dict[Role, Media] = {}
+    for item in request.media:
+        if item.role not in (Role.FIRST_FRAME, Role.LAST_FRAME):
+            raise Invalid(
+                f"'{item.param}' is not supported: this model takes a first and a last frame, "
+                f"not a {item.role.value} picture or video.",
+                param=item.param,
+            )
+        if item.role in found:
+            raise Invalid(
+                f"'{item.param}' is one picture too many: this model takes one "
+                f"{item.role.value.replace('_', ' ')}.",
+                param=item.param,
+            )
+        found[item.role] = item
+    return found.get(Role.FIRST_FRAME), found.get(Role.LAST_FRAME)
+
+
+def dropped(request: VideoRequest, kept: Collection[str] = ()) -> list[str]:
+    """The soft fields the client sent and the provider does not know; `kept` it does know."""
+    names = [n for n in _SOFT if n not in kept and getattr(request, n) is not None]
+    names += request.extra
+    return names
+
+
+def foreign(request: VideoRequest) -> list[str]:
+    """The `native` fields to drop for a provider of another kind than the client's. One that
+    decides the picture is `Invalid`; null, false and empty ones were never asked for."""
+    decisive = _DECISIVE.get(request.dialect, frozenset())
+    names = [name for name, value in request.native.items() if _is_asked(value)]
+    for name in names:
+        if name in decisive:
+            raise Invalid(
+                f"'{name}' is not supported by the provider of this model; leave it out.",
+                param=name,
+            )
+    return names
+
+
+def literal(request: VideoRequest, ours: Collection[str]) -> dict[str, DraftValue]:
+    """The `native` fields that go on as they are to a provider of the client's own kind;
+    `ours` are those that never come from a client unseen."""
+    return {
+        name: cast("DraftValue", value)
+        for name, value in request.native.items()
+        if name not in ours
+    }
+
+
+def _is_asked(value: Json) -> bool:
+    return value not in (None, False, "", [], {})
+
+
+def fit_seconds(
+    request: VideoRequest, accepted: Sequence[int]
+) -> tuple[int | None, list[Adjustment]]:
+    """The next accepted length up (`accepted` is ascending); None when none was asked for."""
+    if request.seconds is None:
+        return None, []
+    fitted = next((seconds for seconds in accepted if seconds >= request.seconds), None)
+    if fitted is None:
+        param = _SECONDS[request.dialect]
+        raise Invalid(
+            f"'{param}' asks for {request.seconds:g} seconds; this model renders "
+            f"{listed(accepted)} seconds.",
+            param=param,
+        )
+    if fitted == request.seconds:
+        return fitted, []
+    return fitted, [Adjustment("seconds", f"{request.seconds:g}", str(fitted))]
+
+
+def listed(values: Sequence[int]) -> str:
+    """ "5", "5 or 10", "3 to 15"."""
+    if len(values) > 3:
+        return f"{values[0]} to {values[-1]}"
+    return " or ".join(str(value) for value in values)
+
+
+def ratio(text: str) -> Fraction | None:
+    """Width over height of "16:9"."""
+    match = _RATIO.fullmatch(text)
+    return Fraction(int(match[1]), int(match[2])) if match else None
+
+
+def nearest(shape: Fraction, names: Sequence[str]) -> str:
+    """The name closest in shape, by factor; of two equally close the earlier one. Fractions:
+    4:3 lies exactly between 1:1 and 16:9, and must not fall by rounding."""
+
+    def distance(name: str) -> Fraction:
+        other = ratio(name)
+        assert other is not None, name
+        return max(shape / other, other / shape)
+
+    return min(names, key=distance)
+
+
+def shape_of(request: VideoRequest, names: Sequence[str]) -> tuple[str | None, list[Adjustment]]:
+    """The accepted aspect ratio for what was asked, `aspect_ratio` before `size`'s shape. What
+    `size` asked for beyond that is told by whoever knows the pixels."""
+    if request.aspect_ratio is not None:
+        if request.aspect_ratio in names:
+            return request.aspect_ratio, []
+        asked = ratio(request.aspect_ratio)
+        if asked is None:
+            raise Invalid(
+                f"'aspect_ratio' must be one of {', '.join(names)}.", param="aspect_ratio"
+            )
+        given = nearest(asked, names)
+        return given, [Adjustment("aspect_ratio", request.aspect_ratio, given)]
+    if request.size is not None:
+        return nearest(Fraction(*request.size), names), []
+    return None, []
+
+
+def lines_of(request: VideoRequest) -> tuple[int | None, str]:
+    """(pixels of the short side asked for, the field that asks); `size` before `resolution`."""
+    if request.size is not None:
+        return min(request.size), size_param(request)
+    if request.resolution is None:
+        return None, "resolution"
+    name = request.resolution.lower()
+    match = _LINES.fullmatch(name)
+    lines = int(match[1]) if match else _NAMED_LINES.get(name)
+    if lines is None:
+        raise Invalid("'resolution' must be like 720p or 1080p.", param="resolution")
+    return lines, "resolution"
+
+
+def spelled(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

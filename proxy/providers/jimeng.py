@@ -1,0 +1,493 @@
+"""Jimeng video on Volcengine Visual.
+
+Sources: volcengine's VisualService.py (1.0.229) and the Jimeng pages of volcengine.com/docs
+(85621/1777001 and the 720P page, stored copies). Two actions on one path, each signed; HTTP
+200 does not mean success, `code` does. There is no look-up by an id of ours and no cancel.
+
+The model is `req_key`. A text model asked for with pictures becomes its picture sibling; what
+was chosen is kept in `handle`, since the result can only be asked for with the same `req_key`.
+
+Path overrides (`upstream.paths`): `submit`, `poll`, both "/".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from urllib.parse import unquote, urlsplit
+
+from multidict import CIMultiDict
+from pydantic import BaseModel, ConfigDict
+
+from proxy.errors import Invalid
+from proxy.model import (
+    Accepted,
+    Adjustment,
+    Base64,
+    Credential,
+    Draft,
+    DraftValue,
+    Media,
+    Operation,
+    Outbound,
+    Outcome,
+    Refused,
+    Rendered,
+    Result,
+    Status,
+    Task,
+    TaskError,
+    TaskState,
+    Transient,
+    Unknown,
+    Upstream,
+    VideoRequest,
+)
+from proxy.providers import answers, demands, serial
+from proxy.signing import sign_volc
+
+VERSION = "2022-08-31"
+SUBMIT_ACTION = "CVSync2AsyncSubmitTask"
+POLL_ACTION = "CVSync2AsyncGetResult"
+
+PROMPT_MAX_CHARS = 800
+PICTURE_MAX_BYTES = 4_700_000  # "4.7 MB each"
+RESULT_LIFE_MS = 3600 * 1000  # of the URL; the task's record lives 12 h
+FRAMES_PER_SECOND = 24  # frames = 24·s + 1
+FRAMES = {5: 121, 10: 241}
+DEFAULT_FRAMES = FRAMES[5]
+DEFAULT_RATIO = "16:9"
+
+# What the six shapes are rendered as. The 1080 lines are on the 3.0 Pro page; those of 720p are
+# the same renderer's published sizes (16:9 seen in real Jimeng answers as 1248x704).
+_SIZES_720: Mapping[str, tuple[int, int]] = {
+    "16:9": (1248, 704),
+    "9:16": (704, 1248),
+    "4:3": (1120, 832),
+    "3:4": (832, 1120),
+    "1:1": (960, 960),
+    "21:9": (1504, 640),
+}
+_SIZES_1080: Mapping[str, tuple[int, int]] = {
+    "16:9": (1920, 1088),
+    "9:16": (1088, 1920),
+    "4:3": (1664, 1248),
+    "3:4": (1248, 1664),
+    "1:1": (1440, 1440),
+    "21:9": (2176, 928),
+}
+_RATIOS = tuple(_SIZES_720)
+
+# Never from a client's native fields.
+_OURS = frozenset({"req_key", "callback_url", "webhook", "task_id", "n"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """One model under its req_keys: for text alone, with a first frame, with both frames.
+
+    `lines` is its nominal resolution; `sizes` the pixels per shape, empty where nobody says.
+    """
+
+    text: str | None = None
+    first: str | None = None
+    both: str | None = None
+    lines: int | None = None
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    ratios: tuple[str, ...] = _RATIOS
+    seconds: tuple[int, ...] = (5, 10)
+    has_frames: bool = True  # False: the length is fixed, `frames` unknown
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(key for key in (self.text, self.first, self.both) if key)
+
+
+_FAMILIES = (
+    _Family(
+        text="jimeng_t2v_v30",
+        first="jimeng_i2v_first_v30",
+        both="jimeng_i2v_first_tail_v30",
+        lines=720,
+        sizes=_SIZES_720,
+    ),
+    # The picture siblings are spelled without the p.
+    _Family(
+        text="jimeng_t2v_v30_1080p",
+        first="jimeng_i2v_first_v30_1080",
+        both="jimeng_i2v_first_tail_v30_1080",
+        lines=1080,
+        sizes=_SIZES_1080,
+    ),
+    _Family(text="jimeng_ti2v_v30_pro", first="jimeng_ti2v_v30_pro", lines=1080, sizes=_SIZES_1080),
+    _Family(first="jimeng_i2v_recamera_v30", lines=720),
+    _Family(
+        text="jimeng_vgfm_t2v_l20",
+        first="jimeng_vgfm_i2v_l20",
+        ratios=(*_RATIOS, "9:21"),
+        seconds=(5,),
+        has_frames=False,
+    ),
+)
+_FAMILY_OF = {key: family for family in _FAMILIES for key in family.keys}
+_NEWER = _Family()  # a req_key newer than this table goes as it is
+
+_MODE_LINES = {"std": 720, "pro": 1080}  # what a Kling client means by its modes
+
+_STATES = {
+    "in_queue": Status.QUEUED,
+    "generating": Status.IN_PROGRESS,
+    "processing": Status.IN_PROGRESS,
+    "done": Status.COMPLETED,
+    "not_found": Status.FAILED,
+    "expired": Status.FAILED,
+}
+
+SUCCESS = 10000
+# Business codes. The 505xx are found in the output, the others in the input.
+_MODERATION = frozenset({50411, 50412, 50413, 50511, 50512, 50516, 50517, 50518, 50519})
+_CHECK_FAILED = frozenset({50520, 50521, 50522})  # the content check itself broke down
+_INVALID = 50200
+_DENIED = 50400  # wrong req_key, or the service is not opened for this account
+_RATE, _IN_FLIGHT = 50429, 50430
+
+# Codes of the gateway before the service (volcengine.com/docs/6664/116016).
+_TOP_ACCOUNT = frozenset({100003, 100005, 100006, 100009, 100010, 100012, 100013})
+_TOP_REQUEST = frozenset({100002, 100004, 100007, 100008})
+
+_KNOWN_MEMBERS = frozenset({"task_id", "status", "video_url"})
+
+
+class Options(BaseModel):
+    """Jimeng upstreams have no options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Jimeng:
+    """See `providers.base.Provider`. `handle` keeps `req_key`."""
+
+    name = "jimeng"
+    options: type[BaseModel] = Options
+    credentials: tuple[frozenset[str], ...] = (frozenset({"access_key", "secret_key"}),)
+    operations = frozenset({Operation.CREATE})
+    variants: tuple[str, ...] = ("video",)
+
+    def draft(
+        self,
+        request: VideoRequest,
+        task_id: str,
+        upstream: Upstream,
+        upstream_model: str,
+        source: Task | None,
+    ) -> Draft:
+        demands.check_operation(request, self.operations)
+        demands.check_single(request)
+        demands.check_silence(request)
+        demands.check_length(request.prompt, "prompt", PROMPT_MAX_CHARS)
+        first, last = demands.frames_of(request)
+        family = _FAMILY_OF.get(upstream_model, _NEWER)
+        req_key = _req_key(request, upstream_model, family, first, last)
+        seconds, told = demands.fit_seconds(request, family.seconds)
+        aspect_ratio, adjusted, dropped = _shape(request, family, is_text=first is None)
+        told += adjusted
+        values: dict[str, DraftValue] = {
+            "req_key": req_key,
+            "prompt": request.prompt,
+            "seed": request.seed,
+            "frames": FRAMES[seconds] if seconds and family.has_frames else None,
+            "aspect_ratio": aspect_ratio,
+            **_pictures(first, last),
+        }
+        if request.dialect == "jimeng":
+            values |= demands.literal(request, _OURS | values.keys())
+        else:
+            dropped += demands.foreign(request)
+        if request.negative_prompt is not None:
+            dropped.append("negative_prompt")
+        return Draft(
+            method="POST",
+            path=upstream.paths.get("submit", "/"),
+            query=(("Action", SUBMIT_ACTION), ("Version", VERSION)),
+            encoding="json",
+            fields={name: value for name, value in values.items() if value is not None},
+            handle={"req_key": req_key},
+            adjusted=tuple(told),
+            dropped=(*dropped, *demands.dropped(request, kept=("seed",))),
+        )
+
+    def rendered(self, draft: Draft) -> Rendered:
+        req_key = draft.handle.get("req_key", "")
+        family = _FAMILY_OF.get(req_key, _NEWER)
+        frames = answers.number(draft.fields.get("frames", DEFAULT_FRAMES))
+        has_picture = "image_urls" in draft.fields or "binary_data_base64" in draft.fields
+        shape = str(draft.fields.get("aspect_ratio", DEFAULT_RATIO))
+        return Rendered(
+            seconds=None if frames is None else (frames - 1) / FRAMES_PER_SECOND,
+            size=None if has_picture else family.sizes.get(shape),
+        )
+
+    def seal(
+        self, draft: Draft, upstream: Upstream, credential: Credential, now_s: int
+    ) -> Outbound:
+        """The req_key is `draft`'s own choice: a rewrite of it would leave a paid task that no
+        poll can find, so it does not take."""
+        fields = {**draft.fields, **draft.handle}
+        pieces = serial.json_pieces(fields)
+        url = serial.address(upstream.base_url, draft.path, draft.query)
+        parts = urlsplit(url)
+        headers = CIMultiDict({**upstream.headers, **draft.headers})
+        headers["Host"] = parts.netloc.rpartition("@")[2]
+        headers["Content-Type"] = "application/json"
+        headers.update(
+            sign_volc(
+                method=draft.method,
+                path=unquote(parts.path),
+                query=draft.query,
+                headers=headers,
+                body_sha256=serial.sha256(pieces),
+                access_key=credential.access_key or "",
+                secret_key=credential.secret_key or "",
+                now_s=now_s,
+            )
+        )
+        return Outbound(draft.method, url, headers, pieces, serial.length(pieces))
+
+    def outcome(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
+        answer = answers.document(body) or {}
+        code = answers.integer(answer.get("code"))
+        if code == SUCCESS and 200 <= status < 300:
+            upstream_id = answers.text(answers.member(answer, "data").get("task_id"))
+            if upstream_id is None:
+                return Unknown(f"HTTP {status}, code {code} without a task_id")
+            return Accepted(upstream_id)
+        refused = _refused(code, headers, answer.get("message")) or _refused_on_top(answer)
+        if refused is None:
+            shown = None if code is None else str(code)
+            refused = answers.refused_by_status(status, headers, shown, answer.get("message"))
+        return refused or Unknown(f"HTTP {status}, code {code}")
+
+    def poll(self, task: Task, upstream: Upstream) -> Draft:
+        return Draft(
+            method="POST",
+            path=upstream.paths.get("poll", "/"),
+            query=(("Action", POLL_ACTION), ("Version", VERSION)),
+            encoding="json",
+            fields={
+                "req_key": task.handle.get("req_key", task.upstream_model),
+                "task_id": task.upstream_id,
+            },
+        )
+
+    def state(
+        self, task: Task, status: int, headers: Mapping[str, str], body: bytes
+    ) -> TaskState | Transient:
+        answer = answers.document(body)
+        if answer is None:
+            return answers.unread(status, headers, "not JSON")
+        code = answers.integer(answer.get("code"))
+        data = answers.member(answer, "data")
+        word = answers.text(data.get("status"))
+        if code != SUCCESS:
+            error = _task_error(code, word, answer.get("message"))
+            if error is not None:
+                return TaskState(Status.FAILED, error=error)
+            return answers.unread(status, headers, f"code {code}")
+        if word is None or not 200 <= status < 300:
+            return answers.unread(status, headers, "no task state in it")
+        made_ms = answers.sent_ms(headers) or task.updated_ms
+        state = _state(word, data, made_ms + RESULT_LIFE_MS)
+        return state or answers.unread(status, headers, "done, but no video_url yet")
+
+    def find(self, task: Task, upstream: Upstream) -> Draft | None:
+        return None
+
+    def found(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome | Transient:
+        return Transient("Jimeng has no look-up by an id of ours")
+
+    def content(self, task: Task, upstream: Upstream, variant: str, index: int) -> Draft | str:
+        return answers.result_url(task, variant, index)
+
+    def cancel(self, task: Task, upstream: Upstream) -> Draft | None:
+        return None
+
+
+# ---------------------------------------------------------------- drafting
+
+
+def _req_key(
+    request: VideoRequest,
+    upstream_model: str,
+    family: _Family,
+    first: Media | None,
+    last: Media | None,
+) -> str:
+    if last is not None and first is None:
+        raise Invalid(
+            f"'{last.param}' needs a first frame: this model takes no last frame alone.",
+            param=last.param,
+        )
+    if family is _NEWER:
+        return upstream_model
+    if last is not None:
+        if family.both is None:
+            raise Invalid(
+                f"'{last.param}' is not supported: this model takes one picture, the first frame.",
+                param=last.param,
+            )
+        return family.both
+    if first is not None:
+        if family.first is None or upstream_model == family.both:
+            raise Invalid(
+                f"'{first.param}' is one of two: this model needs a first and a last frame.",
+                param=first.param,
+            )
+        return family.first
+    if upstream_model != family.text:
+        param = demands.picture_param(request)
+        raise Invalid(f"'{param}' is required: the video starts from a picture.", param=param)
+    return upstream_model
+
+
+def _pictures(first: Media | None, last: Media | None) -> dict[str, DraftValue]:
+    """`image_urls` or `binary_data_base64`: Jimeng takes one of the two."""
+    media = [item for item in (first, last) if item is not None]
+    urls: list[DraftValue] = [item.url for item in media if item.url is not None]
+    blobs: list[DraftValue] = []
+    for item in media:
+        if item.blob is None:
+            continue
+        if urls:
+            raise Invalid(
+                f"'{item.param}' is an upload and the other picture a URL: this model takes "
+                "two uploads or two URLs.",
+                param=item.param,
+            )
+        if item.blob.size > PICTURE_MAX_BYTES:
+            raise Invalid(
+                f"'{item.param}' has {item.blob.size} bytes; this model takes pictures of at "
+                f"most {PICTURE_MAX_BYTES}.",
+                param=item.param,
+            )
+        blobs.append(Base64(item.blob))
+    return {"image_urls": urls or None, "binary_data_base64": blobs or None}
+
+
+def _shape(
+    request: VideoRequest, family: _Family, *, is_text: bool
+) -> tuple[str | None, list[Adjustment], list[str]]:
+    """(aspect_ratio, adjusted, dropped). The req_key fixes the resolution, so what asks for more
+    lines is refused; a picture keeps its own shape."""
+    told: list[Adjustment] = []
+    dropped: list[str] = []
+    _check_lines(request, family, told, dropped)
+    if not is_text:
+        if request.aspect_ratio is not None:
+            dropped.append("aspect_ratio")
+        return None, told, dropped
+    aspect_ratio, fitted = demands.shape_of(request, family.ratios)
+    told += fitted
+    if request.size is not None and aspect_ratio is not None:
+        size = family.sizes.get(aspect_ratio)
+        given = aspect_ratio if size is None else demands.spelled(size)
+        if size != request.size:
+            told.append(Adjustment("size", demands.spelled(request.size), given))
+    return aspect_ratio, told, dropped
+
+
+def _check_lines(
+    request: VideoRequest, family: _Family, told: list[Adjustment], dropped: list[str]
+) -> None:
+    asked, param = demands.lines_of(request)
+    name = request.resolution or ""
+    if asked is None and request.mode is not None:
+        asked, param, name = _MODE_LINES.get(request.mode), "mode", request.mode
+        if asked is None:
+            raise Invalid("'mode' must be std or pro.", param=param)
+    if asked is None:
+        return
+    if family.lines is None:
+        if request.size is None:  # a size still sets the shape
+            dropped.append(param)
+        return
+    most = family.lines
+    if request.size is not None:  # squarer shapes have more lines: 1:1 on 720p is 960x960
+        shape = demands.nearest(Fraction(*request.size), family.ratios)
+        most = max(most, min(family.sizes.get(shape, (0, 0))))
+    if asked > most:
+        raise Invalid(
+            f"'{param}' asks for {asked} lines on the short side; this model renders {most}.",
+            param=param,
+        )
+    if request.size is None and asked != family.lines:
+        told.append(Adjustment(param, name, f"{family.lines}p"))
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _refused(code: int | None, headers: Mapping[str, str], message: object) -> Refused | None:
+    """What a business code says, whatever the HTTP status. 50500 and 50501 (internal errors)
+    prove nothing."""
+    if code is None:
+        return None
+    shown = str(code)
+    if code in _MODERATION:
+        return answers.blocked(shown, message)
+    if code in _CHECK_FAILED:
+        return answers.out_of_order(shown)
+    if code == _INVALID:
+        return answers.at_fault(shown, message)
+    if code == _DENIED:
+        return answers.account_trouble(shown)
+    if code == _RATE:
+        return answers.over_rate(shown, headers, wait_s=2.0)
+    if code == _IN_FLIGHT:
+        return answers.too_many(shown, headers, wait_s=10.0)
+    return None
+
+
+def _refused_on_top(answer: Mapping[str, object]) -> Refused | None:
+    """A refusal of the gateway before the service: our signature, account or path."""
+    error = answers.member(answers.member(answer, "ResponseMetadata"), "Error")
+    code = answers.integer(error.get("CodeN"))
+    if code in _TOP_ACCOUNT:
+        return answers.account_trouble(str(code))
+    if code in _TOP_REQUEST:
+        return answers.out_of_order(str(code))
+    return None
+
+
+def _task_error(code: int | None, word: str | None, message: object) -> TaskError | None:
+    """Why a task failed, from the code of a GetResult; None for codes about the poll itself.
+
+    The content checks end a task. Any other code does so only beside `data.status` "done":
+    alone it may be an internal error, a rate limit or an account's trouble at this moment.
+    """
+    if code is None:
+        return None
+    words = answers.public(message, "The provider gave no reason.")
+    if code in _MODERATION:
+        return TaskError("moderation_blocked", words, str(code))
+    if code in _CHECK_FAILED or word == "done":
+        return TaskError("upstream_error", words, str(code))
+    return None
+
+
+def _state(word: str, data: Mapping[str, object], expires_ms: int) -> TaskState | None:
+    """None: done, but without an address."""
+    native = answers.remaining(data, _KNOWN_MEMBERS)
+    status = _STATES.get(word)
+    if status is None:
+        return TaskState(Status.IN_PROGRESS, native=native, unknown_state=word[:64])
+    if status is Status.FAILED:
+        error = TaskError("expired", "The provider no longer has this task.", word)
+        return TaskState(status, error=error, native=native)
+    if status is not Status.COMPLETED:
+        return TaskState(status, native=native)
+    url = answers.web_url(data.get("video_url"))
+    if url is None:
+        return None
+    result = Result(url=url, expires_ms=expires_ms)
+    return TaskState(status, 100, (result,), native=native, expires_ms=expires_ms)

@@ -1,0 +1,441 @@
+"""Upstreams that speak OpenAI's Videos API, `/v1/videos`.
+
+OpenAI itself ended it on 2026-09-24; what speaks it today are Azure (Sora 2), self-hosted
+vLLM-Omni and SGLang, and other gateways. They differ in a handful of traits, a row of `SERVERS`
+each: the operator names the software, not its quirks. Sources: openai-openapi's openapi.yaml
+(2026-08-21), what openai-python 3.54 puts on the wire, vllm-omni docs/serving/videos_api.md,
+sglang multimodal_gen/runtime/entrypoints/openai/video_api.py (2026-11), Microsoft Learn
+"Video generation" (2026-11).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, TypeAlias, cast
+from urllib.parse import parse_qsl
+
+import orjson
+from multidict import CIMultiDict
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from proxy.errors import Invalid
+from proxy.model import (
+    Adjustment,
+    Credential,
+    Draft,
+    DraftValue,
+    Json,
+    Operation,
+    Outbound,
+    Outcome,
+    Piece,
+    Rendered,
+    Role,
+    Task,
+    TaskState,
+    Transient,
+    Upstream,
+    VideoRequest,
+)
+from proxy.providers.demands import (
+    check_operation,
+    check_silence,
+    check_single,
+    fit_seconds,
+    foreign,
+    frames_of,
+    spelled,
+)
+from proxy.providers.parts import boundary_for, multipart_pieces
+from proxy.providers.pixels import fit_size, size_of
+from proxy.providers.replies import outcome, quantity, state
+from proxy.providers.serial import address, json_pieces, length, segment
+
+Server: TypeAlias = Literal["openai", "azure", "vllm-omni", "sglang"]
+
+_ALL = frozenset({Operation.CREATE, Operation.REMIX, Operation.EDIT, Operation.EXTEND})
+_CREATE = frozenset({Operation.CREATE})
+
+
+class Options(BaseModel):
+    """`options` of an upstream with `provider = "openai"`.
+
+    `server` is the software behind `base_url`; any other that speaks `/v1/videos` as OpenAI's
+    document has it is "openai". `seconds` and `sizes` are what its model renders: a request is
+    fitted to the next one up; None sends on whatever is asked.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    server: Server = "openai"
+    seconds: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
+    sizes: (
+        Annotated[
+            tuple[Annotated[str, Field(pattern=r"^[1-9]\d{1,4}x[1-9]\d{1,4}$")], ...],
+            Field(min_length=1),
+        ]
+        | None
+    ) = None
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What tells one server from another.
+
+    `picture_url` is how a picture travels by its address: `object` as OpenAI's
+    `input_reference: {image_url}`, `text` as the JSON text of that in `image_reference`,
+    `plain` in `reference_url`. `nested_as_text`: other objects and lists go as JSON text too,
+    since the form's parser knows no bracketed names. `audio` is the field that switches sound
+    on, `always` or `never` where there is none. `fields` are those beyond OpenAI's that it
+    understands.
+    """
+
+    operations: frozenset[Operation] = _ALL
+    auth: Literal["authorization", "api-key"] = "authorization"
+    json_without_file: bool = False
+    integer_seconds: bool = False
+    picture_url: Literal["object", "text", "plain"] = "object"
+    nested_as_text: bool = False
+    audio: Literal["always", "never", "generate_sound"] = "always"
+    fields: frozenset[str] = frozenset()
+    default_seconds: str = "4"  # "": its model decides
+    default_size: str = "720x1280"
+
+
+SERVERS: Mapping[Server, Traits] = {
+    "openai": Traits(),
+    "azure": Traits(auth="api-key"),
+    "vllm-omni": Traits(
+        operations=_CREATE,
+        picture_url="text",
+        nested_as_text=True,
+        audio="generate_sound",
+        fields=frozenset({"negative_prompt", "seed", "fps"}),
+        default_seconds="",
+        default_size="",
+    ),
+    "sglang": Traits(
+        operations=_CREATE,
+        json_without_file=True,  # 400 "input_reference file is required" for multipart without
+        integer_seconds=True,
+        picture_url="plain",
+        audio="never",
+        fields=frozenset({"negative_prompt", "seed", "fps"}),
+        default_size="",
+    ),
+}
+
+_PATHS = {"submit": "/videos", "poll": "/videos/{id}", "content": "/videos/{id}/content"}
+_ACCEPT = {"Accept": "application/json"}
+
+_SOFT_FIELDS = (
+    "negative_prompt",
+    "seed",
+    "fps",
+    "mode",
+    "style",
+    "quality_level",
+    "user",
+    "response_format",
+)
+# SGLang merges `extra_body` over the whole request, seconds included: what is priced would not
+# be what is rendered.
+_NEVER_SENT = ("extra_body",)
+_DEFAULT_FPS = 24  # vLLM-Omni and SGLang, where `num_frames` is given alone
+
+
+class OpenAI:
+    """Provider `openai`. A draft's `handle` has what the server renders when the body does not
+    say: `seconds`, `size`, `audio`."""
+
+    name = "openai"
+    options: type[BaseModel] = Options
+    credentials: tuple[frozenset[str], ...] = (frozenset({"api_key"}),)
+    operations = _ALL
+    variants: tuple[str, ...] = ("video", "thumbnail", "spritesheet")
+
+    def draft(
+        self,
+        request: VideoRequest,
+        task_id: str,
+        upstream: Upstream,
+        upstream_model: str,
+        source: Task | None,
+    ) -> Draft:
+        options = _options(upstream)
+        traits = SERVERS[options.server]
+        check_operation(request, traits.operations)
+        check_single(request)
+        making = _Making(request, options, traits)
+        path, query = _target(upstream, "submit")
+        match request.operation:
+            case Operation.REMIX:
+                path, query = _target(upstream, "poll", _source_id(source))
+                path += "/remix"
+                making.add_prompt()
+                making.drop("seconds", "size", "aspect_ratio", "resolution", "audio")
+                making.drop_media()
+            case Operation.EDIT:
+                path += "/edits"
+                making.add_prompt()
+                making.drop("seconds", "size", "aspect_ratio", "resolution", "audio")
+                making.add_source(source)
+            case Operation.EXTEND:
+                path += "/extensions"
+                making.add_prompt()
+                making.add_seconds()
+                making.drop("size", "aspect_ratio", "resolution", "audio")
+                making.add_source(source)
+            case _:
+                making.add_prompt()
+                making.fields["model"] = upstream_model
+                making.add_seconds()
+                making.add_size()
+                making.add_audio()
+        making.add_soft()
+        making.add_extra()
+        if request.operation is Operation.CREATE:
+            making.add_picture()
+        return Draft(
+            "POST",
+            path,
+            query,
+            _ACCEPT,
+            encoding=making.encoding(),
+            fields=making.fields,
+            handle=_fallbacks(request.operation, traits, source),
+            adjusted=tuple(making.adjusted),
+            dropped=tuple(making.dropped),
+        )
+
+    def rendered(self, draft: Draft) -> Rendered:
+        """`num_frames` outranks `seconds` on the servers that know it."""
+        fields, handle = draft.fields, draft.handle
+        seconds = quantity(fields.get("seconds") or handle.get("seconds"))
+        frames = quantity(fields.get("num_frames"))
+        if frames is not None:
+            seconds = frames / (quantity(fields.get("fps")) or _DEFAULT_FPS)
+        switch = fields.get("generate_sound")
+        return Rendered(
+            seconds=seconds,
+            size=size_of(fields.get("size") or handle.get("size")),
+            n=int(quantity(fields.get("n")) or 1),
+            audio=handle.get("audio") == "always" or switch is True or switch == "true",
+        )
+
+    def seal(
+        self, draft: Draft, upstream: Upstream, credential: Credential, now_s: int
+    ) -> Outbound:
+        headers: CIMultiDict[str] = CIMultiDict(upstream.headers)
+        for name, value in draft.headers.items():
+            headers[name] = value
+        key = credential.api_key or ""
+        if SERVERS[_options(upstream).server].auth == "api-key":
+            headers["api-key"] = key
+        else:
+            headers["Authorization"] = f"Bearer {key}"
+        pieces: tuple[Piece, ...] = ()
+        if draft.encoding == "json":
+            headers["Content-Type"] = "application/json"
+            pieces = json_pieces(draft.fields)
+        elif draft.encoding == "multipart":
+            boundary = boundary_for(draft.fields)
+            headers["Content-Type"] = f"multipart/form-data; boundary={boundary}"
+            pieces = multipart_pieces(draft.fields, boundary)
+        url = address(upstream.base_url, draft.path, draft.query)
+        return Outbound(draft.method, url, headers, pieces, length(pieces))
+
+    def outcome(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
+        return outcome(status, headers, body)
+
+    def poll(self, task: Task, upstream: Upstream) -> Draft:
+        return Draft("GET", *_target(upstream, "poll", _upstream_id(task)), _ACCEPT)
+
+    def state(
+        self, task: Task, status: int, headers: Mapping[str, str], body: bytes
+    ) -> TaskState | Transient:
+        return state(status, headers, body)
+
+    def find(self, task: Task, upstream: Upstream) -> Draft | None:
+        return None  # nothing in this API carries an id of ours
+
+    def found(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome | Transient:
+        return Transient("this provider has no lookup by our id")
+
+    def content(self, task: Task, upstream: Upstream, variant: str, index: int) -> Draft | str:
+        path, query = _target(upstream, "content", _upstream_id(task))
+        if variant != self.variants[0]:
+            query = (*query, ("variant", variant))
+        return Draft("GET", path, query, {"Accept": "*/*"})
+
+    def cancel(self, task: Task, upstream: Upstream) -> Draft | None:
+        """vLLM-Omni stops the render; the others drop the record at most."""
+        if task.upstream_id is None:
+            return None
+        return Draft("DELETE", *_target(upstream, "poll", task.upstream_id), _ACCEPT)
+
+
+# ---------------------------------------------------------------- the request
+
+
+@dataclass(slots=True)
+class _Making:
+    """A submit's fields in the making, in the order the official SDK sends its parts."""
+
+    request: VideoRequest
+    options: Options
+    traits: Traits
+    fields: dict[str, DraftValue] = field(default_factory=dict)
+    adjusted: list[Adjustment] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+    def add_prompt(self) -> None:
+        if self.request.prompt is not None:
+            self.fields["prompt"] = self.request.prompt
+
+    def add_seconds(self) -> None:
+        """Whole seconds in any case: the API has no others."""
+        asked = self.request.seconds
+        if asked is None:
+            return
+        accepted = sorted(self.options.seconds or (max(1, math.ceil(asked)),))
+        given, adjusted = fit_seconds(self.request, accepted)
+        self.adjusted += adjusted
+        self.fields["seconds"] = given if self.traits.integer_seconds else str(given)
+
+    def add_size(self) -> None:
+        accepted = [size for text in self.options.sizes or () if (size := size_of(text))]
+        size, adjusted = fit_size(self.request, accepted)
+        self.adjusted += adjusted
+        if size is not None:
+            self.fields["size"] = spelled(size)
+
+    def add_audio(self) -> None:
+        wanted, switch = self.request.audio, self.traits.audio
+        if wanted is None:
+            return
+        if switch == "generate_sound":
+            self.fields[switch] = wanted
+        elif switch == "never":
+            check_silence(self.request)
+        elif not wanted:
+            param = "sound" if self.request.dialect == "kling" else "audio"
+            raise Invalid(f"'{param}' must be on: this model always renders sound.", param=param)
+
+    def add_soft(self) -> None:
+        """An OpenAI client's fields go on under their names, whoever knows them; another
+        dialect's only to servers known to take them."""
+        for name in _SOFT_FIELDS:
+            value: Json = getattr(self.request, name)
+            if value is None:
+                continue
+            if self.request.dialect == "openai" or name in self.traits.fields:
+                self.fields[name] = value
+            else:
+                self.dropped.append(name)
+
+    def add_extra(self) -> None:
+        self.dropped += foreign(self.request)
+        for name, value in self.request.extra.items():
+            if self.request.dialect != "openai" or name in _NEVER_SENT:
+                self.dropped.append(name)
+            elif name in self.fields:
+                continue
+            elif self.traits.nested_as_text and isinstance(value, dict | list):
+                self.fields[name] = orjson.dumps(value).decode()
+            else:
+                self.fields[name] = cast("DraftValue", value)
+
+    def add_picture(self) -> None:
+        first, last = frames_of(self.request)
+        if last is not None:
+            raise Invalid(
+                f"'{last.param}' is not supported: this model takes a first frame only.",
+                param=last.param,
+            )
+        if first is None:
+            return
+        if first.blob is not None:
+            self.fields["input_reference"] = first.blob
+        elif self.traits.picture_url == "object":
+            self.fields["input_reference"] = _member("image_url", first.url)
+        elif self.traits.picture_url == "text":
+            text = orjson.dumps({"image_url": first.url}).decode()
+            self.fields["image_reference"] = text
+        else:
+            self.fields["reference_url"] = first.url
+
+    def add_source(self, source: Task | None) -> None:
+        """The video an edit or extension works on: the task it names, or an upload."""
+        uploads = [item for item in self.request.media if item.role is Role.SOURCE]
+        for item in self.request.media:
+            if item not in uploads:
+                self.dropped.append(item.param)
+        if source is not None:
+            self.fields["video"] = _member("id", _source_id(source))
+        elif uploads and uploads[0].blob is not None:
+            self.fields["video"] = uploads[0].blob
+        else:
+            raise Invalid("'video' must be an uploaded file or {\"id\": …}.", param="video")
+
+    def drop(self, *names: str) -> None:
+        self.dropped += [name for name in names if getattr(self.request, name) is not None]
+
+    def drop_media(self) -> None:
+        self.dropped += [item.param for item in self.request.media]
+
+    def encoding(self) -> Literal["json", "multipart"]:
+        has_file = any(hasattr(value, "chunks") for value in self.fields.values())
+        if has_file:
+            return "multipart"
+        if self.request.operation is not Operation.CREATE or self.traits.json_without_file:
+            return "json"
+        return "multipart"
+
+
+def _member(name: str, value: str | None) -> dict[str, DraftValue]:
+    return {name: value}
+
+
+def _fallbacks(operation: Operation, traits: Traits, source: Task | None) -> dict[str, str]:
+    """What is rendered when the body is silent: the server's default; for a remix, edit or
+    extension, as its source was."""
+    found: dict[str, str] = {"audio": traits.audio}
+    if operation is Operation.CREATE:
+        found |= {"seconds": traits.default_seconds, "size": traits.default_size}
+    elif source is not None:
+        if source.seconds is not None and operation is not Operation.EXTEND:
+            found["seconds"] = f"{source.seconds:g}"
+        if source.size is not None:
+            found["size"] = spelled(source.size)
+    return {name: value for name, value in found.items() if value}
+
+
+def _source_id(source: Task | None) -> str:
+    if source is None:
+        raise Invalid("The source video is missing.", param="video")
+    if source.upstream_id is None:
+        raise Invalid(f"Video '{source.id}' is not rendered yet.", param="video")
+    return source.upstream_id
+
+
+def _upstream_id(task: Task) -> str:
+    assert task.upstream_id is not None, "only bound tasks are polled and fetched"
+    return task.upstream_id
+
+
+def _target(
+    upstream: Upstream, name: str, upstream_id: str | None = None
+) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Path and query under a name of `_PATHS` or the operator's override of it, which may
+    carry a query ("/videos?api-version=preview")."""
+    path, _, query = upstream.paths.get(name, _PATHS[name]).partition("?")
+    if upstream_id is not None:
+        path = path.replace("{id}", segment(upstream_id))
+    return path, tuple(parse_qsl(query, keep_blank_values=True))
+
+
+def _options(upstream: Upstream) -> Options:
+    return upstream.options if isinstance(upstream.options, Options) else Options()

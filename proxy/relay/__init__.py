@@ -1,0 +1,170 @@
+"""Bytes from an open upstream response to a client connection, in three tiers.
+
+splice: plain HTTP upstream, known length; the kernel moves them.
+pipe: TLS upstream, or no splice; they pass once through this process.
+copy: everything else, through aiohttp's reader.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+import aiohttp
+from aiohttp import ClientResponse, web
+
+from proxy.relay import copy, pipe, splice
+from proxy.relay.base import (
+    End,
+    Moved,
+    RelayOptions,
+    Stop,
+    Transfer,
+    drop,
+    set_rcvbuf,
+    set_send_lowat,
+)
+from proxy.relay.pipe import Taken, take_over
+from proxy.relay.probe import usable_tiers
+from proxy.relay.splice import PipePool
+
+__all__ = [
+    "End",
+    "Moved",
+    "PipePool",
+    "RelayOptions",
+    "move",
+    "socket_factory",
+    "usable_tiers",
+]
+
+SPLICE_FROM = 1 << 17  # below this, setting up costs more than it saves
+
+# aiohttp's AddrInfoType: a row of getaddrinfo().
+AddrInfo = tuple[socket.AddressFamily | int, socket.SocketKind | int, int, str, tuple[object, ...]]
+
+
+async def move(
+    response: ClientResponse,
+    request: web.BaseRequest,
+    *,
+    skip: int,
+    count: int | None,
+    options: RelayOptions,
+    on_bytes: Callable[[int], None],
+    chunked: bool = False,
+    pipes: PipePool | None = None,
+    stop: Stop | None = None,
+) -> Moved:
+    """Write `count` bytes of the upstream's body to the client, after throwing `skip` away.
+
+    The caller has written the client's response head. Without a `count` the body goes to the
+    upstream's end, and `chunked` frames it, last chunk included when it is complete.
+    `on_bytes` hears of every piece, also before a cancellation. Never writes more than
+    `count`; ends DONE only if exactly that much was written. After an upstream's fault the
+    client's connection is in order: open the upstream again at the byte reached and call
+    `move` once more. The upstream response is always closed. `pipes` keeps pipes for the next
+    call; `stop` is looked at every second.
+    """
+    client = request.transport
+    if client is None or client.is_closing():
+        drop(response)
+        return Moved(0, End.CLIENT_GONE, "none")
+    transfer = Transfer(request, client, options, on_bytes, skip=skip, count=count, stop=stop)
+    set_send_lowat(client, options.send_lowat_bytes)
+    length = None if chunked else _takeable(response, count, options)
+    tier = "copy"
+    try:
+        if count == 0 and not chunked:
+            transfer.finish(End.DONE)
+        elif length is None:
+            await copy.run(transfer, response, chunked=chunked)
+        elif (taken := _take(transfer, response, length)) is not None:
+            set_rcvbuf(taken.transport, options.upstream_rcvbuf_bytes)
+            tier = await _run(transfer, taken, options, pipes)
+    finally:
+        transfer.close()
+        transfer.conn.flow = None
+        drop(response)
+    assert transfer.end is not None
+    return Moved(transfer.moved, transfer.end, tier)
+
+
+def _takeable(response: ClientResponse, count: int | None, options: RelayOptions) -> int | None:
+    """The body's Content-Length if its connection can be taken over, else None."""
+    connection, headers = response.connection, response.headers
+    if count is None or connection is None or connection.transport is None:
+        return None
+    if "pipe" not in options.tiers and "splice" not in options.tiers:
+        return None
+    if "Content-Encoding" in headers or "Transfer-Encoding" in headers:
+        return None
+    length = headers.get("Content-Length", "")
+    return int(length) if length.isdecimal() else None
+
+
+def _take(transfer: Transfer, response: ClientResponse, length: int) -> Taken | None:
+    """Take the connection over and send what it had read; None if that was the end of it."""
+    try:
+        taken = take_over(response, length)
+    except (aiohttp.ClientError, ConnectionError) as exc:
+        short = isinstance(exc, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError)
+        transfer.finish(End.UPSTREAM_SHORT if short else End.UPSTREAM_RESET)
+        return None
+    for data in taken.held:
+        transfer.send(data)
+    taken.held.clear()
+    if not taken.wire_bytes:
+        transfer.finish(End.UPSTREAM_SHORT)  # unless that was all the client lacked
+    return None if transfer.end is not None else taken
+
+
+async def _run(
+    transfer: Transfer, taken: Taken, options: RelayOptions, pipes: PipePool | None
+) -> str:
+    """The best tier on a connection taken over; returns its name.
+
+    Where only splice is allowed and cannot be had, it is the pipe tier all the same: the
+    connection can no longer be handed back.
+    """
+    if "splice" in options.tiers and _can_splice(transfer, taken):
+        pool = pipes if pipes is not None else PipePool()
+        try:
+            pair = pool.get()
+            if pair is not None:
+                await splice.run(transfer, taken, pool, pair)
+                return "splice"
+        finally:
+            if pool is not pipes:
+                pool.close()
+    await pipe.run(transfer, taken)
+    return "pipe"
+
+
+def _can_splice(transfer: Transfer, taken: Taken) -> bool:
+    return (
+        not transfer.skip
+        and min(transfer.left or 0, taken.wire_bytes) >= SPLICE_FROM
+        and all(
+            end.get_extra_info("socket") is not None and end.get_extra_info("sslcontext") is None
+            for end in (taken.transport, transfer.client)
+        )
+    )
+
+
+def socket_factory(rcvbuf_bytes: int) -> Callable[[AddrInfo], socket.socket]:
+    """For aiohttp's TCPConnector: sockets whose receive buffer is bounded before they connect.
+
+    Only then does the first window already obey it.
+    """
+
+    def make(info: AddrInfo) -> socket.socket:
+        family, kind, proto, _, _ = info
+        sock = socket.socket(family, kind, proto)
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf_bytes)
+        sock.setblocking(False)
+        return sock
+
+    return make

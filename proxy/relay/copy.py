@@ -1,0 +1,68 @@
+"""Tier copy: through aiohttp's own reader. Always possible; chunked and unknown lengths too."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+from aiohttp import ClientResponse
+
+from proxy.relay.base import End, Gate, Transfer
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+async def run(transfer: Transfer, response: ClientResponse, *, chunked: bool) -> None:
+    """Read and write until the run ends; with `chunked`, in chunk framing.
+
+    The last chunk is written only when everything was: any other end leaves the framing open,
+    to be gone on with or cut.
+    """
+    gate = Gate(transfer)
+    transfer.conn.flow = gate
+    connection = response.connection
+    protocol = connection.protocol if connection is not None else None
+    try:
+        async with asyncio.timeout(None) as limit:
+            # Deadlines are the transfer's: it ends the run, and that ends whatever is awaited.
+            transfer.on_end = lambda: limit.reschedule(transfer.loop.time())
+            try:
+                await _move(transfer, gate, response, chunked=chunked)
+            finally:
+                transfer.on_end = None
+    except TimeoutError:
+        if transfer.end is None:  # not ours: the session's own read timeout
+            transfer.finish(End.IDLE_UPSTREAM)
+    except (aiohttp.ClientError, ConnectionError, aiohttp.http.HttpProcessingError):
+        lost = protocol.exception() if protocol is not None else None
+        reset = isinstance(lost, OSError) and not isinstance(lost, aiohttp.ServerDisconnectedError)
+        transfer.finish(End.UPSTREAM_RESET if reset else End.UPSTREAM_SHORT)
+
+
+async def _move(transfer: Transfer, gate: Gate, response: ClientResponse, *, chunked: bool) -> None:
+    while transfer.end is None and transfer.left != 0:
+        await gate.wait()
+        data = await response.content.readany()
+        transfer.heard()
+        if not data:
+            break
+        if chunked:
+            _send_chunk(transfer, data)
+        else:
+            transfer.send(data)
+    if transfer.end is None and transfer.left:
+        transfer.finish(End.UPSTREAM_SHORT)
+    if chunked and transfer.end in {None, End.DONE} and not transfer.client.is_closing():
+        transfer.client.write(LAST_CHUNK)
+    transfer.finish(End.DONE)
+
+
+def _send_chunk(transfer: Transfer, data: bytes) -> None:
+    fitting = transfer.fit(data)
+    if not fitting:
+        return
+    if transfer.client.is_closing():
+        transfer.finish(End.CLIENT_GONE)
+        return
+    transfer.client.write(b"%x\r\n%b\r\n" % (len(fitting), bytes(fitting)))
+    transfer.wrote(len(fitting))

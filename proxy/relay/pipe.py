@@ -1,0 +1,105 @@
+"""Tier pipe: the upstream's transport gets a protocol that writes straight to the client.
+
+Rule: from `take_over` on the upstream connection is ours and never goes back to the pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp import ClientResponse
+
+from proxy.relay.base import End, Transfer
+
+if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An upstream connection taken from aiohttp, its transport paused.
+
+    `held` is what aiohttp had read already; `wire_bytes` of the body are still to come, and
+    with none to come the connection is back in the pool and not to be touched.
+    """
+
+    transport: asyncio.Transport
+    protocol: ResponseHandler
+    held: list[bytes]
+    wire_bytes: int
+
+
+def take_over(response: ClientResponse, length: int) -> Taken:
+    """Stop aiohttp from reading this body; `length` is its whole Content-Length.
+
+    Raises what aiohttp's reader raises, or ConnectionResetError, when the upstream is lost.
+    """
+    connection, content = response.connection, response.content
+    protocol = connection.protocol if connection is not None else None
+    transport = protocol.transport if protocol is not None else None
+    if protocol is None or transport is None:
+        raise ConnectionResetError("the upstream connection is lost")
+    held: list[bytes] = []
+    # Taking bytes out resumes the transport, so it is paused after that, with no await
+    # between: otherwise the next 256 KiB go to a reader that nobody reads any more.
+    while data := content.read_nowait(-1):
+        held.append(data)
+    if content.is_eof():
+        return Taken(transport, protocol, held, 0)
+    transport.pause_reading()
+    protocol.read_timeout = None
+    protocol.start_timeout()  # without a time-out this only drops the running one
+    return Taken(transport, protocol, held, length - content.total_bytes)
+
+
+class Pipe(asyncio.Protocol):
+    """The upstream's protocol, and the `Flow` the client's backpressure comes back through."""
+
+    def __init__(self, transfer: Transfer, taken: Taken) -> None:
+        self._transfer = transfer
+        self._taken = taken
+        self._wire = taken.wire_bytes
+        transfer.conn.flow = self
+        if transfer.conn.writing_paused:
+            transfer.blocked = True
+        taken.transport.set_protocol(self)
+        if not transfer.blocked:
+            taken.transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        transfer = self._transfer
+        if transfer.end is not None:
+            return
+        transfer.heard()
+        if len(data) > self._wire:  # an upstream that sends more than it announced
+            data = data[: self._wire]
+        self._wire -= len(data)
+        transfer.send(data)
+        if not self._wire:
+            transfer.finish(End.UPSTREAM_SHORT)  # unless that was all the client lacked
+
+    def eof_received(self) -> bool:
+        self._transfer.finish(End.UPSTREAM_SHORT)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transfer.finish(End.UPSTREAM_SHORT if exc is None else End.UPSTREAM_RESET)
+        # The connector waits for its protocol to hear of it when the session is closed.
+        self._taken.protocol.connection_lost(exc)
+
+    def pause(self) -> None:
+        self._transfer.blocked = True
+        if not self._taken.transport.is_closing():
+            self._taken.transport.pause_reading()
+
+    def resume(self) -> None:
+        self._transfer.blocked = False
+        if not self._taken.transport.is_closing() and self._transfer.end is None:
+            self._taken.transport.resume_reading()
+
+
+async def run(transfer: Transfer, taken: Taken) -> None:
+    Pipe(transfer, taken)
+    await transfer.done

@@ -1,0 +1,300 @@
+"""One worker: it puts the rooms together, listens, and leaves politely.
+
+SIGTERM and SIGINT drain: readiness goes off, no new connections, requests and bodies finish up
+to `drain_s`, then what still moves is cut so that its client can resume elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from proxy.account import Account
+from proxy.admin.app import make_app
+from proxy.auth import Authenticator
+from proxy.config import Config
+from proxy.content import ContentServer
+from proxy.dialects import DIALECTS
+from proxy.gateway import Gateway
+from proxy.lifecycle import Schedule
+from proxy.links import Links
+from proxy.listener import Listener, ListenerOptions, bind
+from proxy.mirror import Mirror
+from proxy.model import Task
+from proxy.providers import PROVIDERS
+from proxy.spool import Spool
+from proxy.store import Store, StoreDown, TokenRecord
+from proxy.submission import Submitter
+from proxy.tracker import Tracker
+from proxy.upstream import Deadlines, Upstreams
+
+TOKENS_KEPT = 10_000
+TASKS_KEPT = 20_000
+
+
+class Server:
+    """`async with Server(config, log)` serves until the block ends; `run` until a signal."""
+
+    def __init__(
+        self,
+        config: Config,
+        log: structlog.stdlib.BoundLogger,
+        clock: Callable[[], float] = time.time,
+        sockets: tuple[socket.socket, socket.socket] | None = None,
+    ) -> None:
+        self.config = config
+        self.log = log
+        self._clock = clock
+        self._random = random.SystemRandom()
+        self.registry = CollectorRegistry()
+        self.account = Account(self.registry, log)
+        self._stack = contextlib.AsyncExitStack()
+        self._sockets = sockets
+        self._draining = False
+        self._cut_bodies = asyncio.Event()
+        self.url = ""
+        self.admin_url = ""
+
+    async def __aenter__(self) -> Server:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self._stack.aclose()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        try:
+            await stop.wait()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Stop accepting, let what is under way finish, cut the rest. Idempotent."""
+        if self._draining:
+            return
+        self._draining = True
+        self.log.info("draining", seconds=self.config.timeouts.drain_s)
+        await self.listener.stop_accepting()
+        if not await self.listener.wait_idle(self.config.timeouts.drain_s):
+            self.log.warning("drain deadline reached", connections=self.listener.connections)
+            self._cut_bodies.set()
+            await self.listener.wait_idle(1.0)
+
+    # ------------------------------------------------------------ putting it together
+
+    async def _start(self) -> None:
+        config, stack = self.config, self._stack
+        config.server.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Bound first: a busy port should cost nothing but its one line.
+        sockets = self._sockets or (bind(config.server.listen), bind(config.admin.listen))
+        for bound in sockets:
+            stack.callback(bound.close)
+        self.store = await Store.open(
+            config.redis.url,
+            state_dir=config.server.state_dir,
+            timeout_s=config.redis.timeout_s,
+        )
+        stack.push_async_callback(self.store.close)
+        tokens = Mirror(self.store.tokens.get, self._is_listening, TOKENS_KEPT)
+        tasks = Mirror(self.store.tasks.get, self._is_listening, TASKS_KEPT)
+        spool = Spool(
+            config.server.state_dir,
+            upload_bytes=config.limits.upload_bytes,
+            total_bytes=config.limits.spool_bytes,
+        )
+        upstreams = Upstreams(
+            Deadlines(
+                config.timeouts.connect_s,
+                config.timeouts.submit_s,
+                config.timeouts.poll_s,
+                config.timeouts.idle_upstream_s,
+            ),
+            rcvbuf_bytes=config.limits.upstream_rcvbuf_bytes,
+        )
+        stack.push_async_callback(upstreams.aclose)
+        auth = Authenticator(tokens, signing_secrets(config), self._clock)
+        self.tracker = Tracker(
+            self._config,
+            PROVIDERS,
+            self.store,
+            upstreams,
+            self._schedule,
+            self._clock,
+            self._random.random,
+            self.log,
+        )
+        stack.push_async_callback(self.tracker.aclose)
+        submitter = Submitter(
+            self._config,
+            PROVIDERS,
+            self.store,
+            upstreams,
+            self._schedule,
+            self._clock,
+            secrets.token_hex,
+            self._random.random,
+            self.log,
+        )
+        stack.push_async_callback(submitter.aclose)
+        self.content = ContentServer(
+            self._config,
+            PROVIDERS,
+            auth,
+            tasks,
+            self.tracker,
+            upstreams,
+            self._clock,
+            self._cut_bodies,
+            self.log,
+        )
+        self.gateway = Gateway(
+            self._config,
+            DIALECTS,
+            auth,
+            self.store,
+            tasks,
+            spool,
+            submitter,
+            self.content,
+            Links(auth, lambda: self.public_url),
+            self.account,
+            lambda: "req_" + secrets.token_hex(12),
+            self._clock,
+            int(self._clock()),
+            self.log,
+        )
+        await self._follow(tokens, tasks)
+        self.listener = Listener(
+            self.gateway.handle,
+            ListenerOptions(
+                head_s=config.timeouts.head_s,
+                body_idle_s=config.timeouts.body_idle_s,
+                keepalive_s=config.timeouts.keepalive_s,
+                max_connections=config.limits.connections,
+            ),
+            lambda line: self.log.info("connection", what=line),
+        )
+        stack.push_async_callback(self.listener.close)
+        self.url = f"http://{await self.listener.start(sock=sockets[0])}"
+        await self._start_admin(sockets[1])
+        self.tracker.start()
+        self.log.info("serving", url=self.url, admin_url=self.admin_url)
+
+    async def _follow(self, tokens: Mirror[TokenRecord], tasks: Mirror[Task]) -> None:
+        """Keep the mirrors true by the store's channel."""
+
+        def changed(kind: str, key: str, _version: int) -> None:
+            if kind == "token":
+                tokens.drop(key)
+                tasks.heard()
+            else:
+                tasks.drop(key)
+                tokens.heard()
+
+        def lost() -> None:
+            tokens.forget()
+            tasks.forget()
+
+        await self.store.listen(changed, lost)
+
+    async def _start_admin(self, bound: socket.socket) -> None:
+        runner = web.AppRunner(
+            make_app(self.registry, self._why_not_ready, self.config.admin.token),
+            access_log=None,
+            handle_signals=False,
+        )
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        site = web.SockSite(runner, bound)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        self.admin_url = f"http://{host}:{port}"
+
+    async def _why_not_ready(self) -> str | None:
+        if self._draining:
+            return "draining"
+        try:
+            await self.store.ping()
+        except StoreDown:
+            return "the store does not answer"
+        return None
+
+    # ------------------------------------------------------------ what rooms ask for
+
+    @property
+    def public_url(self) -> str:
+        return self.config.server.public_url or self.url
+
+    def _is_listening(self) -> bool:
+        return self.store.is_listening
+
+    def _config(self) -> Config:
+        return self.config
+
+    def _schedule(self) -> Schedule:
+        timeouts = self.config.timeouts
+        return Schedule(
+            first_ms=round(timeouts.poll_first_s * 1000),
+            interval_ms=round(timeouts.poll_interval_s * 1000),
+            max_ms=round(timeouts.poll_max_s * 1000),
+            max_age_ms=round(timeouts.task_max_age_s * 1000),
+            settle_ms=round((timeouts.submit_s + timeouts.connect_s) * 1000),
+            confirm_ms=round(timeouts.confirm_s * 1000),
+        )
+
+
+def signing_secrets(config: Config) -> list[bytes]:
+    """The secrets every derived key comes from. With the embedded store they may be left out:
+    one is made and kept in the state directory."""
+    if config.server.secrets:
+        return [secret.encode() for secret in config.server.secrets]
+    return [kept_secret(config.server.state_dir / "secret")]
+
+
+def kept_secret(path: Path) -> bytes:
+    """The secret in this file, made on first use; readable by its owner only. It appears under
+    its name whole, so that two programs starting at once agree on one."""
+    if not path.exists():
+        draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_hex(32).encode() + b"\n")
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+        finally:
+            draft.unlink()
+    return path.read_bytes().strip()
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop where it can be imported, unless REELWAY_LOOP=asyncio."""
+    if os.environ.get("REELWAY_LOOP") != "asyncio":
+        with contextlib.suppress(ImportError):
+            import uvloop
+
+            return uvloop.new_event_loop()
+    return asyncio.new_event_loop()

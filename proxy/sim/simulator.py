@@ -1,0 +1,244 @@
+"""All simulated upstreams together, each on its own port."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from types import TracebackType
+
+from aiohttp import web
+
+from proxy.sim.callbacks import Callbacks
+from proxy.sim.cdn import Cdn
+from proxy.sim.control import Control
+from proxy.sim.edge import Edge
+from proxy.sim.faults import Faults
+from proxy.sim.jimeng import Jimeng
+from proxy.sim.kling import Kling
+from proxy.sim.links import Links
+from proxy.sim.log import SUBMITS, Entry, Log
+from proxy.sim.openai import OpenAI
+from proxy.sim.pattern import Assets
+from proxy.sim.service import Service
+from proxy.sim.settings import SERVICES, Settings
+from proxy.sim.tasks import State, Task, Tasks
+
+_SHUTDOWN_S = 5.0
+_BACKLOG = 1024
+
+
+class Simulator:
+    """`await start()`, use the URLs and keys, `await stop()`; or `async with`."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings = settings or Settings()
+        self.log = Log()
+        self.faults = Faults()
+        self.tasks = Tasks(settings, Assets.load())
+        self._callbacks = Callbacks(self.log)
+        self._links = Links(_link_key(settings.seed), settings.link_ttl_s, settings.clock)
+        self._services: dict[str, Service] = {
+            "openai": OpenAI(settings, self.tasks),
+            "kling": Kling(settings, self.tasks, self._links, self._callbacks.notify),
+            "jimeng": Jimeng(settings, self.tasks, self._links),
+            "cdn": Cdn(self.tasks, self._links),
+        }
+        self._edges: list[Edge] = []
+        self._runners: dict[str, web.AppRunner] = {}
+        self._sites: dict[str, web.TCPSite] = {}
+        self._ports: dict[str, int] = {}
+
+    # -- life --------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Raises OSError when a port is taken; then nothing is left listening."""
+        try:
+            for name in SERVICES:
+                await self._listen(name)
+        except OSError:
+            await self.stop()
+            raise
+        self._links.base = self.cdn_url
+
+    async def stop(self) -> None:
+        """Every request under way is cut."""
+        self.tasks.clear()
+        self.faults.clear()
+        for edge in self._edges:
+            edge.stop()
+        for runner in self._runners.values():
+            await runner.cleanup()
+        await self._callbacks.close()
+        self._edges.clear()
+        self._runners.clear()
+        self._sites.clear()
+
+    async def __aenter__(self) -> Simulator:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def _listen(self, name: str) -> None:
+        if name == "control":
+            app = Control(self).application()
+        else:
+            edge = Edge(self._services[name], self.log, self.faults)
+            self._edges.append(edge)
+            app = edge.application()
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            auto_decompress=False,
+            shutdown_timeout=_SHUTDOWN_S,
+        )
+        self._runners[name] = runner
+        await runner.setup()
+        await self._open_site(name, self.settings.port(name))
+
+    async def _open_site(self, name: str, port: int) -> None:
+        site = web.TCPSite(self._runners[name], self.settings.host, port, backlog=_BACKLOG)
+        await site.start()
+        self._sites[name] = site
+        if port == 0:
+            taken = {address[1] for address in self._runners[name].addresses}
+            port = taken.pop()
+        self._ports[name] = port
+
+    async def refuse(self, service: str) -> None:
+        """Connections to this service are refused from now on; idle ones are closed."""
+        site = self._sites.pop(service)
+        await site.stop()
+        server = self._runners[service].server
+        assert server is not None
+        server.pre_shutdown()
+
+    async def accept(self, service: str) -> None:
+        """Undoes `refuse`, on the same port."""
+        if service in self._sites:
+            return
+        await self._open_site(service, self._ports[service])
+
+    async def reset(self) -> None:
+        """As after `start`: no tasks, no faults, an empty log, all services listening.
+
+        Held requests go on; ids do not start over.
+        """
+        self.faults.clear()
+        self.tasks.clear()
+        self.tasks.speed = self.settings.speed
+        self.tasks.manual = self.settings.manual
+        self.tasks.size_bytes = self.settings.size_bytes
+        self.log.clear()
+        for service in SERVICES:
+            await self.accept(service)
+
+    # -- where it is, and how to get in ------------------------------------------------------
+
+    @property
+    def openai_url(self) -> str:
+        """What the SDK takes as its base URL; it ends in /v1."""
+        return self._url("openai") + "/v1"
+
+    @property
+    def kling_url(self) -> str:
+        return self._url("kling")
+
+    @property
+    def jimeng_url(self) -> str:
+        return self._url("jimeng")
+
+    @property
+    def cdn_url(self) -> str:
+        return self._url("cdn")
+
+    @property
+    def control_url(self) -> str:
+        return self._url("control")
+
+    @property
+    def credentials(self) -> dict[str, dict[str, str]]:
+        """The first account's keys by provider."""
+        account = self.settings.accounts[0]
+        return {
+            "openai": {"api_key": account.openai_api_key},
+            "kling": {
+                "access_key": account.kling_access_key,
+                "secret_key": account.kling_secret_key,
+                "api_key": account.kling_api_key,
+            },
+            "jimeng": {
+                "access_key": account.jimeng_access_key,
+                "secret_key": account.jimeng_secret_key,
+            },
+        }
+
+    def describe(self) -> dict[str, object]:
+        """The line other programs read: URLs, keys, pid."""
+        return {
+            "openai_url": self.openai_url,
+            "kling_url": self.kling_url,
+            "jimeng_url": self.jimeng_url,
+            "cdn_url": self.cdn_url,
+            "control_url": self.control_url,
+            "credentials": self.credentials,
+            "pid": os.getpid(),
+        }
+
+    def _url(self, service: str) -> str:
+        host = self.settings.host
+        if host in ("", "0.0.0.0", "::"):  # noqa: S104  # a wildcard is no address to call
+            host = "127.0.0.1"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._ports[service]}"
+
+    # -- moving tasks ------------------------------------------------------------------------
+
+    def step(self, upstream_id: str, state: State, progress: int | None = None) -> Task:
+        """Puts a task into any state, also backwards. Raises KeyError for an unknown id."""
+        return self.tasks.step(upstream_id, state, progress)
+
+    def finish(self, upstream_id: str) -> Task:
+        return self.tasks.step(upstream_id, "completed")
+
+    def fail(self, upstream_id: str, code: int | str | None = None) -> Task:
+        """`code` is the provider's own; None is its usual one."""
+        task = self.tasks[upstream_id]
+        return self.tasks.fail(task.id, self._services[task.service].failure(code))
+
+    def forget(self, upstream_id: str) -> None:
+        """The provider has never heard of the task."""
+        self.tasks.forget(upstream_id)
+
+    def expire_links(self) -> None:
+        """Every result link given so far answers 403; asking for the task gives a new one."""
+        self._links.expire_all()
+
+    # -- what happened -----------------------------------------------------------------------
+
+    async def wait_for(
+        self, predicate: Callable[[Entry], bool], *, count: int = 1, timeout_s: float = 10.0
+    ) -> Entry:
+        """The `count`-th logged request the predicate holds for; see `Log.wait_for`."""
+        return await self.log.wait_for(predicate, count=count, timeout_s=timeout_s)
+
+    def submits(self, service: str) -> int:
+        """Submit requests that arrived, refused and cut ones included."""
+        return sum(
+            entry.service == service and entry.operation in SUBMITS for entry in self.log.entries
+        )
+
+    def renders(self, service: str) -> int:
+        """Tasks that exist at this provider: what it would charge for."""
+        return len(self.tasks.of(service))
+
+
+def _link_key(seed: int | None) -> bytes:
+    return random.Random(seed).randbytes(32) if seed is not None else os.urandom(32)

@@ -1,0 +1,165 @@
+"""Many commands, one round trip: what is asked in one turn of the loop goes out together.
+
+A command of its own costs redis.asyncio 56–99 µs of our CPU; in a shared pipeline 20–35 µs
+(measured at 64 in flight). At most `LANES` pipelines are under way; while all are, the next
+one fills.
+
+Rule: every future handed out here is settled, whatever happens to its batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final, TypeAlias, cast
+
+from redis import exceptions as rx
+
+from proxy.errors import ProxyError
+from proxy.store.client import FOREIGN, Client, translate
+from proxy.store.faults import StoreDown, StoreFault
+
+Arg: TypeAlias = "str | bytes | int"
+Answer: TypeAlias = "bool | int | str | bytes | list[Answer] | dict[Any, Any] | None"
+
+LANES: Final = 4
+MAX_BATCH: Final = 512
+MAX_PENDING: Final = 16384  # full: StoreDown at once
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script; its head says what KEYS, ARGV and the answer are."""
+
+    name: str
+    text: str
+    sha: str
+
+    @classmethod
+    def load(cls, name: str) -> Script:
+        """The script in `scripts/<name>.lua`."""
+        text = (resources.files("proxy.store") / "scripts" / f"{name}.lua").read_text("utf-8")
+        # SHA-1 is how Redis names scripts; nothing is protected by it.
+        return cls(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    args: tuple[Arg, ...]
+    future: asyncio.Future[Answer]
+    script: Script | None = None
+
+    def in_full(self) -> tuple[Arg, ...]:
+        """The same script call by its text, which also loads it."""
+        assert self.script is not None
+        return ("EVAL", self.script.text, *self.args[2:])
+
+
+class Batcher:
+    """Commands in no particular order: calls made together may run in any order and on several
+    connections; await one before making another that depends on it."""
+
+    def __init__(self, client: Client, timeout_s: float) -> None:
+        self._client = client
+        self._deadline_s = 2 * timeout_s
+        self._pending: list[_Call] = []
+        self._lanes: set[asyncio.Task[None]] = set()
+        self._scheduled = False
+        self._closed = False
+
+    def call(self, *args: Arg) -> asyncio.Future[Answer]:
+        """Send one command. Raises (when awaited) StoreDown, StoreFull or StoreFault."""
+        return self._enqueue(args, None)
+
+    def run(
+        self, script: Script, keys: Sequence[str], args: Sequence[Arg]
+    ) -> asyncio.Future[Answer]:
+        """Run a script; `keys` share one hash slot (see `keys`)."""
+        return self._enqueue(("EVALSHA", script.sha, len(keys), *keys, *args), script)
+
+    async def close(self) -> None:
+        """Let what is under way finish (its deadline bounds it); refuse everything else."""
+        self._closed = True
+        waiting, self._pending = self._pending, []
+        for call in waiting:
+            _fail(call, StoreDown("the store was closed"))
+        if self._lanes:
+            await asyncio.wait(self._lanes)
+
+    def _enqueue(self, args: tuple[Arg, ...], script: Script | None) -> asyncio.Future[Answer]:
+        for arg in args:
+            # redis-py finds such an argument only while packing, which fails the whole batch.
+            if not isinstance(arg, (str, bytes, int)) or isinstance(arg, bool):
+                raise TypeError(f"a Redis argument is str, bytes or int, not {type(arg).__name__}")
+        if self._closed:
+            raise StoreDown("the store was closed")
+        if len(self._pending) >= MAX_PENDING:
+            raise StoreDown(f"{MAX_PENDING} commands are already waiting")
+        loop = asyncio.get_running_loop()
+        call = _Call(args, loop.create_future(), script)
+        self._pending.append(call)
+        if not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self._flush)
+        return call.future
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        while self._pending and len(self._lanes) < LANES:
+            batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+            lane = asyncio.get_running_loop().create_task(self._carry(batch), name="store-batch")
+            self._lanes.add(lane)
+            lane.add_done_callback(self._free)
+
+    def _free(self, lane: asyncio.Task[None]) -> None:
+        self._lanes.discard(lane)
+        self._flush()
+
+    async def _carry(self, batch: list[_Call]) -> None:
+        calls = [call for call in batch if not call.future.done()]  # its caller may have left
+        if not calls:
+            return
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                answers = await self._send([call.args for call in calls])
+                unloaded = [n for n, a in enumerate(answers) if isinstance(a, rx.NoScriptError)]
+                if unloaded:
+                    again = await self._send([calls[n].in_full() for n in unloaded])
+                    for n, answer in zip(unloaded, again, strict=True):
+                        answers[n] = answer
+        except FOREIGN as exc:
+            failed = calls
+            if isinstance(exc, (rx.TimeoutError, TimeoutError)):
+                # The store hangs. What queued behind this batch has waited as long already.
+                failed, self._pending = calls + self._pending, []
+            for call in failed:
+                _fail(call, translate(exc))
+        else:
+            for call, answer in zip(calls, answers, strict=True):
+                _settle(call, answer)
+        finally:
+            # Unsettled only after a bug or a cancelled loop; then, too, nobody waits for ever.
+            for call in calls:
+                _fail(call, StoreFault("a batch ended without its answers"))
+
+    async def _send(self, commands: Sequence[tuple[Arg, ...]]) -> list[Answer | Exception]:
+        """One round trip. An error reply stands in its command's place."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return cast("list[Answer | Exception]", await pipe.execute(raise_on_error=False))
+
+
+def _settle(call: _Call, answer: Answer | Exception) -> None:
+    if isinstance(answer, Exception):
+        _fail(call, translate(answer))
+    elif not call.future.done():
+        call.future.set_result(answer)
+
+
+def _fail(call: _Call, fault: ProxyError) -> None:
+    if not call.future.done():
+        call.future.set_exception(fault)

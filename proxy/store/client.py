@@ -1,0 +1,147 @@
+"""How we connect to Redis, and what its errors mean here. The only file of policy about redis-py.
+
+Rule: nothing waits longer than twice `timeout_s`. redis-py's own defaults retry for seconds
+when Redis refuses and for a minute when it hangs, so retries are off and both socket
+time-outs are set; the batcher puts one deadline over connect, handshake and answer together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+from redis import exceptions as rx
+from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from proxy.errors import ProxyError
+from proxy.store.faults import StoreDown, StoreFault, StoreFull, StoreUnusable
+
+Client: TypeAlias = "Redis | RedisCluster"
+
+# Everything redis-py raises. RedisClusterException is no RedisError; the built-in TimeoutError
+# (asyncio's too) is an OSError.
+FOREIGN: Final = (rx.RedisError, rx.RedisClusterException, OSError)
+
+# Error replies that pass: the store is loading, failing over, or protecting itself.
+_PASSING: Final = (
+    "BUSY ",  # not BUSYGROUP, BUSYKEY
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOREPLICAS",
+    "READONLY",
+    "TRYAGAIN",
+)
+_SCHEMES: Final = (
+    "embedded, unix://, redis://, rediss://, redis+sentinel://host:port,…/service, "
+    "redis+cluster://host:port,…"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """`commands` serves the batcher. `listener` makes a client without a read time-out for one
+    subscription, which closes it; in a Cluster each call may name another node."""
+
+    commands: Client
+    listener: Callable[[], Redis]
+    sentinel: Sentinel | None = None
+
+    async def aclose(self) -> None:
+        await self.commands.aclose()
+        if self.sentinel is not None:
+            await self.sentinel.aclose()
+
+
+def connect(url: str, timeout_s: float) -> Connections:
+    """Clients for a `[redis] url`; nothing is sent yet. StoreUnusable when the URL is malformed.
+
+    `redis+sentinel://[user:password@]host:port,host:port/service[/db]` asks the sentinels for
+    the primary; `redis+cluster://[user:password@]host:port,…` starts from any node.
+    """
+    options = _options(timeout_s)
+    patient = options | {"socket_timeout": None}
+    scheme = urlsplit(url).scheme
+    try:
+        if scheme == "redis+sentinel":
+            hosts, login, path = _many(url, 26379)
+            service, _, db = path.partition("/")
+            if not service:
+                raise ValueError("the sentinels' service name is missing after the hosts")
+            where: dict[str, Any] = {**login, "db": int(db or 0)}
+            sentinel = Sentinel(hosts, sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # in redis-py
+            return Connections(
+                sentinel.master_for(service, **where, **options),
+                lambda: sentinel.master_for(service, **where, **patient),
+                sentinel,
+            )
+        if scheme == "redis+cluster":
+            hosts, login, _ = _many(url, 6379)
+            nodes = [ClusterNode(host, port) for host, port in hosts]
+            cluster = RedisCluster(startup_nodes=nodes, **login, **options)
+            return Connections(cluster, lambda: _any_node(cluster, hosts[0], login | patient))
+        if scheme in ("unix", "redis", "rediss"):
+            return Connections(
+                Redis.from_url(url, **options), lambda: Redis.from_url(url, **patient)
+            )
+        raise ValueError("unknown scheme")
+    except ValueError as exc:
+        raise StoreUnusable(f"[redis] url: {exc}; accepted: {_SCHEMES}") from exc
+
+
+def _options(timeout_s: float) -> dict[str, Any]:
+    return {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,  # RESP3 costs a HELLO per connection and mixes pushes into replies
+        "driver_info": None,  # no CLIENT SETINFO: two commands fewer per connection
+    }
+
+
+def _many(url: str, default_port: int) -> tuple[list[tuple[str, int]], dict[str, Any], str]:
+    """Hosts, login and path of a URL that lists several hosts (urlsplit reads only one)."""
+    parts = urlsplit(url)
+    credentials, _, listed = parts.netloc.rpartition("@")
+    hosts: list[tuple[str, int]] = []
+    for item in listed.split(","):
+        one = urlsplit(f"//{item}")
+        if not one.hostname:
+            raise ValueError(f"{item!r} is no host:port")
+        hosts.append((one.hostname, one.port or default_port))
+    user, _, password = credentials.partition(":")
+    login = {"username": unquote(user), "password": unquote(password)}
+    return hosts, {k: v for k, v in login.items() if v}, parts.path.strip("/")
+
+
+def _any_node(cluster: RedisCluster, first: tuple[str, int], options: dict[str, Any]) -> Redis:
+    """A client of one node: the Cluster carries plain pub/sub to all of them."""
+    primaries = cluster.get_primaries()
+    host, port = (primaries[0].host, primaries[0].port) if primaries else first
+    return Redis(host=host, port=int(port), **options)
+
+
+def translate(exc: BaseException) -> ProxyError:
+    """The house's error for one of `FOREIGN`, with `exc` as its cause."""
+    fault = _translate(exc)
+    fault.__cause__ = exc
+    return fault
+
+
+def _translate(exc: BaseException) -> ProxyError:
+    reason = f"{type(exc).__name__}: {exc}"
+    if isinstance(exc, rx.OutOfMemoryError):
+        return StoreFull(reason)
+    if isinstance(exc, rx.ResponseError):
+        if isinstance(exc, (rx.ReadOnlyError, rx.ClusterError)) or str(exc).startswith(_PASSING):
+            return StoreDown(reason)
+        return StoreFull(reason) if str(exc).startswith("OOM") else StoreFault(reason)
+    if isinstance(exc, rx.DataError):
+        return StoreFault(reason)
+    return StoreDown(reason)

@@ -1,0 +1,220 @@
+"""Values ⇄ what Redis keeps of them. Pure.
+
+A task is one JSON document with the names of `model.Task`; keys this version does not know
+are ignored and missing ones take the model's defaults, so that two versions of the gateway
+can run side by side during an upgrade.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final
+
+import orjson
+
+from proxy.errors import TooLarge
+from proxy.model import Json, Kind, Operation, Result, Stage, Task, TaskError
+
+MAX_TASK_BYTES: Final = 32 * 1024
+MAX_LINE_ENTRIES: Final = 64
+
+_KEPT_CHARS: Final = 1000  # of a prompt or error message when a task is far too large
+_TASK_FIELDS: Final = frozenset(f.name for f in fields(Task))
+_RESULT_FIELDS: Final = frozenset(f.name for f in fields(Result))
+_ERROR_FIELDS: Final = frozenset(f.name for f in fields(TaskError))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """A token as stored: hashes of its secrets, never a secret. `models` are globs; empty means
+    every model. `generation` rises with each rotation; derived keys depend on it."""
+
+    id: str
+    secret_sha256: str = field(repr=False)
+    name: str
+    owner: str
+    created_ms: int
+    previous_sha256: str | None = field(default=None, repr=False)
+    generation: int = 1
+    models: tuple[str, ...] = ()
+    budget_micro: int | None = None
+    rpm: int | None = None
+    max_in_flight: int | None = None
+    expires_ms: int | None = None
+    revoked_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LineEntry:
+    """One line of a task's history: the state after `event`."""
+
+    ms: int
+    version: int
+    stage: Stage
+    attempt: int
+    event: str
+
+
+# ---------------------------------------------------------------- tasks
+
+
+def encode_task(task: Task) -> bytes:
+    """The task as JSON, at most `MAX_TASK_BYTES`.
+
+    What is too large loses, in this order and no more than needed: the vendor's own fields
+    (largest first), the repeated request fields (likewise), the tails of prompt and error
+    message. Ids, money and result URLs are never cut: a task that is still too large is
+    refused with `TooLarge`.
+    """
+    document = _dumps(task)
+    if len(document) <= MAX_TASK_BYTES:
+        return document
+    task = replace(task, native=_slim(task.native, len(document) - MAX_TASK_BYTES))
+    document = _dumps(task)
+    if len(document) > MAX_TASK_BYTES:
+        task = replace(task, request=_slim(task.request, len(document) - MAX_TASK_BYTES))
+        document = _dumps(task)
+    if len(document) > MAX_TASK_BYTES:
+        prompt = None if task.prompt is None else task.prompt[:_KEPT_CHARS]
+        error = task.error and replace(task.error, message=task.error.message[:_KEPT_CHARS])
+        document = _dumps(replace(task, prompt=prompt, error=error))
+    if len(document) > MAX_TASK_BYTES:
+        raise TooLarge(
+            f"the request needs {len(document)} bytes of state; at most {MAX_TASK_BYTES} are kept"
+        )
+    return document
+
+
+def decode_task(document: bytes) -> Task:
+    """The task of a document; ValueError when it is none."""
+    raw = _object(document)
+    known: dict[str, Any] = {k: v for k, v in raw.items() if k in _TASK_FIELDS}
+    try:
+        known["operation"] = Operation(known["operation"])
+        known["kind"] = Kind(known["kind"])
+        known["stage"] = Stage(known["stage"])
+        known["size"] = None if known.get("size") is None else tuple(known["size"])
+        known["adjusted"] = tuple(known.get("adjusted", ()))
+        known["dropped"] = tuple(known.get("dropped", ()))
+        known["results"] = tuple(
+            Result(**{k: v for k, v in item.items() if k in _RESULT_FIELDS})
+            for item in known.get("results", ())
+        )
+        if known.get("error") is not None:
+            known["error"] = TaskError(
+                **{k: v for k, v in known["error"].items() if k in _ERROR_FIELDS}
+            )
+        return Task(**known)
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise ValueError(f"not a task document: {exc}") from exc
+
+
+def task_fields(task: Task) -> tuple[str | int | bytes, ...]:
+    """The task's hash, flat: field, value, field, value, …
+
+    Beside the document stand the fields that scripts and listings read without parsing it.
+    """
+    return (
+        "v",
+        task.version,
+        "stage",
+        task.stage.value,
+        "attempt",
+        task.attempt,
+        "kind",
+        task.kind.value,
+        "gone",
+        int(task.deleted),
+        "doc",
+        encode_task(task),
+    )
+
+
+def _dumps(value: object) -> bytes:
+    return orjson.dumps(value, default=_plain)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):  # a mapping proxy or the like; orjson knows only dict
+        return dict(value)
+    raise TypeError(f"a task cannot hold {type(value).__name__}")
+
+
+def _slim(entries: Mapping[str, Json], excess: int) -> dict[str, Json]:
+    """`entries` less the largest ones, until at least `excess` bytes are gone or all are."""
+    kept = dict(entries)
+    sizes = {name: len(_dumps({name: value})) for name, value in kept.items()}
+    for name in sorted(kept, key=sizes.__getitem__, reverse=True):
+        if excess <= 0:
+            break
+        excess -= sizes[name] - 2  # without the braces
+        del kept[name]
+    return kept
+
+
+def _object(document: bytes) -> dict[str, Any]:
+    raw = orjson.loads(document)  # JSONDecodeError is a ValueError
+    if not isinstance(raw, dict):
+        raise ValueError("not a JSON object")
+    return raw
+
+
+# ---------------------------------------------------------------- time line
+
+
+def encode_line(entry: LineEntry) -> bytes:
+    return orjson.dumps(entry)
+
+
+def decode_line(document: bytes) -> LineEntry:
+    raw = _object(document)
+    return LineEntry(
+        ms=raw["ms"],
+        version=raw["version"],
+        stage=Stage(raw["stage"]),
+        attempt=raw["attempt"],
+        event=raw["event"],
+    )
+
+
+# ---------------------------------------------------------------- tokens
+
+
+def encode_token(record: TokenRecord) -> tuple[str | int, ...]:
+    """The token's hash, flat: field, value, …; what is None is left out."""
+    flat: list[str | int] = []
+    for item in fields(record):
+        value = getattr(record, item.name)
+        if item.name == "models":
+            value = orjson.dumps(value).decode()
+        if value is not None:
+            flat += (item.name, value)
+    return tuple(flat)
+
+
+def decode_token(stored: Mapping[bytes, bytes]) -> TokenRecord:
+    """The token of a hash; ValueError when a field is missing or malformed."""
+    text = {name.decode(): value.decode() for name, value in stored.items()}
+
+    def number(name: str) -> int | None:
+        return int(text[name]) if name in text else None
+
+    try:
+        return TokenRecord(
+            id=text["id"],
+            secret_sha256=text["secret_sha256"],
+            previous_sha256=text.get("previous_sha256"),
+            generation=int(text["generation"]),
+            name=text["name"],
+            owner=text["owner"],
+            models=tuple(orjson.loads(text["models"])),
+            budget_micro=number("budget_micro"),
+            rpm=number("rpm"),
+            max_in_flight=number("max_in_flight"),
+            created_ms=int(text["created_ms"]),
+            expires_ms=number("expires_ms"),
+            revoked_ms=number("revoked_ms"),
+        )
+    except KeyError as exc:
+        raise ValueError(f"not a token: {exc} is missing") from exc

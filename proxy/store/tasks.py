@@ -1,0 +1,289 @@
+"""Tasks in Redis: reserved once, changed by compare-and-set, leased when due, listed by owner.
+
+Rule: a task changes only through `swap`, and only from the version its caller has read. Every
+change is told once on the channel, as `task|<id>|<version>`.
+
+Rule: a call that raised StoreDown may have been carried out. `reserve` can be repeated as it
+is. `swap` cannot: read the task and decide again; two callers may both have meant the same
+change, and only one of them may act on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Final, Literal
+
+from proxy.errors import Invalid, NotFound
+from proxy.model import Kind, Task
+from proxy.store import keys
+from proxy.store.batch import Answer, Batcher, Script
+from proxy.store.codec import (
+    MAX_LINE_ENTRIES,
+    LineEntry,
+    decode_line,
+    decode_task,
+    encode_line,
+    task_fields,
+)
+from proxy.store.faults import StoreFault
+
+# No task is open longer; with the retention it bounds how old a live index entry can be.
+_LONGEST_OPEN_MS: Final = 7 * 24 * 3600 * 1000
+_WINDOWS: Final = (32, 256)  # index entries looked at in one step of a listing: least, most
+
+
+class Tasks:
+    def __init__(self, batch: Batcher) -> None:
+        self._batch = batch
+        self._reserve = Script.load("reserve")
+        self._swap = Script.load("swap")
+        self._page = Script.load("page")
+        self._claim = Script.load("claim")
+
+    # ------------------------------------------------------------ changes
+
+    async def reserve(self, task: Task, due_ms: int) -> str | None:
+        """Write a new task. None: written. Else nothing was, and this id was there before:
+        the task its `external_id` already names for this token, or its own (the same
+        reservation again)."""
+        answer = await self._batch.run(
+            self._reserve,
+            _keys_of(task),
+            [
+                task.id,
+                task.created_ms,
+                due_ms,
+                encode_line(_entry(task, "reserved")),
+                keys.CHANNEL,
+                _message(task),
+                *task_fields(task),
+            ],
+        )
+        return answer.decode() if isinstance(answer, bytes) else None
+
+    async def swap(
+        self, old: Task, new: Task, due_ms: int | None, event: str | None, retention_s: int
+    ) -> Task | None:
+        """Replace `old` by `new`, if `old.version` is still the stored one. None: done. Else
+        nothing was written, and this is the task as it is now; NotFound when there is none.
+
+        `due_ms` None: nobody needs to look at it again. `event` names a line of the time line,
+        None adds no line. A task that is final lives on for `retention_s`, counted from the
+        swap that made it final.
+        """
+        if new.id != old.id or new.version != old.version + 1:
+            raise ValueError("a swap goes from one version of a task to the next")
+        retention_ms = retention_s * 1000
+        answer = await self._batch.run(
+            self._swap,
+            _keys_of(new),
+            [
+                new.id,
+                old.version,
+                "" if due_ms is None else due_ms,
+                "" if event is None else encode_line(_entry(new, event)),
+                MAX_LINE_ENTRIES,
+                keys.CHANNEL,
+                _message(new),
+                retention_ms if new.stage.is_final else "",
+                new.updated_ms - retention_ms - _LONGEST_OPEN_MS,
+                *task_fields(new),
+            ],
+        )
+        if isinstance(answer, bytes):
+            return _decode(answer)
+        if answer != 1:
+            raise NotFound(f"no task {new.id}")
+        return None
+
+    # ------------------------------------------------------------ look-ups
+
+    async def get(self, task_id: str) -> Task | None:
+        """Also deleted ones: `Task.deleted` says so. None for anything that is no id of ours,
+        without asking Redis. Whose it is, the caller compares."""
+        return (await self.get_many([task_id])).get(task_id)
+
+    async def get_many(self, ids: Iterable[str]) -> dict[str, Task]:
+        """The tasks that exist, by id, in the order asked."""
+        known = [task_id for task_id in ids if keys.shard_of_task(task_id) is not None]
+        found = await asyncio.gather(
+            *(self._batch.call("HGET", keys.task(task_id), "doc") for task_id in known)
+        )
+        return {
+            task_id: _decode(document)
+            for task_id, document in zip(known, found, strict=True)
+            if isinstance(document, bytes)
+        }
+
+    async def external(self, token_id: str, owner: str, ext_id: str) -> str | None:
+        """The id of the task a client calls `ext_id`."""
+        answer = await self._batch.call("GET", keys.alias(token_id, owner, ext_id))
+        return answer.decode() if isinstance(answer, bytes) else None
+
+    async def list(
+        self,
+        owner: str,
+        limit: int,
+        order: Literal["asc", "desc"] = "desc",
+        after: str | None = None,
+        offset: int = 0,
+        kind: Kind | None = None,
+    ) -> tuple[tuple[Task, ...], bool]:
+        """A page of an owner's tasks by creation (then id), and whether more follow.
+
+        Deleted tasks are hidden, yet stay valid as `after`: clients delete while they page.
+        `offset` counts what the listing shows. Invalid when `after` is not in it. Index entries
+        whose task has expired are dropped on the way.
+        """
+        index = keys.owner_index(owner)
+        wanted = limit + 1
+        shown: list[str] = []
+        dead: set[str] = set()
+        seen: set[str] = set()
+        cursor, score, to_skip = after or "", "", offset
+        while len(shown) < wanted:
+            window = min(max(wanted - len(shown) + to_skip, _WINDOWS[0]), _WINDOWS[1])
+            answer = await self._batch.run(self._page, [index], [cursor, score, order, window])
+            if answer == 0:
+                raise Invalid("'after' is not the id of a task in this listing", param="after")
+            members = _texts(answer)
+            if not members:
+                break
+            ids = [member for member in members[::2] if member not in seen]
+            cursor, score = members[-2:]
+            seen.update(ids)
+            live, expired = await self._live(ids)
+            dead |= expired
+            matching = [i for i in ids if i in live and kind in (None, live[i])]
+            shown += matching[to_skip:]
+            to_skip = max(0, to_skip - len(matching))
+        if dead:
+            await self._batch.call("ZREM", index, *dead)
+        tasks = await self.get_many(shown[:limit])
+        return tuple(tasks.values()), len(shown) > limit
+
+    async def _live(self, ids: Sequence[str]) -> tuple[dict[str, Kind], set[str]]:
+        """Of the tasks among `ids`: the kinds of those a listing shows, and who has expired."""
+        marks = await asyncio.gather(
+            *(self._batch.call("HMGET", keys.task(task_id), "kind", "gone") for task_id in ids)
+        )
+        live: dict[str, Kind] = {}
+        dead: set[str] = set()
+        for task_id, mark in zip(ids, marks, strict=True):
+            assert isinstance(mark, list)
+            kind, gone = mark
+            if not isinstance(kind, bytes):
+                dead.add(task_id)
+            elif gone == b"0":
+                live[task_id] = Kind(kind.decode())
+        return live, dead
+
+    async def time_line(self, task_id: str) -> tuple[LineEntry, ...]:
+        """What happened to the task, oldest first; empty when it is not known. Of a very long
+        history the middle is missing."""
+        if keys.shard_of_task(task_id) is None:
+            return ()
+        answer = await self._batch.call("LRANGE", keys.line(task_id), 0, -1)
+        assert isinstance(answer, list)
+        return tuple(decode_line(entry) for entry in answer if isinstance(entry, bytes))
+
+    # ------------------------------------------------------------ what is due
+
+    async def claim_due(self, now_ms: int, lease_ms: int, limit: int) -> tuple[str, ...]:
+        """Lease up to `limit` due tasks of all owners until `now_ms + lease_ms`: no other worker
+        is handed them before. `swap` or `reschedule` ends a lease; a worker that dies lets it
+        lapse. Shards share the limit; a shard with less to do leaves its share to the others.
+        """
+        counts = await asyncio.gather(
+            *(
+                self._batch.call("ZCOUNT", keys.due(shard), "-inf", now_ms)
+                for shard in keys.ALL_SHARDS
+            )
+        )
+        waiting = {
+            shard: count
+            for shard, count in zip(keys.ALL_SHARDS, counts, strict=True)
+            if isinstance(count, int)
+        }
+        claimed = await asyncio.gather(
+            *(
+                self._batch.run(self._claim, [keys.due(shard)], [now_ms, now_ms + lease_ms, share])
+                for shard, share in share_out(waiting, limit).items()
+            )
+        )
+        return tuple(task_id for answer in claimed for task_id in _texts(answer))
+
+    async def reschedule(self, task_id: str, due_ms: int) -> bool:
+        """Look again at `due_ms`, the task itself unchanged (a poll that said nothing new).
+        False when it is no longer due at all: somebody finished it."""
+        key = keys.due(_shard(task_id))
+        changed = await self._batch.call("ZADD", key, "XX", "CH", due_ms, task_id)
+        return changed == 1
+
+    async def forget_due(self, task_id: str) -> None:
+        """Take a due id away whose task does not exist."""
+        await self._batch.call("ZREM", keys.due(_shard(task_id)), task_id)
+
+    async def open_count(self) -> int:
+        """How many tasks are due now or later."""
+        counts = await asyncio.gather(
+            *(self._batch.call("ZCARD", keys.due(shard)) for shard in keys.ALL_SHARDS)
+        )
+        return sum(count for count in counts if isinstance(count, int))
+
+
+def share_out(waiting: dict[str, int], limit: int) -> dict[str, int]:
+    """Split `limit` over shards, nobody more than it has waiting, the rest as evenly as can be.
+    Shards that get nothing are left out."""
+    shares: dict[str, int] = {}
+    asking = sorted((count, shard) for shard, count in waiting.items() if count > 0)
+    for done, (count, shard) in enumerate(asking):
+        left = len(asking) - done
+        share = min(count, -(-limit // left))  # rounded up: a limit below the shards is used too
+        if share:
+            shares[shard] = share
+        limit -= share
+    return shares
+
+
+def _keys_of(task: Task) -> tuple[str, ...]:
+    named = (
+        (keys.alias(task.token_id, task.owner, task.external_id),)
+        if task.external_id is not None
+        else ()
+    )
+    return (
+        keys.task(task.id),
+        keys.line(task.id),
+        keys.owner_index(task.owner),
+        keys.due(_shard(task.id)),
+        *named,
+    )
+
+
+def _shard(task_id: str) -> str:
+    shard = keys.shard_of_task(task_id)
+    if shard is None:
+        raise ValueError(f"not a task id: {task_id[:64]!r}")
+    return shard
+
+
+def _entry(task: Task, event: str) -> LineEntry:
+    return LineEntry(task.updated_ms, task.version, task.stage, task.attempt, event)
+
+
+def _message(task: Task) -> str:
+    return f"task|{task.id}|{task.version}"
+
+
+def _texts(answer: Answer) -> tuple[str, ...]:
+    assert isinstance(answer, list)
+    return tuple(item.decode() for item in answer if isinstance(item, bytes))
+
+
+def _decode(document: bytes) -> Task:
+    try:
+        return decode_task(document)
+    except ValueError as exc:
+        raise StoreFault(f"a task's record is unreadable: {exc}") from exc

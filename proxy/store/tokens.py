@@ -1,0 +1,101 @@
+"""Tokens in Redis: hashes of secrets, limits, generation.
+
+Two keys in two slots, so not one script: the hash, then the index. A token that exists always
+works; the index only lists. An index entry's score is the ms its hash dies, so each creation
+sweeps what has died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from proxy.errors import Conflict
+from proxy.model import Principal
+from proxy.store import keys
+from proxy.store.batch import Answer, Batcher, Script
+from proxy.store.codec import TokenRecord, decode_token, encode_token
+from proxy.store.faults import StoreFault
+
+KEPT_AFTER_EXPIRY_MS: Final = 30 * 24 * 3600 * 1000  # so that "expired" is not "unknown"
+
+
+def principal(record: TokenRecord) -> Principal:
+    """Who the token stands for. `revoked` says it was; expiry is compared by the caller."""
+    return Principal(
+        token_id=record.id,
+        owner=record.owner,
+        name=record.name,
+        generation=record.generation,
+        models=record.models,
+        budget_micro=record.budget_micro,
+        rpm=record.rpm,
+        max_in_flight=record.max_in_flight,
+        expires_ms=record.expires_ms,
+        revoked=record.revoked_ms is not None,
+    )
+
+
+class Tokens:
+    """Every change is told on the channel as `token|<id>|<generation>`."""
+
+    def __init__(self, batch: Batcher) -> None:
+        self._batch = batch
+        self._create = Script.load("token_create")
+        self._rotate = Script.load("token_rotate")
+        self._revoke = Script.load("token_revoke")
+
+    async def create(self, record: TokenRecord) -> None:
+        """Store a new token; Conflict when its id is taken."""
+        dies: int | str = ""
+        if record.expires_ms is not None:
+            dies = record.expires_ms + KEPT_AFTER_EXPIRY_MS
+        written = await self._batch.run(
+            self._create, [keys.token(record.id)], [dies, *encode_token(record)]
+        )
+        if written != 1:
+            raise Conflict(f"token id {record.id} is taken")
+        await asyncio.gather(
+            self._batch.call("ZADD", keys.TOKENS, "+inf" if dies == "" else dies, record.id),
+            self._batch.call("ZREMRANGEBYSCORE", keys.TOKENS, "-inf", f"({record.created_ms}"),
+        )
+
+    async def get(self, token_id: str) -> TokenRecord | None:
+        return _record(await self._batch.call("HGETALL", keys.token(token_id)))
+
+    async def list(self) -> tuple[TokenRecord, ...]:
+        """All tokens, revoked ones too, oldest first."""
+        ids = await self._batch.call("ZRANGE", keys.TOKENS, 0, -1)
+        assert isinstance(ids, list)
+        names = [member.decode() for member in ids if isinstance(member, bytes)]
+        found = await asyncio.gather(
+            *(self._batch.call("HGETALL", keys.token(name)) for name in names)
+        )
+        records = [record for answer in found if (record := _record(answer)) is not None]
+        return tuple(sorted(records, key=lambda record: (record.created_ms, record.id)))
+
+    async def rotate(self, token_id: str, secret_sha256: str) -> int | None:
+        """A new secret; the one before it stays known as `previous_sha256`. Returns the new
+        generation, None when there is no such token."""
+        generation = await self._batch.run(
+            self._rotate, [keys.token(token_id)], [token_id, secret_sha256, keys.CHANNEL]
+        )
+        assert isinstance(generation, int)
+        return generation or None
+
+    async def revoke(self, token_id: str, now_ms: int) -> bool:
+        """False when there is no such token. Revoking again keeps the first time."""
+        done = await self._batch.run(
+            self._revoke, [keys.token(token_id)], [token_id, now_ms, keys.CHANNEL]
+        )
+        return done == 1
+
+
+def _record(answer: Answer) -> TokenRecord | None:
+    assert isinstance(answer, dict)
+    if not answer:
+        return None
+    try:
+        return decode_token(answer)
+    except ValueError as exc:
+        raise StoreFault(f"a token's record is unreadable: {exc}") from exc

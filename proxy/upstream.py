@@ -1,0 +1,248 @@
+"""The way out: the only owner of `ClientSession`s.
+
+Rule: foreign exceptions of aiohttp's client end here. A call either has an `Answer`, or it
+raises `NotSent` (the upstream provably heard nothing) or `Ambiguous` (nobody can say).
+
+Three kinds of sessions: *submit* (a fresh connection each time, for a POST on a stale
+keep-alive cannot be told from a lost reply), *query* (kept alive, one per upstream), and
+*guarded* for addresses a provider gave us, whose sockets refuse what is not public.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+
+from aiohttp import (
+    ClientConnectorError,
+    ClientError,
+    ClientResponse,
+    ClientSession,
+    ClientTimeout,
+    ConnectionTimeoutError,
+    DummyCookieJar,
+    InvalidURL,
+    NonHttpUrlClientError,
+    TCPConnector,
+)
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from proxy import __version__
+from proxy.errors import ProxyError
+from proxy.http.addresses import is_public
+from proxy.model import Outbound, Upstream
+from proxy.providers.serial import encoded
+
+USER_AGENT = f"reelway/{__version__}"
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
+MAX_HOPS = 5
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+class UpstreamTrouble(ProxyError):
+    """No whole answer came. The message is for our log, never for a client."""
+
+    status = 502
+    code = "upstream_error"
+    side = "upstream"
+    retryable = True
+
+
+class NotSent(UpstreamTrouble):
+    """The upstream heard nothing: no connection, TLS refused, an address we may not call."""
+
+
+class Ambiguous(UpstreamTrouble):
+    """The upstream may have heard it all: cut, timed out, or answered what is not HTTP."""
+
+
+class AddressRefused(OSError):
+    """The guard's: raised inside the connector, surfaces as ClientConnectorError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds. `idle_s` bounds the wait for the head and for each piece of a body."""
+
+    connect_s: float
+    submit_s: float
+    poll_s: float
+    idle_s: float
+
+
+class Upstreams:
+    """Every upstream's sessions. `async with` it; `aclose` ends what is still open."""
+
+    def __init__(self, deadlines: Deadlines, *, rcvbuf_bytes: int | None = None) -> None:
+        self._deadlines = deadlines
+        self._rcvbuf = rcvbuf_bytes
+        self._sessions: dict[tuple[str, str], ClientSession] = {}
+
+    async def aclose(self) -> None:
+        sessions, self._sessions = self._sessions, {}
+        await asyncio.gather(*(s.close() for s in sessions.values()))
+
+    # ------------------------------------------------------------ whole answers
+
+    async def submit(self, upstream: Upstream, outbound: Outbound) -> Answer:
+        """Send a request that costs money: a fresh connection, never repeated."""
+        session = self._session("submit", upstream.name)
+        return await self._call(session, outbound, self._deadlines.submit_s)
+
+    async def query(self, upstream: Upstream, outbound: Outbound) -> Answer:
+        """Ask something that may be asked again."""
+        session = self._session("query", upstream.name)
+        return await self._call(session, outbound, self._deadlines.poll_s)
+
+    async def _call(self, session: ClientSession, outbound: Outbound, total_s: float) -> Answer:
+        timeout = ClientTimeout(total=total_s, sock_connect=self._deadlines.connect_s)
+        try:
+            async with session.request(
+                outbound.method,
+                URL(outbound.url, encoded=True),
+                headers=outbound.headers,
+                data=_payload(outbound),
+                timeout=timeout,
+            ) as response:
+                body = await _read_bounded(response)
+                return Answer(response.status, response.headers, body)
+        except (ClientConnectorError, ConnectionTimeoutError) as exc:
+            raise NotSent(f"no connection: {_reason(exc)}") from exc
+        except (InvalidURL, NonHttpUrlClientError) as exc:
+            raise NotSent(f"not a usable URL: {_reason(exc)}") from exc
+        except (ClientError, TimeoutError, OSError, ValueError) as exc:
+            raise Ambiguous(f"no whole answer: {_reason(exc)}") from exc
+
+    # ------------------------------------------------------------ bodies
+
+    async def open(
+        self, upstream: Upstream, outbound: Outbound, extra: Mapping[str, str]
+    ) -> ClientResponse:
+        """Open a body: the caller reads and closes it. Redirects are followed here, each hop
+        checked anew, and our credentials go no further than the first.
+        """
+        headers = {**outbound.headers, **extra, "Accept-Encoding": "identity"}
+        url = URL(outbound.url, encoded=True)
+        secret = [name for name in outbound.headers if not outbound.guarded]
+        for _hop in range(MAX_HOPS + 1):
+            response = await self._open_one(upstream, outbound, url, headers)
+            target = response.headers.get("Location")
+            if response.status not in _REDIRECTS or target is None:
+                return response
+            response.close()
+            try:
+                onward = url.join(URL(target, encoded=True))
+            except ValueError as exc:
+                raise NotSent("redirected to what is no URL") from exc
+            if onward.origin() != url.origin():
+                headers = {k: v for k, v in headers.items() if k not in secret}
+            url = onward
+        raise NotSent(f"more than {MAX_HOPS} redirects")
+
+    async def _open_one(
+        self, upstream: Upstream, outbound: Outbound, url: URL, headers: Mapping[str, str]
+    ) -> ClientResponse:
+        if url.scheme not in ("http", "https") or url.host is None:
+            raise NotSent(f"a {url.scheme or 'relative'} URL is not fetched")
+        guarded = f"{url.host}:{url.port}" not in exempt(upstream)
+        session = self._session("guarded" if guarded else "content", upstream.name)
+        timeout = ClientTimeout(
+            total=None, sock_connect=self._deadlines.connect_s, sock_read=self._deadlines.idle_s
+        )
+        try:
+            return await session.request(outbound.method, url, headers=headers, timeout=timeout)
+        except (ClientConnectorError, ConnectionTimeoutError, InvalidURL) as exc:
+            raise NotSent(f"no connection: {_reason(exc)}") from exc
+        except (ClientError, TimeoutError, OSError, ValueError) as exc:
+            raise Ambiguous(f"no answer: {_reason(exc)}") from exc
+
+    # ------------------------------------------------------------ sessions
+
+    def _session(self, kind: str, name: str) -> ClientSession:
+        session = self._sessions.get((kind, name))
+        if session is None:
+            session = self._sessions[kind, name] = self._new_session(kind)
+        return session
+
+    def _new_session(self, kind: str) -> ClientSession:
+        connector = TCPConnector(
+            limit=0,
+            force_close=kind == "submit",
+            ttl_dns_cache=30,
+            socket_factory=self._guarded_socket if kind == "guarded" else self._plain_socket,
+        )
+        return ClientSession(
+            connector=connector,
+            cookie_jar=DummyCookieJar(),
+            auto_decompress=False,
+            headers={"User-Agent": USER_AGENT},
+            requote_redirect_url=False,
+            read_bufsize=256 * 1024,
+        )
+
+    def _plain_socket(self, info: tuple[object, ...]) -> socket.socket:
+        family, kind, proto = info[0], info[1], info[2]
+        made = socket.socket(family, kind, proto)  # type: ignore[arg-type]  # addrinfo's first three
+        made.setblocking(False)
+        if self._rcvbuf:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._rcvbuf)
+        return made
+
+    def _guarded_socket(self, info: tuple[object, ...]) -> socket.socket:
+        address = info[4][0]  # type: ignore[index]  # addrinfo's sockaddr
+        if not is_public(address):
+            raise AddressRefused(f"{address} is not a public address")
+        return self._plain_socket(info)
+
+
+def exempt(upstream: Upstream) -> frozenset[str]:
+    """The host:port pairs the operator configured for this upstream: exactly these may be
+    private. A host on all ports would open Redis and the admin port beside it."""
+    base = URL(upstream.base_url)
+    return frozenset({f"{base.host}:{base.port}", *upstream.result_hosts})
+
+
+def _payload(outbound: Outbound) -> bytes | AsyncIterator[bytes] | None:
+    """The body: small ones as bytes, those with uploads piece by piece from the spool."""
+    if not outbound.pieces:
+        return None
+    if all(isinstance(piece, bytes) for piece in outbound.pieces):
+        return b"".join(encoded(outbound.pieces))
+    return _counted(encoded(outbound.pieces), outbound.length)
+
+
+async def _counted(chunks: Iterable[bytes], length: int) -> AsyncIterator[bytes]:
+    """aiohttp clips what exceeds Content-Length and hangs on what is missing: count."""
+    sent = 0
+    for chunk in chunks:
+        sent += len(chunk)
+        if sent > length:
+            break
+        yield chunk
+    if sent != length:
+        raise ValueError(f"the body is {sent} bytes, announced were {length}")
+
+
+async def _read_bounded(response: ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            response.close()
+            raise ClientError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+    return bytes(body)
+
+
+def _reason(exc: BaseException) -> str:
+    cause = exc.__cause__ or exc
+    return f"{type(exc).__name__}: {str(cause)[:200]}"

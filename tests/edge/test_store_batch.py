@@ -1,0 +1,165 @@
+"""One round trip for what is asked together; one bad command or lost caller spoils nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from importlib import resources
+
+import pytest
+
+from proxy.model import Stage
+from proxy.store import Embedded, Store, StoreDown, StoreFault, StoreFull, TokenRecord
+from proxy.store.batch import MAX_PENDING, Answer, Arg, Batcher, Script
+from proxy.store.client import connect
+from proxy.store.tasks import Tasks
+from proxy.store.tokens import Tokens
+from tests.edge.store_fixtures import NOW, new_task, own_valkey, second, store, valkey
+
+__all__ = ["own_valkey", "second", "store", "valkey"]
+
+
+class Recorder(Batcher):
+    """A batcher that notes its round trips and the keys of each script call."""
+
+    def __init__(self, url: str) -> None:
+        self.connections = connect(url, 0.5)
+        super().__init__(self.connections.commands, 0.5)
+        self.trips: list[list[str]] = []
+        self.scripts: dict[str, list[Sequence[str]]] = {}
+
+    def run(
+        self, script: Script, keys: Sequence[str], args: Sequence[Arg]
+    ) -> asyncio.Future[Answer]:
+        self.scripts.setdefault(script.name, []).append(keys)
+        return super().run(script, keys, args)
+
+    async def _send(self, commands: Sequence[tuple[Arg, ...]]) -> list[Answer | Exception]:
+        self.trips.append([str(command[0]) for command in commands])
+        return await super()._send(commands)
+
+
+@pytest.fixture
+async def recorder(store: Store, valkey: Embedded) -> AsyncIterator[Recorder]:
+    batch = Recorder(valkey.url)
+    yield batch
+    await batch.close()
+    await batch.connections.aclose()
+
+
+async def test_one_tick_is_one_round_trip(recorder: Recorder) -> None:
+    """64 callers in one turn of the loop share a pipeline, and each gets its own answer."""
+    answers = await asyncio.gather(*(recorder.call("ECHO", n) for n in range(64)))
+    assert answers == [str(n).encode() for n in range(64)]
+    assert recorder.trips == [["ECHO"] * 64]
+
+
+async def test_a_bad_command_spoils_only_itself(recorder: Recorder) -> None:
+    await recorder.call("SET", "text", "x")
+    before, wrong, nonsense, after = await asyncio.gather(
+        recorder.call("ECHO", "a"),
+        recorder.call("LPUSH", "text", "y"),
+        recorder.call("NONSENSE"),
+        recorder.call("ECHO", "b"),
+        return_exceptions=True,
+    )
+    assert (before, after) == (b"a", b"b")
+    assert isinstance(wrong, StoreFault)
+    assert "WRONGTYPE" in wrong.reason
+    assert isinstance(nonsense, StoreFault)
+
+
+async def test_an_argument_redis_cannot_take_never_reaches_a_batch(recorder: Recorder) -> None:
+    good = recorder.call("ECHO", "a")
+    for bad in (None, 1.5, True):
+        with pytest.raises(TypeError):
+            recorder.call("ECHO", bad)  # type: ignore[arg-type]  # the point of the test
+    assert await good == b"a"
+
+
+async def test_a_caller_that_left_is_not_asked_for(recorder: Recorder) -> None:
+    gone = recorder.call("SET", "left", "behind")
+    stays = recorder.call("EXISTS", "left")
+    gone.cancel()
+    assert await stays == 0
+    assert recorder.trips == [["EXISTS"]]
+
+
+async def test_a_caller_may_leave_while_its_batch_is_under_way(recorder: Recorder) -> None:
+    gone, stays = recorder.call("ECHO", "a"), recorder.call("ECHO", "b")
+    await asyncio.sleep(0)  # the batch is sent
+    gone.cancel()
+    assert await stays == b"b"
+
+
+async def test_a_script_the_server_forgot_is_loaded_again(recorder: Recorder) -> None:
+    script = Script.load("claim")
+    await recorder.call("SCRIPT", "FLUSH")
+    recorder.trips.clear()
+    both = await asyncio.gather(
+        recorder.run(script, ["rw:{00}:due"], [NOW, NOW, 1]), recorder.call("ECHO", "a")
+    )
+    assert list[Answer](both) == [[], b"a"]
+    assert recorder.trips == [["EVALSHA", "ECHO"], ["EVAL"]]
+    recorder.trips.clear()
+    await recorder.run(script, ["rw:{00}:due"], [NOW, NOW, 1])
+    assert recorder.trips == [["EVALSHA"]]
+
+
+async def test_a_full_queue_refuses_at_once(recorder: Recorder) -> None:
+    waiting = [recorder.call("PING") for _ in range(MAX_PENDING)]
+    with pytest.raises(StoreDown):
+        recorder.call("PING")
+    assert set(await asyncio.gather(*waiting)) == {True}
+
+
+async def test_closing_settles_everyone(recorder: Recorder) -> None:
+    sent = recorder.call("ECHO", "a")
+    await asyncio.sleep(0)
+    waiting = recorder.call("ECHO", "b")
+    await recorder.close()
+    assert await sent == b"a"
+    with pytest.raises(StoreDown):
+        await waiting
+    with pytest.raises(StoreDown):
+        recorder.call("ECHO", "c")
+
+
+async def test_a_full_store_refuses_writes_and_answers_reads(own_valkey: Embedded) -> None:
+    store = await Store.open(own_valkey.url)
+    task = new_task()
+    await store.tasks.reserve(task, NOW)
+    await store.batch.call("CONFIG", "SET", "maxmemory", "1mb")
+    try:
+        with pytest.raises(StoreFull) as caught:
+            await store.tasks.reserve(new_task(), NOW)
+        assert (caught.value.status, caught.value.code) == (503, "store_full")
+        assert await store.tasks.get(task.id) == task
+    finally:
+        await store.close()
+
+
+async def test_every_script_stays_in_one_slot(recorder: Recorder) -> None:
+    """Several keys of one script share one `{s}` tag, whatever braces an owner's name has."""
+    tasks, tokens = Tasks(recorder), Tokens(recorder)
+    for owner in ("acme", "a{b}c", "{00}", "}{"):
+        task = new_task(owner, external_id="x{y}z")
+        await tasks.reserve(task, NOW)
+        final = replace(task, version=2, stage=Stage.FAILED)
+        await tasks.swap(task, final, None, "failed", 60)
+        assert (await tasks.list(owner, 5))[0] == (final,)
+    await tasks.reserve(new_task(), NOW)
+    await tasks.claim_due(NOW, 1, 100)
+    await tokens.create(TokenRecord("t", "00", "name", "acme", NOW))
+    await tokens.rotate("t", "11")
+    await tokens.revoke("t", NOW)
+    folder = resources.files("proxy.store") / "scripts"
+    written = {entry.name.removesuffix(".lua") for entry in folder.iterdir()}
+    assert set(recorder.scripts) == written
+    for calls in recorder.scripts.values():
+        for names in calls:
+            tags = {re.match(r"rw:\{(0[0-9a-f])\}:[a-z]+(:|$)", name) for name in names}
+            slots = {match.group(1) for match in tags if match}
+            assert (None not in tags and len(slots) == 1) or len(names) == 1
