@@ -35,13 +35,14 @@ from proxy.mirror import Mirror
 from proxy.model import Task
 from proxy.providers import PROVIDERS
 from proxy.spool import Spool
-from proxy.store import Store, StoreDown, TokenRecord
+from proxy.store import Embedded, Store, StoreDown, StoreUnusable, TokenRecord
 from proxy.submission import Submitter
 from proxy.tracker import Tracker
 from proxy.upstream import Deadlines, Upstreams
 
 TOKENS_KEPT = 10_000
 TASKS_KEPT = 20_000
+REVIVE_S = 0.25  # how often the embedded store is looked at
 
 
 class Server:
@@ -112,11 +113,15 @@ class Server:
         sockets = self._sockets or (bind(config.server.listen), bind(config.admin.listen))
         for bound in sockets:
             stack.callback(bound.close)
-        self.store = await Store.open(
-            config.redis.url,
-            state_dir=config.server.state_dir,
-            timeout_s=config.redis.timeout_s,
-        )
+        url = config.redis.url
+        if url == "embedded":
+            # Started, not attached to: a command that happened to own it would take it along.
+            embedded = await Embedded.start(config.server.state_dir)
+            stack.push_async_callback(embedded.stop)
+            keeper = asyncio.create_task(self._keep_alive(embedded), name="keep the store alive")
+            stack.push_async_callback(_ended, keeper)
+            url = embedded.url
+        self.store = await Store.open(url, timeout_s=config.redis.timeout_s)
         stack.push_async_callback(self.store.close)
         tokens = Mirror(self.store.tokens.get, self._is_listening, TOKENS_KEPT)
         tasks = Mirror(self.store.tasks.get, self._is_listening, TASKS_KEPT)
@@ -242,6 +247,18 @@ class Server:
             return "the store does not answer"
         return None
 
+    async def _keep_alive(self, embedded: Embedded) -> None:
+        """Start the embedded server again when it died; its log has what it knew."""
+        while True:
+            await asyncio.sleep(REVIVE_S)
+            if embedded.is_running:
+                continue
+            self.log.error("the embedded store died; starting it again")
+            try:
+                await embedded.revive()
+            except (StoreUnusable, StoreDown, OSError) as error:
+                self.log.error("the embedded store does not start", why=str(error))
+
     # ------------------------------------------------------------ what rooms ask for
 
     @property
@@ -264,6 +281,11 @@ class Server:
             settle_ms=round((timeouts.submit_s + timeouts.connect_s) * 1000),
             confirm_ms=round(timeouts.confirm_s * 1000),
         )
+
+
+async def _ended(job: asyncio.Task[None]) -> None:
+    job.cancel()
+    await asyncio.wait([job])
 
 
 def signing_secrets(config: Config) -> list[bytes]:

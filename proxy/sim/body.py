@@ -13,6 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 _NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 _KEY = re.compile(r"\[([^\[\]]*)\]")
 _HEAD_BYTES = 16
+_LONGEST_KEPT = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,24 @@ class Body:
     fields: dict[str, object] = field(default_factory=dict)
     uploads: list[Upload] = field(default_factory=list)
     problem: str | None = None
+
+
+def slim(fields: dict[str, object]) -> dict[str, object]:
+    """The same with very long strings (base64 images) replaced by hash and length.
+
+    Logs and tasks are kept; ten thousand pictures would not fit.
+    """
+    return {name: _slim(value) for name, value in fields.items()}
+
+
+def _slim(value: object) -> object:
+    if isinstance(value, dict):
+        return slim(value)
+    if isinstance(value, list):
+        return [_slim(item) for item in value]
+    if isinstance(value, str) and len(value) > _LONGEST_KEPT:
+        return f"sha256:{hashlib.sha256(value.encode()).hexdigest()}:{len(value)}"
+    return value
 
 
 async def read_body(request: web.Request) -> Body:

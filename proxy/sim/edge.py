@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from proxy.sim.body import read_body
+from proxy.sim.body import read_body, slim
 from proxy.sim.faults import Fault, Faults, Plan
 from proxy.sim.log import Entry, Log
 from proxy.sim.reply import Refusal, Reply
@@ -85,7 +85,7 @@ class Edge:
         if (fault := plan.get("hold")) is not None:
             await stand(entry, fault.released, self._log.changed)
         body = await read_body(request)
-        entry.body = body.fields
+        entry.body = slim(body.fields)
         entry.body_size = body.size
         entry.uploads = list(body.uploads)
         call = Call(

@@ -17,7 +17,7 @@ def file_reply(clip: Clip, headers: Mapping[str, str], plan: Plan) -> Reply:
     """The whole clip, or the one range asked for. Several ranges get the whole (legal)."""
     changed = plan.get("etag_change")
     if changed is not None:
-        clip = clip.revised(changed.hits)
+        clip = clip.revised(changed.number)
     ranged = plan.get("no_range") is None
     base: Headers = (
         ("Content-Type", clip.media_type),

@@ -9,7 +9,7 @@ from typing import cast
 
 from multidict import MultiMapping
 
-from proxy.sim.body import Upload, upload_of
+from proxy.sim.body import Upload, slim, upload_of
 from proxy.sim.images import BadImage, decode_image, is_url
 from proxy.sim.links import Links
 from proxy.sim.reply import Refusal, Reply, json_reply
@@ -181,7 +181,7 @@ class Jimeng:
             service=self.name,
             endpoint=cast("str", req_key),
             account=account,
-            request=dict(fields),
+            request=slim(fields),
             prompt=prompt,
             result_id=lambda: self._ids.hexadecimal(32),
             doom=self.failure(None),

@@ -9,6 +9,7 @@ from typing import cast
 
 from multidict import MultiMapping
 
+from proxy.sim.body import slim
 from proxy.sim.kling_rules import Broken, Endpoint, check
 from proxy.sim.links import Links
 from proxy.sim.reply import Refusal, Reply, json_reply
@@ -125,7 +126,7 @@ class Kling:
             service=self.name,
             endpoint=endpoint,
             account=account,
-            request=request,
+            request=slim(request),
             prompt=prompts,
             result_id=lambda: self._ids.digits(18),
             doom=self.failure(None),

@@ -12,7 +12,6 @@ from multidict import CIMultiDict
 from proxy.sim.body import Upload
 
 _KEPT = 20_000
-_LONGEST_SHOWN = 65_536
 #: The operations that ask for a paid render.
 SUBMITS = frozenset({"submit", "remix", "edit", "extend"})
 
@@ -34,7 +33,8 @@ class Entry:
     account: int | None = None
     #: Upstream id of the task it made or asked for.
     task_id: str | None = None
-    #: Parsed JSON or form fields; a part with a file is an `Upload`.
+    #: Parsed JSON or form fields; a part with a file is an `Upload`, and a string over 64 KiB
+    #: is "sha256:<hex>:<length>".
     body: dict[str, object] = field(default_factory=dict)
     #: Bytes of the body as read; of a form, those of its parts.
     body_size: int = 0
@@ -76,15 +76,13 @@ class Entry:
 
 
 def _shown(value: object) -> object:
-    """A body as JSON, its files as their descriptions, very long strings cut."""
+    """A body as JSON, its files as their descriptions."""
     if isinstance(value, Upload):
         return value.to_json()
     if isinstance(value, dict):
         return {str(name): _shown(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_shown(item) for item in value]
-    if isinstance(value, str) and len(value) > _LONGEST_SHOWN:
-        return f"{value[:64]}… ({len(value)} characters)"
     return value
 
 

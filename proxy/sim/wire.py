@@ -43,8 +43,7 @@ def transport_of(request: web.Request) -> asyncio.Transport:
     transport = request.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client has left")
-    assert transport is not None  # uvloop's transports are no asyncio.Transport
-    return transport
+    return transport  # of uvloop it is no asyncio.Transport, but behaves as one
 
 
 def hang_up(request: web.Request, entry: Entry, *, reset: bool) -> None:

@@ -124,6 +124,8 @@ def task_fields(task: Task) -> tuple[str | int | bytes, ...]:
         task.attempt,
         "kind",
         task.kind.value,
+        "tok",
+        task.token_id,
         "gone",
         int(task.deleted),
         "doc",

@@ -53,7 +53,7 @@ def _tagged(task_id: str, room: str) -> str:
 
 
 def task(task_id: str) -> str:
-    """hash: v, stage, attempt, kind, gone, doc."""
+    """hash: v, stage, attempt, kind, tok, gone, doc."""
     return _tagged(task_id, "task")
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from proxy.errors import Invalid, NotFound
 from proxy.model import Kind, Task
@@ -31,6 +31,8 @@ from proxy.store.faults import StoreFault
 # No task is open longer; with the retention it bounds how old a live index entry can be.
 _LONGEST_OPEN_MS: Final = 7 * 24 * 3600 * 1000
 _WINDOWS: Final = (32, 256)  # index entries looked at in one step of a listing: least, most
+
+_Ids: TypeAlias = list[str]  # inside the class, `list` is its method
 
 
 class Tasks:
@@ -129,8 +131,10 @@ class Tasks:
         after: str | None = None,
         offset: int = 0,
         kind: Kind | None = None,
+        token_id: str | None = None,
     ) -> tuple[tuple[Task, ...], bool]:
-        """A page of an owner's tasks by creation (then id), and whether more follow.
+        """A page of an owner's tasks by creation (then id), and whether more follow; with
+        `kind` or `token_id` only those.
 
         Deleted tasks are hidden, yet stay valid as `after`: clients delete while they page.
         `offset` counts what the listing shows. Invalid when `after` is not in it. Index entries
@@ -153,9 +157,8 @@ class Tasks:
             ids = [member for member in members[::2] if member not in seen]
             cursor, score = members[-2:]
             seen.update(ids)
-            live, expired = await self._live(ids)
+            matching, expired = await self._sift(ids, kind, token_id)
             dead |= expired
-            matching = [i for i in ids if i in live and kind in (None, live[i])]
             shown += matching[to_skip:]
             to_skip = max(0, to_skip - len(matching))
         if dead:
@@ -163,21 +166,30 @@ class Tasks:
         tasks = await self.get_many(shown[:limit])
         return tuple(tasks.values()), len(shown) > limit
 
-    async def _live(self, ids: Sequence[str]) -> tuple[dict[str, Kind], set[str]]:
-        """Of the tasks among `ids`: the kinds of those a listing shows, and who has expired."""
+    async def _sift(
+        self, ids: Sequence[str], kind: Kind | None, token_id: str | None
+    ) -> tuple[_Ids, set[str]]:
+        """Which of `ids` a listing shows, in their order, and which have expired."""
         marks = await asyncio.gather(
-            *(self._batch.call("HMGET", keys.task(task_id), "kind", "gone") for task_id in ids)
+            *(
+                self._batch.call("HMGET", keys.task(task_id), "gone", "kind", "tok")
+                for task_id in ids
+            )
         )
-        live: dict[str, Kind] = {}
+        shown: _Ids = []
         dead: set[str] = set()
         for task_id, mark in zip(ids, marks, strict=True):
             assert isinstance(mark, list)
-            kind, gone = mark
-            if not isinstance(kind, bytes):
+            gone, its_kind, its_token = mark
+            if gone is None:
                 dead.add(task_id)
-            elif gone == b"0":
-                live[task_id] = Kind(kind.decode())
-        return live, dead
+            elif (
+                gone == b"0"
+                and (kind is None or its_kind == kind.encode())
+                and (token_id is None or its_token == token_id.encode())
+            ):
+                shown.append(task_id)
+        return shown, dead
 
     async def time_line(self, task_id: str) -> tuple[LineEntry, ...]:
         """What happened to the task, oldest first; empty when it is not known. Of a very long

@@ -234,6 +234,18 @@ async def test_offset_and_kind_count_only_what_is_shown(store: Store) -> None:
         assert has_more == (len(images) > offset + limit)
 
 
+async def test_a_listing_can_be_of_one_token(store: Store) -> None:
+    """Two tokens of one owner share an index; each page counts only its own token's tasks."""
+    tasks = [
+        await reserved(store, new_task(created_ms=NOW + n, token_id=f"tok{n % 2}"))
+        for n in range(40)
+    ]
+    listed = await store.tasks.list("acme", 3, "asc", tasks[0].id, offset=1, token_id="tok0")
+    assert listed == ((tasks[4], tasks[6], tasks[8]), True)
+    assert await store.tasks.list("acme", 20, "asc", token_id="tok1") == (tuple(tasks[1::2]), False)
+    assert await store.tasks.list("acme", 20, token_id="other") == ((), False)
+
+
 async def test_a_client_may_delete_while_it_pages(store: Store) -> None:
     """Deleted tasks are hidden, yet the page after a deleted one is still found."""
     tasks = [await reserved(store, new_task(created_ms=NOW + n)) for n in range(6)]

@@ -91,7 +91,7 @@ async def test_variants_are_what_they_say(manual: Simulator, stepped: openai.Ope
         content = await asyncio.to_thread(
             stepped.videos.download_content,
             video.id,
-            variant=variant,  # type: ignore[arg-type]  # a loop over the literal's values
+            variant=variant,
         )
         seen[variant] = (content.response.headers["content-type"], content.content[:4])
     assert seen["video"][0] == "video/mp4"

@@ -57,10 +57,11 @@ async def test_it_ends_with_its_parent() -> None:
     watch = os.pidfd_open(pid)
     try:
         ended = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().add_reader(watch, lambda: ended.done() or ended.set_result(0))
+        asyncio.get_running_loop().add_reader(watch, ended.cancel)
         parent.stdin.close()
         await parent.wait()
-        await asyncio.wait_for(ended, 10)
+        await asyncio.wait([ended], timeout=10)
+        assert ended.cancelled()
     finally:
         asyncio.get_running_loop().remove_reader(watch)
         os.close(watch)

@@ -10,14 +10,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from volcengine.visual.VisualService import VisualService
 from yarl import URL
 
 from proxy.sim import Settings, Simulator
-
-with pytest.MonkeyPatch.context() as _no_home:
-    # At import it reads keys from the environment and ~/.volc; ours must win.
-    _no_home.delenv("VOLC_ACCESSKEY", raising=False)
-    from volcengine.visual.VisualService import VisualService
 
 _PNG = b"\x89PNG\r\n\x1a\n" + bytes(200)
 _TEXT = {"req_key": "jimeng_t2v_v30", "prompt": "千军万马", "frames": 121, "aspect_ratio": "16:9"}

@@ -160,6 +160,7 @@ def test_fields_beside_the_document_repeat_it() -> None:
         "stage": "completed",
         "attempt": 2,
         "kind": "image2video",
+        "tok": "tok",
         "gone": 1,
         "doc": encode_task(MOST),
     }
