@@ -42,8 +42,11 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(main)
-    except (ProxyError, StoreUnusable, OSError) as error:
+    except (ProxyError, StoreUnusable) as error:
         raise click.ClickException(str(error)) from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise click.ClickException(f"{where}{error.strerror or error}") from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

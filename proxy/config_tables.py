@@ -338,6 +338,7 @@ class Limits(Table):
     min_rate_bytes_s: CountOrZero = 0
     send_lowat_bytes: Count = 512 * 1024
     upstream_rcvbuf_bytes: Count = 512 * 1024
+    relay_tiers: tuple[Literal["splice", "pipe", "copy"], ...] = ("splice", "pipe", "copy")
     retention_s: Count = 30 * DAY_S
 
 

@@ -43,7 +43,7 @@ from proxy.listener import StreamReply, WholeReply, cut
 from proxy.mirror import Mirror
 from proxy.model import Call, Exchange, Status, Task
 from proxy.providers.base import Provider
-from proxy.relay import End, RelayOptions, move
+from proxy.relay import End, RelayOptions, move, usable_tiers
 from proxy.source import Facts, FactsCache, Opened, Source, is_same
 from proxy.tracker import Tracker
 from proxy.upstream import Upstreams, UpstreamTrouble
@@ -122,6 +122,9 @@ class ContentServer:
         self._stopping = stopping
         self._log = log
         self._facts = FactsCache()
+        self._tiers, faults = usable_tiers(("splice", "pipe", "copy"))
+        for fault in faults:
+            log.warning("relay", what=fault)
         self.slots = Slots()
 
     async def serve(
@@ -363,6 +366,7 @@ class ContentServer:
     def relay_options(self) -> RelayOptions:
         timeouts, limits = self._config().timeouts, self._config().limits
         return RelayOptions(
+            tiers=tuple(tier for tier in self._tiers if tier in limits.relay_tiers),
             idle_client_s=timeouts.idle_client_s,
             idle_upstream_s=timeouts.idle_upstream_s,
             min_rate_bytes_s=limits.min_rate_bytes_s,

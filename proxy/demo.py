@@ -179,7 +179,7 @@ async def run_demo(options: DemoOptions) -> None:
     )
     try:
         kept = _kept(state / "demo.json")
-        async with _simulator(options) as sim:
+        async with _simulator(options, state) as sim:
             path = state / "config.toml"
             listen, admin_listen = (address_of(sock) for sock in sockets)
             text = _config_text(options, sim, kept, listen, admin_listen)
@@ -290,7 +290,7 @@ def _reachable(listen: str) -> str:
 
 
 @asynccontextmanager
-async def _simulator(options: DemoOptions) -> AsyncIterator[dict[str, object]]:
+async def _simulator(options: DemoOptions, state: Path) -> AsyncIterator[dict[str, object]]:
     """The simulated upstreams as a child process: yields what it announces."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -300,6 +300,8 @@ async def _simulator(options: DemoOptions) -> AsyncIterator[dict[str, object]]:
         "--die-with-parent",
         "--speed",
         str(options.speed),
+        "--journal",
+        str(state / "simulated-tasks.jsonl"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,

@@ -327,9 +327,15 @@ def _fault(request: web.BaseRequest) -> str | None:
     return None
 
 
-def _error_reply(status: int, code: str, kind: str, message: str) -> WholeReply:
+def _new_id() -> str:
+    """For a request that never came as far as its handler, which names all others."""
+    return "req_" + os.urandom(12).hex()
+
+
+def _error_reply(request_id: str, status: int, code: str, kind: str, message: str) -> WholeReply:
     error = {"message": message, "type": kind, "param": None, "code": code}
-    reply = WholeReply(status, {"Content-Type": "application/json"}, orjson.dumps({"error": error}))
+    headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
+    reply = WholeReply(status, headers, orjson.dumps({"error": error}))
     reply.force_close()
     return reply
 
@@ -484,16 +490,16 @@ class Conn(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """One line in the log and our own body, instead of a traceback for every bad request."""
+        request_id = _new_id()
         if isinstance(exc, HttpProcessingError):
             text = f"the request is malformed: {_one_line(exc)}"
-            self._listener.log(f"{text} (from {request.remote or 'a unix socket'})")
-            return _error_reply(400, "malformed_request", "invalid_request_error", text)
+            return self._listener.refuse(request, request_id, text)
         trace = "".join(traceback.format_exception(exc)) if exc else "it timed out"
-        self._listener.log(f"the handler of {request.method} failed: {trace}")
+        self._listener.log(f"{request_id}: the handler of {request.method} failed: {trace}")
         if self.begun:
             self.cut()
             raise ConnectionResetError("the response had begun")
-        return _error_reply(500, "internal_error", "server_error", "the proxy failed")
+        return _error_reply(request_id, 500, "internal_error", "server_error", "the proxy failed")
 
 
 class _Server(web.Server):
@@ -612,12 +618,16 @@ class Listener:
         """The outermost handler; called by the connections only."""
         fault = _fault(request)
         if fault is not None:
-            self.log(f"{fault} (from {request.remote or 'a unix socket'})")
-            return _error_reply(400, "malformed_request", "invalid_request_error", fault)
+            return self.refuse(request, _new_id(), fault)
         reply = await self._handler(request)
         if self.draining:
             reply.force_close()
         return reply
+
+    def refuse(self, request: web.BaseRequest, request_id: str, why: str) -> WholeReply:
+        """Answer what is no HTTP request for us, with one line in the log."""
+        self.log(f"{request_id}: {why} (from {request.remote or 'a unix socket'})")
+        return _error_reply(request_id, 400, "malformed_request", "invalid_request_error", why)
 
     async def stop_accepting(self) -> None:
         """Close the listening sockets; open connections go on, and are told to close."""

@@ -27,7 +27,7 @@ from proxy.lifecycle import expiry_text
 from proxy.model import Outbound, Task
 from proxy.providers.base import Provider
 from proxy.tracker import Tracker
-from proxy.upstream import Upstreams, UpstreamTrouble
+from proxy.upstream import NotSent, Upstreams, UpstreamTrouble
 
 _GONE = (401, 403, 404, 410)  # what storage says of an expired signature or a dropped object
 _TYPES = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/jpeg"}
@@ -95,7 +95,14 @@ class Source:
             if known is not None and known.upstream_etag is not None:
                 extra["If-Range"] = known.upstream_etag
         upstream, _credential = self._tracker.place(self._task)
-        response = await self._upstreams.open(upstream, self._outbound(method), extra)
+        outbound = self._outbound(method)
+        try:
+            response = await self._upstreams.open(upstream, outbound, extra)
+        except NotSent:
+            # A file host that is not there any more: the provider may name another.
+            if not outbound.guarded or self._renewed:
+                raise
+            return await self._open_renewed(wish, known, method, None)
         try:
             if response.status in _GONE:
                 response.close()
@@ -115,7 +122,7 @@ class Source:
         return Outbound(method, sealed.url, sealed.headers)
 
     async def _open_renewed(
-        self, wish: Wish | None, known: Facts | None, method: str, status: int
+        self, wish: Wish | None, known: Facts | None, method: str, status: int | None
     ) -> Opened:
         """The address has expired, or the object is gone: ask the provider once for a new one."""
         if self._renewed:
@@ -124,6 +131,8 @@ class Source:
         before = self._task.results
         self._task = await self._tracker.renew(self._task)
         if self._task.results == before:
+            if status is None:
+                raise NotSent("the file host does not answer, and the provider names no other")
             if status == 401:
                 raise UpstreamFailed(
                     "The upstream refused our credential for this video; its operator has to look."

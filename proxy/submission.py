@@ -23,6 +23,7 @@ from proxy.lifecycle import Schedule
 from proxy.model import (
     Accepted,
     Credential,
+    DialectName,
     Draft,
     Exchange,
     Outbound,
@@ -49,6 +50,8 @@ from proxy.upstream import Ambiguous, NotSent, Upstreams
 # reconciliation has to find the task.
 BIND_TRIES = 60
 BIND_PAUSE_S = 0.5
+
+_MODEL_FIELD: Mapping[DialectName, str] = {"kling": "model_name", "jimeng": "req_key"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,7 @@ class Submitter:
             names = ", ".join(allowed_models(config.routes, principal.models)[:20])
             raise ModelNotFound(
                 f"Model '{model}' is not served here for this key. It may use: {names or 'none'}.",
-                param="model_name" if request.dialect == "kling" else "model",
+                param=_MODEL_FIELD.get(request.dialect, "model"),
             )
         now_ms = int(self._clock() * 1000)
         task_id = new_task_id(principal.owner, self._entropy(23))

@@ -215,13 +215,11 @@ class Tracker:
 
     async def renew(self, task: Task) -> Task:
         """Ask for fresh result URLs of a completed task: the old ones have expired. Returns the
-        task unchanged when the provider has nothing newer."""
-        place = self._place(task)
-        if place is None:
-            return task
-        said = await self.ask_state(task, *place)
-        if not isinstance(said, TaskState):
-            return task
+        task unchanged when the provider has nothing newer; raises UpstreamTrouble when it did
+        not say."""
+        said = await self.ask_state(task, *self.place(task))
+        if isinstance(said, Transient):
+            raise UpstreamTrouble(f"fresh result URLs could not be had: {said.reason}")
         fresh = lifecycle.refreshed(task, said.results, self._now_ms())
         if fresh is None:
             return task

@@ -113,6 +113,7 @@ class Upstreams:
                 headers=outbound.headers,
                 data=_payload(outbound),
                 timeout=timeout,
+                allow_redirects=False,  # a submit repeated elsewhere may be a second render
             ) as response:
                 body = await _read_bounded(response)
                 return Answer(response.status, response.headers, body)
@@ -154,13 +155,16 @@ class Upstreams:
     ) -> ClientResponse:
         if url.scheme not in ("http", "https") or url.host is None:
             raise NotSent(f"a {url.scheme or 'relative'} URL is not fetched")
-        guarded = f"{url.host}:{url.port}" not in exempt(upstream)
+        guarded = _host_port(url) not in exempt(upstream)
         session = self._session("guarded" if guarded else "content", upstream.name)
         timeout = ClientTimeout(
             total=None, sock_connect=self._deadlines.connect_s, sock_read=self._deadlines.idle_s
         )
         try:
-            return await session.request(outbound.method, url, headers=headers, timeout=timeout)
+            # aiohttp would follow redirects in this same session, past the guard.
+            return await session.request(
+                outbound.method, url, headers=headers, timeout=timeout, allow_redirects=False
+            )
         except (ClientConnectorError, ConnectionTimeoutError, InvalidURL) as exc:
             raise NotSent(f"no connection: {_reason(exc)}") from exc
         except (ClientError, TimeoutError, OSError, ValueError) as exc:
@@ -208,8 +212,13 @@ class Upstreams:
 def exempt(upstream: Upstream) -> frozenset[str]:
     """The host:port pairs the operator configured for this upstream: exactly these may be
     private. A host on all ports would open Redis and the admin port beside it."""
-    base = URL(upstream.base_url)
-    return frozenset({f"{base.host}:{base.port}", *upstream.result_hosts})
+    return frozenset({_host_port(URL(upstream.base_url)), *upstream.result_hosts})
+
+
+def _host_port(url: URL) -> str:
+    """As `result_hosts` are written: an IPv6 host in brackets."""
+    host = url.host or ""
+    return f"[{host}]:{url.port}" if ":" in host else f"{host}:{url.port}"
 
 
 def _payload(outbound: Outbound) -> bytes | AsyncIterator[bytes] | None:

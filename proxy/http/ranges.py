@@ -16,7 +16,8 @@ from typing import Final
 from proxy.errors import RangeNotSatisfiable
 
 _SINGLE: Final = re.compile(
-    r"bytes[ \t]*=[ \t]*(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))[ \t]*", re.ASCII
+    r"bytes[ \t]*=[ \t]*(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))[ \t]*",
+    re.ASCII | re.IGNORECASE,  # unit names are case-insensitive (RFC 9110 §14.1)
 )
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
 _UNSATISFIED: Final = re.compile(r"bytes \*/(\d{1,18})", re.ASCII)

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from proxy.sim.settings import SERVICES, Settings
 from proxy.sim.simulator import Simulator
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         manual=options.manual,
         seed=options.seed,
         size_bytes=options.size_bytes,
+        journal=options.journal,
     )
     try:
         asyncio.run(_run(settings, as_json=options.json))
@@ -61,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--manual", action="store_true", help="tasks move by control calls only")
     parser.add_argument("--seed", type=int, help="makes ids and durations repeatable")
     parser.add_argument("--size-bytes", type=int, help="size of results; default: a real clip")
+    parser.add_argument("--journal", type=Path, help="a file to remember tasks in")
     parser.add_argument("--json", action="store_true", help="print one JSON line when ready")
     parser.add_argument(
         "--die-with-parent", action="store_true", help="end when the starting process ends"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 SERVICES = ("openai", "kling", "jimeng", "cdn", "control")
 
@@ -37,6 +38,8 @@ class Settings:
     manual: bool = False
     #: Makes ids and durations repeatable.
     seed: int | None = None
+    #: Where tasks are remembered from one life to the next; None forgets them.
+    journal: Path | None = None
     #: Size of a result file; None is the real, playable clip.
     size_bytes: int | None = None
     #: Unfinished tasks one account may have at one provider; None is no limit.

@@ -15,6 +15,7 @@ from proxy.sim.control import Control
 from proxy.sim.edge import Edge
 from proxy.sim.faults import Faults
 from proxy.sim.jimeng import Jimeng
+from proxy.sim.journal import Journal
 from proxy.sim.kling import Kling
 from proxy.sim.links import Links
 from proxy.sim.log import SUBMITS, Entry, Log
@@ -44,6 +45,7 @@ class Simulator:
             "jimeng": Jimeng(settings, self.tasks, self._links),
             "cdn": Cdn(self.tasks, self._links),
         }
+        self._journal: Journal | None = None
         self._edges: list[Edge] = []
         self._runners: dict[str, web.AppRunner] = {}
         self._sites: dict[str, web.TCPSite] = {}
@@ -60,6 +62,12 @@ class Simulator:
             await self.stop()
             raise
         self._links.base = self.cdn_url
+        if self.settings.journal is not None:
+            self._journal = Journal(self.settings.journal)
+            for task in self._journal.load():
+                self.tasks.restore(task)
+            self.tasks.on_add.append(self._journal.write)
+            self.tasks.on_change.append(self._journal.write)
 
     async def stop(self) -> None:
         """Every request under way is cut."""
@@ -70,6 +78,11 @@ class Simulator:
         for runner in self._runners.values():
             await runner.cleanup()
         await self._callbacks.close()
+        if self._journal is not None:
+            self.tasks.on_add.remove(self._journal.write)
+            self.tasks.on_change.remove(self._journal.write)
+            self._journal.close()
+            self._journal = None
         self._edges.clear()
         self._runners.clear()
         self._sites.clear()

@@ -111,6 +111,7 @@ class Tasks:
         self.speed = settings.speed
         self.manual = settings.manual
         self.size_bytes = settings.size_bytes
+        self.on_add: list[Callable[[Task], None]] = []
         self.on_change: list[Callable[[Task], None]] = []
         self._clock = settings.clock
         self._assets = assets
@@ -174,13 +175,19 @@ class Tasks:
             results=tuple(Result(result_id(), size) for _ in range(count)),
             doom=doom if "fail-later" in prompt else None,
         )
+        self.restore(task)
+        for listener in self.on_add:
+            listener(task)
+        return task
+
+    def restore(self, task: Task) -> None:
+        """Goes on with a task of an earlier life; its present step begins anew."""
         self._tasks[task.id] = task
         for result in task.results:
             self._results[result.id] = (task, result)
         while len(self._tasks) > _KEPT:
             self.forget(next(iter(self._tasks)))
         self._pace_next(task)
-        return task
 
     def step(self, task_id: str, state: State, progress: int | None = None) -> Task:
         """Puts a task into any state, also backwards. Raises KeyError for an unknown id."""

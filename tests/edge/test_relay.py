@@ -38,7 +38,7 @@ from proxy.relay import (
 )
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-WAIT_S = 40
+WAIT_S = 30
 BODY = random.Random(1).randbytes(1_000_003)
 N = len(BODY)
 
@@ -84,7 +84,7 @@ class Upstream:
             await self.script(self, writer, self.requests)
             with suppress(ConnectionError):
                 await writer.drain()
-        except ConnectionError:
+        except (ConnectionError, EOFError):  # the proxy left, perhaps before its request
             pass
         except Exception as exc:
             self.failed.append(exc)
@@ -258,6 +258,16 @@ async def rig(
 
 def open_fds() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+async def base_fds() -> int:
+    """Open files before a test, once the loop has made those it keeps (uvloop: at first use)."""
+    async with rig(whole(), "splice") as at:
+        await at.fetch()
+    before = 0
+    while before != (before := open_fds()):
+        await asyncio.sleep(0.05)
+    return before
 
 
 async def wait_fds(base: int) -> None:
@@ -524,7 +534,7 @@ async def test_a_client_that_stops_reading_and_goes_on_misses_nothing(tier: str)
 @each_tier
 @on_both_loops
 async def test_a_client_that_takes_nothing_is_idle(tier: str) -> None:
-    base = open_fds()
+    base = await base_fds()
     async with rig(whole(LARGE), tier, count=len(LARGE), idle_client_s=0.2) as at:
         client = await at.client(rcvbuf=4096)
         await at.over.wait()
@@ -554,7 +564,7 @@ async def test_a_slow_client_is_not_idle(tier: str) -> None:
 @each_tier
 @on_both_loops
 async def test_a_client_that_leaves_is_counted_and_leaves_nothing_open(tier: str) -> None:
-    base = open_fds()
+    base = await base_fds()
     async with rig(whole(LARGE), tier, count=len(LARGE)) as at:
         client = await at.client()
         while len(client.got) < 100_000:
@@ -570,28 +580,21 @@ async def test_a_client_gone_before_the_start_costs_nothing() -> None:
     class Gone:
         transport = None
 
-    base = open_fds()
-    server = await asyncio.start_server(Upstream(whole()).serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    async with aiohttp.ClientSession() as session:
-        response = await session.get(url)
+    async with rig(whole(), "splice") as at, aiohttp.ClientSession() as session:
+        response = await session.get(at.url)
         request: Any = Gone()
-        moved = await move(
-            response, request, skip=0, count=N, options=RelayOptions(), on_bytes=print
-        )
+        options = RelayOptions()
+        moved = await move(response, request, skip=0, count=N, options=options, on_bytes=at.count)
         assert moved == Moved(0, End.CLIENT_GONE, "none")
+        assert at.counted == 0
         assert response.closed
-    server.close()
-    for task in asyncio.all_tasks() - {asyncio.current_task()}:
-        task.cancel()
-    await wait_fds(base)
 
 
 @each_tier
 @on_both_loops
 async def test_an_abort_storm_leaves_nothing_behind(tier: str) -> None:
     """All clients leave in the middle; files go back to the base and a download is right."""
-    base = open_fds()
+    base = await base_fds()
     async with rig(whole(LARGE), tier, count=len(LARGE)) as at:
         for _ in range(3):
             clients = [await at.client() for _ in range(15)]

@@ -1,0 +1,107 @@
+"""What the tests of the gateway behind the vendors' SDKs share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+from yarl import URL
+
+from proxy.sim import Entry
+from proxy.sim.tasks import State
+
+if TYPE_CHECKING:
+    from tests.conftest import House, Plan
+
+_WAIT_S = 20.0  # only a hang gets here
+_PROVIDERS = ("openai", "kling", "jimeng")
+
+
+class OneRender(Protocol):
+    def __call__(
+        self,
+        house: House,
+        service: str,
+        task_id: str,
+        dialect: str = "openai",
+        operation: str = "create",
+    ) -> Awaitable[Entry]: ...
+
+
+class Moved(Protocol):
+    def __call__(
+        self, house: House, task_id: str, state: State, code: int | str | None = None
+    ) -> Awaitable[None]: ...
+
+
+@pytest.fixture
+async def held(
+    open_house_factory: Callable[..., AbstractAsyncContextManager[House]], plan: type[Plan]
+) -> AsyncIterator[House]:
+    """A house whose renders move only when a test says so."""
+    async with open_house_factory(plan(manual=True)) as house:
+        yield house
+
+
+@pytest.fixture
+def one_render() -> OneRender:
+    """Asserts that the house's only submit so far became one render at the provider meant, and
+    that the access line says so; returns what the provider received."""
+
+    async def check(
+        house: House,
+        service: str,
+        task_id: str,
+        dialect: str = "openai",
+        operation: str = "create",
+    ) -> Entry:
+        expected = {**dict.fromkeys(_PROVIDERS, 0), service: 1}
+        assert {name: house.sim.renders(name) for name in _PROVIDERS} == expected
+        assert {name: house.sim.submits(name) for name in _PROVIDERS} == expected
+        line = await house.line(
+            lambda line: line.get("task_id") == task_id and line["method"] == "POST"
+        )
+        seen = (line["dialect"], line["operation"], line["status"], line["reason"])
+        assert seen == (dialect, operation, 200, "done")
+        assert (line["upstream"], line["token"]) == (f"sim-{service}", house.made.record.id)
+        (entry,) = (e for e in house.sim.log.select(service) if e.operation == "submit")
+        return entry
+
+    return check
+
+
+@pytest.fixture
+def moved() -> Moved:
+    """Puts a held task's render into a state and waits until the gateway has noticed."""
+
+    async def move(
+        house: House, task_id: str, state: State, code: int | str | None = None
+    ) -> None:
+        task = await house.server.store.tasks.get(task_id)
+        assert task is not None
+        assert task.upstream_id is not None
+        if state == "failed":
+            house.sim.fail(task.upstream_id, code)
+        else:
+            house.sim.step(task.upstream_id, state)
+        async with asyncio.timeout(_WAIT_S):
+            while (await house.get(f"/v1/videos/{task_id}")).json()["status"] != state:
+                await asyncio.sleep(0.01)
+
+    return move
+
+
+@pytest.fixture
+def fetch() -> Callable[[House, str], Awaitable[bytes]]:
+    """A finished file by the link a native client was given: no token goes along."""
+
+    async def get(house: House, url: str) -> bytes:
+        assert url.startswith(house.url), url
+        async with house.client.get(URL(url, encoded=True)) as reply:
+            assert (reply.status, reply.content_type) == (200, "video/mp4")
+            return await reply.read()
+
+    return get

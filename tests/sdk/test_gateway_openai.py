@@ -1,0 +1,756 @@
+"""The official openai SDK, unmodified, against the gateway in front of every provider."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import openai
+import pytest
+
+from proxy.sim import Entry, Fault, pattern, pattern_sha256
+
+if TYPE_CHECKING:
+    from tests.conftest import House, Plan
+    from tests.sdk.conftest import Moved, OneRender
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*permanently shut down:DeprecationWarning",
+    "ignore:.*deprecated:DeprecationWarning",
+)
+_PNG = b"\x89PNG\r\n\x1a\n"
+_SMALL = _PNG + pattern(8, 5000)
+_LARGE = _PNG + pattern(8, 700_001)  # above what the spool keeps in memory; no multiple of 3
+_FILM = pattern(0, 300_000)
+_CLIP = Path(__file__).parents[2] / "proxy" / "sim" / "assets" / "clip.mp4"
+_QUICK = {"poll_interval_ms": 20}
+
+MODELS = (("sora-2", "openai"), ("sora-2-on-kling", "kling"), ("sora-2-on-jimeng", "jimeng"))
+
+
+def _sdk(house: House, key: str | None = None, **options: Any) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{house.url}/v1", api_key=key or house.token, **options)
+
+
+@pytest.fixture
+def client(house: House) -> Iterator[openai.OpenAI]:
+    with _sdk(house) as client:
+        yield client
+
+
+@pytest.fixture
+def stepped(held: House) -> Iterator[openai.OpenAI]:
+    with _sdk(held) as client:
+        yield client
+
+
+@pytest.fixture
+async def concurrent(house: House) -> AsyncIterator[openai.AsyncOpenAI]:
+    base_url = f"{house.url}/v1"
+    async with openai.AsyncOpenAI(base_url=base_url, api_key=house.token) as client:
+        yield client
+
+
+def _refused(house: House) -> int:
+    return sum(house.sim.renders(name) for _, name in MODELS)
+
+
+# ---------------------------------------------------------------- create, poll, download
+
+
+@pytest.mark.parametrize(
+    ("model", "service", "given", "told", "received"),
+    [
+        (
+            "sora-2",
+            "openai",
+            ("4", "720x1280"),
+            None,
+            {"model": "sora-2", "seconds": "4", "size": "720x1280"},
+        ),
+        (
+            "sora-2-on-kling",
+            "kling",
+            ("5", "720x1280"),
+            "seconds=4>5",
+            {"model_name": "kling-v2-6", "duration": "5", "aspect_ratio": "9:16", "mode": "std"},
+        ),
+        (
+            "sora-2-on-jimeng",
+            "jimeng",
+            ("5", "704x1248"),
+            "seconds=4>5,size=720x1280>704x1248",
+            {"req_key": "jimeng_t2v_v30", "frames": 121, "aspect_ratio": "9:16"},
+        ),
+    ],
+)
+async def test_sora_code_runs_on_every_provider_and_hears_what_was_fitted(
+    house: House,
+    client: openai.OpenAI,
+    one_render: OneRender,
+    model: str,
+    service: str,
+    given: tuple[str, str],
+    told: str | None,
+    received: dict[str, object],
+) -> None:
+    """The same call renders once wherever it goes, says what came out otherwise than asked, and
+    the file arrives whole."""
+    raw = await asyncio.to_thread(
+        client.videos.with_raw_response.create,
+        model=model,
+        prompt="A calico cat 千军万马, size=1500000",
+        seconds="4",
+        size="720x1280",
+    )
+    assert raw.headers.get("reelway-adjusted") == told
+    assert "reelway-dropped" not in raw.headers
+    made = raw.parse()
+    assert (made.object, made.status, made.model, made.progress) == ("video", "queued", model, 0)
+    assert (made.seconds, made.size) == given
+    assert (made.error, made.completed_at, made.remixed_from_video_id) == (None, None, None)
+
+    video = await asyncio.to_thread(client.videos.poll, made.id, **_QUICK)
+    assert (video.id, video.status, video.progress) == (made.id, "completed", 100)
+    assert video.prompt == "A calico cat 千军万马, size=1500000"
+    assert video.size == given[1]
+    assert video.created_at == made.created_at
+    assert video.completed_at is not None
+    assert video.expires_at is not None
+    assert video.created_at <= video.completed_at < video.expires_at
+
+    content = await asyncio.to_thread(client.videos.download_content, video.id)
+    data = await asyncio.to_thread(content.read)
+    assert len(data) == 1_500_000
+    assert hashlib.sha256(data).hexdigest() == pattern_sha256(1_500_000)
+    assert content.response.headers["content-type"] == "video/mp4"
+
+    entry = await one_render(house, service, video.id)
+    assert {name: entry.body[name] for name in received} == received
+    line = await house.line(lambda line: line["operation"] == "content")
+    assert (line["status"], line["reason"], line["bytes"]) == (200, "done", 1_500_000)
+    assert (line["task_id"], line["upstream"]) == (video.id, f"sim-{service}")
+
+
+@pytest.mark.parametrize(("model", "service"), MODELS)
+async def test_create_and_poll_with_the_sdks_own_pace_and_defaults(
+    house: House, client: openai.OpenAI, one_render: OneRender, model: str, service: str
+) -> None:
+    video = await asyncio.to_thread(client.videos.create_and_poll, model=model, prompt="a cat")
+    assert (video.status, video.error) == ("completed", None)
+    content = await asyncio.to_thread(client.videos.download_content, video.id)
+    assert content.content == _CLIP.read_bytes()
+    await one_render(house, service, video.id)
+
+
+async def test_a_client_that_names_no_model_gets_the_default(
+    house: House, client: openai.OpenAI, one_render: OneRender
+) -> None:
+    video = await asyncio.to_thread(client.videos.create, prompt="a cat")
+    assert video.model == "sora-2"
+    await one_render(house, "openai", video.id)
+
+
+@pytest.mark.parametrize(("model", "service"), MODELS)
+async def test_the_async_client_does_the_same(
+    house: House,
+    concurrent: openai.AsyncOpenAI,
+    one_render: OneRender,
+    model: str,
+    service: str,
+) -> None:
+    videos = concurrent.videos
+    video = await videos.create_and_poll(model=model, prompt="cat, size=300001", **_QUICK)
+    assert video.status == "completed"
+    digest = hashlib.sha256()
+    async with videos.with_streaming_response.download_content(video.id) as response:
+        async for chunk in response.iter_bytes(40_000):
+            digest.update(chunk)
+    assert digest.hexdigest() == pattern_sha256(300_001)
+    assert [v.id async for v in videos.list()] == [video.id]
+    await one_render(house, service, video.id)
+
+
+@pytest.mark.parametrize(("model", "service"), MODELS)
+async def test_a_streamed_download_comes_in_pieces_and_whole(
+    house: House, client: openai.OpenAI, tmp_path: Path, model: str, service: str
+) -> None:
+    size = 6_000_007
+    task_id = await house.completed(model, f"cat, size={size}")
+
+    def stream() -> tuple[int, str]:
+        digest, pieces = hashlib.sha256(), 0
+        with client.videos.with_streaming_response.download_content(task_id) as response:
+            assert response.headers["content-length"] == str(size)
+            for chunk in response.iter_bytes(65_536):
+                digest.update(chunk)
+                pieces += 1
+        return pieces, digest.hexdigest()
+
+    assert await asyncio.to_thread(stream) == (-(-size // 65_536), pattern_sha256(size))
+    path = tmp_path / "video.mp4"
+    content = await asyncio.to_thread(client.videos.download_content, task_id)
+    await asyncio.to_thread(content.write_to_file, path)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == pattern_sha256(size)
+    assert house.sim.renders(service) == 1
+
+
+async def test_variants_are_the_providers_own(house: House, client: openai.OpenAI) -> None:
+    download = client.videos.download_content
+    on_openai, on_kling = await house.completed(), await house.completed("sora-2-on-kling")
+    picture = await asyncio.to_thread(download, on_openai, variant="thumbnail")
+    assert (picture.response.headers["content-type"], picture.content[:4]) == (
+        "image/webp",
+        b"RIFF",
+    )
+    sheet = await asyncio.to_thread(download, on_openai, variant="spritesheet")
+    assert sheet.response.headers["content-type"] == "image/jpeg"
+    with pytest.raises(openai.BadRequestError, match="watermark") as caught:
+        await asyncio.to_thread(download, on_kling, variant="thumbnail")
+    assert caught.value.param == "variant"
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _file_of(entry: Entry) -> tuple[int, str]:
+    (upload,) = entry.uploads
+    return upload.size, upload.sha256
+
+
+@pytest.mark.parametrize("picture", [_SMALL, _LARGE], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("model", "service", "field"),
+    [
+        ("sora-2", "openai", "input_reference"),
+        ("sora-2-on-kling", "kling", "image"),
+        ("sora-2-on-jimeng", "jimeng", "binary_data_base64"),
+    ],
+)
+async def test_an_uploaded_picture_reaches_every_provider_byte_for_byte(
+    held: House,
+    stepped: openai.OpenAI,
+    one_render: OneRender,
+    model: str,
+    service: str,
+    field: str,
+    picture: bytes,
+) -> None:
+    video = await asyncio.to_thread(
+        stepped.videos.create,
+        model=model,
+        prompt="cat",
+        input_reference=("cat.png", io.BytesIO(picture), "image/png"),
+    )
+    entry = await one_render(held, service, video.id)
+    (upload,) = entry.uploads
+    assert upload.field == field
+    assert (upload.size, upload.sha256) == (len(picture), hashlib.sha256(picture).hexdigest())
+    if service == "openai":
+        assert (upload.filename, upload.media_type) == ("cat.png", "image/png")
+    if service == "kling":
+        assert entry.target == "/v1/videos/image2video"
+    if service == "jimeng":
+        assert entry.body["req_key"] == "jimeng_i2v_first_v30"
+
+
+@pytest.mark.parametrize(("model", "service"), MODELS)
+async def test_raw_bytes_and_paths_are_pictures_too(
+    held: House, stepped: openai.OpenAI, tmp_path: Path, model: str, service: str
+) -> None:
+    """The SDK sends raw bytes as `upload`, application/octet-stream."""
+    path = tmp_path / "cat.png"
+    path.write_bytes(_SMALL)
+    for reference in (_SMALL, path):
+        await asyncio.to_thread(
+            stepped.videos.create,
+            model=model,
+            prompt="cat",
+            input_reference=reference,  # type: ignore[arg-type]  # bytes and Path: FileContent
+        )
+    expected = (len(_SMALL), hashlib.sha256(_SMALL).hexdigest())
+    entries = held.sim.log.select(service, "submit")
+    assert [_file_of(entry) for entry in entries] == [expected, expected]
+
+
+_PLACE = "https://pictures.example/cat.png?a=1&b=%20"
+
+
+@pytest.mark.parametrize(
+    ("model", "service", "field", "value"),
+    [
+        ("sora-2", "openai", "input_reference", {"image_url": _PLACE}),
+        ("sora-2-on-kling", "kling", "image", _PLACE),
+        ("sora-2-on-jimeng", "jimeng", "image_urls", [_PLACE]),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True], ids=["form", "json"])
+async def test_a_pictures_address_goes_on_as_it_came(
+    held: House,
+    stepped: openai.OpenAI,
+    one_render: OneRender,
+    model: str,
+    service: str,
+    field: str,
+    value: object,
+    as_json: bool,
+) -> None:
+    """As `input_reference[image_url]` in a form (the node SDK), and as JSON (`client.post`)."""
+    reference = {"input_reference": {"image_url": _PLACE}}
+    if as_json:
+        body = {"model": model, "prompt": "cat", **reference}
+        made = await asyncio.to_thread(stepped.post, "/videos", cast_to=object, body=body)
+        assert isinstance(made, dict)
+        task_id = made["id"]
+    else:
+        video = await asyncio.to_thread(
+            stepped.videos.create, model=model, prompt="cat", extra_body=reference
+        )
+        task_id = video.id
+    entry = await one_render(held, service, task_id)
+    assert entry.body[field] == value
+    assert not entry.uploads
+
+
+@pytest.mark.parametrize(("model", "service"), MODELS)
+async def test_a_data_url_becomes_the_picture_it_holds(
+    held: House, stepped: openai.OpenAI, one_render: OneRender, model: str, service: str
+) -> None:
+    inline = f"data:image/png;base64,{base64.b64encode(_SMALL).decode()}"
+    video = await asyncio.to_thread(
+        stepped.videos.create,
+        model=model,
+        prompt="cat",
+        extra_body={"input_reference": {"image_url": inline}},
+    )
+    entry = await one_render(held, service, video.id)
+    assert _file_of(entry) == (len(_SMALL), hashlib.sha256(_SMALL).hexdigest())
+
+
+# ---------------------------------------------------------------- what there is
+
+
+@pytest.mark.parametrize(("model", "service"), MODELS)
+async def test_retrieve_tells_each_state_and_never_another_word(
+    held: House,
+    stepped: openai.OpenAI,
+    moved: Moved,
+    one_render: OneRender,
+    model: str,
+    service: str,
+) -> None:
+    made = await asyncio.to_thread(stepped.videos.create, model=model, prompt="cat")
+    retrieve = stepped.videos.retrieve
+    assert (await asyncio.to_thread(retrieve, made.id)).status == "queued"
+    await moved(held, made.id, "in_progress")
+    seen = await asyncio.to_thread(retrieve, made.id)
+    assert (seen.status, seen.completed_at, seen.error) == ("in_progress", None, None)
+    await moved(held, made.id, "completed")
+    seen = await asyncio.to_thread(retrieve, made.id)
+    assert (seen.status, seen.progress) == ("completed", 100)
+    assert seen.to_dict(mode="json").keys() == {
+        *("id", "object", "model", "status", "progress", "created_at", "completed_at"),
+        *("expires_at", "prompt", "size", "seconds", "remixed_from_video_id", "error"),
+    }
+    await one_render(held, service, made.id)
+    line = await held.line(lambda line: line["operation"] == "get")
+    assert (line["dialect"], line["status"], line["reason"]) == ("openai", 200, "done")
+
+
+async def test_the_list_pages_by_itself_through_everything_once(
+    held: House, stepped: openai.OpenAI
+) -> None:
+    """23 videos with the default page of 20, newest first, and nobody else's among them."""
+    stranger = await held.new_token()
+    foreign = {"Authorization": f"Bearer {stranger.token}"}
+    other = await held.post("/v1/videos", json={"prompt": "a dog"}, headers=foreign)
+    made = set(await asyncio.gather(*(held.create(prompt=f"cat {n}") for n in range(23))))
+
+    def listing(**options: Any) -> list[str]:
+        return [video.id for video in stepped.videos.list(**options)]
+
+    newest_first = await asyncio.to_thread(listing)
+    assert (len(newest_first), set(newest_first)) == (23, made)
+    assert other.json()["id"] not in made
+    pages = [line for line in held.lines if line["operation"] == "list"]
+    assert [(line["status"], line["reason"]) for line in pages] == [(200, "done")] * 2
+    assert await asyncio.to_thread(listing, order="asc", limit=7) == newest_first[::-1]
+    first = await asyncio.to_thread(stepped.videos.list, limit=5)
+    assert [video.id for video in first.data] == newest_first[:5]
+    assert (first.has_more, first.last_id) == (True, newest_first[4])
+    after = await asyncio.to_thread(listing, after=newest_first[20])
+    assert after == newest_first[21:]
+
+
+async def test_videos_may_be_deleted_while_the_list_is_paged(
+    held: House, stepped: openai.OpenAI
+) -> None:
+    made = {await held.create(prompt=f"cat {n}") for n in range(5)}
+
+    def clear() -> set[str]:
+        return {stepped.videos.delete(video.id).id for video in stepped.videos.list(limit=2)}
+
+    assert await asyncio.to_thread(clear) == made
+    assert await asyncio.to_thread(lambda: list(stepped.videos.list())) == []
+
+
+@pytest.mark.parametrize(("model", "service"), MODELS)
+async def test_a_deleted_video_is_gone(
+    house: House, client: openai.OpenAI, model: str, service: str
+) -> None:
+    task_id = await house.completed(model)
+    gone = await asyncio.to_thread(client.videos.delete, task_id)
+    assert (gone.id, gone.deleted, gone.object) == (task_id, True, "video.deleted")
+    for call in (client.videos.retrieve, client.videos.download_content, client.videos.delete):
+        with pytest.raises(openai.NotFoundError):
+            await asyncio.to_thread(call, task_id)
+    line = await house.line(lambda line: line["operation"] == "delete")
+    assert (line["status"], line["reason"], line["task_id"]) == (200, "done", task_id)
+    assert house.sim.submits(service) == 1
+
+
+async def test_models_are_those_the_key_may_use(house: House, client: openai.OpenAI) -> None:
+    models = await asyncio.to_thread(lambda: [model.id for model in client.models.list()])
+    assert {"sora-2", "sora-2-on-kling", "sora-2-on-jimeng"} <= set(models)
+    narrow = await house.new_token(models=("sora-2-on-*",))
+    with _sdk(house, narrow.token) as limited:
+        models = await asyncio.to_thread(lambda: [model.id for model in limited.models.list()])
+        assert set(models) == {"sora-2-on-kling", "sora-2-on-jimeng"}
+        with pytest.raises(openai.NotFoundError) as caught:
+            await asyncio.to_thread(limited.videos.create, model="sora-2", prompt="cat")
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    assert _refused(house) == 0
+
+
+# ---------------------------------------------------------------- remix, edit, extend
+
+
+async def test_remix_edit_and_extend_work_on_our_own_ids(
+    house: House, client: openai.OpenAI
+) -> None:
+    """The upstream hears its own id of the source, the client only ours."""
+    source = await house.completed(prompt="cat", seconds="8", size="1280x720")
+    upstream_id = house.sim.log.select("openai", "submit")[0].task_id
+    remix = await asyncio.to_thread(client.videos.remix, source, prompt="a dog")
+    assert (remix.remixed_from_video_id, remix.prompt) == (source, "a dog")
+    assert (remix.seconds, remix.size, remix.model) == ("8", "1280x720", "sora-2")
+    (sent,) = house.sim.log.select("openai", "remix")
+    assert (sent.target, sent.status) == (f"/v1/videos/{upstream_id}/remix", 200)
+    assert sent.body == {"prompt": "a dog"}
+
+    for path, extra in (("edits", {}), ("extensions", {"seconds": "4"})):
+        made = await asyncio.to_thread(
+            client.post,
+            f"/videos/{path}",
+            cast_to=object,
+            body={"prompt": "a dog", "video": {"id": source}, **extra},
+        )
+        assert isinstance(made, dict)
+        assert (made["status"], made["remixed_from_video_id"]) == ("queued", None)
+        assert made["id"] != source
+        operation = path.removesuffix("s").replace("extension", "extend")
+        (sent,) = house.sim.log.select("openai", operation)
+        assert sent.body == {"prompt": "a dog", "video": {"id": upstream_id}, **extra}
+        done = await asyncio.to_thread(client.videos.poll, made["id"], **_QUICK)
+        assert (done.status, done.size) == ("completed", "1280x720")
+        line = await house.line(lambda line: line["operation"] == operation)  # noqa: B023
+        assert (line["status"], line["reason"], line["task_id"]) == (200, "done", made["id"])
+    assert house.sim.submits("openai") == house.sim.renders("openai") == 4
+
+
+async def test_edit_and_extend_take_an_uploaded_film(
+    held: House, stepped: openai.OpenAI
+) -> None:
+    """Through the SDK's own methods, which upload the file."""
+    film = ("film.mp4", io.BytesIO(_FILM), "video/mp4")
+    edit = await asyncio.to_thread(stepped.videos.edit, prompt="a dog", video=film)
+    film = ("film.mp4", io.BytesIO(_FILM), "video/mp4")
+    extension = await asyncio.to_thread(
+        stepped.videos.extend, prompt="a dog", seconds="8", video=film
+    )
+    assert (edit.status, extension.status, extension.seconds) == ("queued", "queued", "8")
+    for operation in ("edit", "extend"):
+        (entry,) = held.sim.log.select("openai", operation)
+        assert _file_of(entry) == (len(_FILM), hashlib.sha256(_FILM).hexdigest())
+        assert entry.uploads[0].field == "video"
+    assert held.sim.submits("openai") == held.sim.renders("openai") == 2
+
+
+@pytest.mark.parametrize(("model", "service"), MODELS[1:])
+async def test_remix_where_the_provider_has_none_is_a_bad_request(
+    house: House, client: openai.OpenAI, model: str, service: str
+) -> None:
+    source = await house.completed(model)
+    with pytest.raises(openai.BadRequestError, match="create") as caught:
+        await asyncio.to_thread(client.videos.remix, source, prompt="a dog")
+    assert caught.value.code == "unsupported_operation"
+    line = await house.line(lambda line: line["operation"] == "remix")
+    assert (line["status"], line["reason"]) == (400, "unsupported_operation")
+    assert house.sim.submits(service) == 1
+
+
+async def test_a_remix_needs_a_finished_video_of_ones_own(
+    held: House, stepped: openai.OpenAI
+) -> None:
+    source = await held.create()
+    with pytest.raises(openai.BadRequestError, match="not completed"):
+        await asyncio.to_thread(stepped.videos.remix, source, prompt="a dog")
+    with pytest.raises(openai.NotFoundError):
+        await asyncio.to_thread(stepped.videos.remix, "video_none", prompt="a dog")
+    stranger = await held.new_token()
+    with _sdk(held, stranger.token) as other, pytest.raises(openai.NotFoundError):
+        await asyncio.to_thread(other.videos.remix, source, prompt="a dog")
+    assert held.sim.renders("openai") == 1
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "code", "param"),
+    [
+        ({"prompt": ""}, openai.BadRequestError, "invalid_value", "prompt"),
+        ({"seconds": "soon"}, openai.BadRequestError, "invalid_value", "seconds"),
+        ({"size": "big"}, openai.BadRequestError, "invalid_value", "size"),
+        ({"size": "100x100"}, openai.BadRequestError, "invalid_value", "size"),
+        ({"extra_body": {"n": 2}}, openai.BadRequestError, "invalid_value", "n"),
+        ({"model": "no-such-model"}, openai.NotFoundError, "model_not_found", "model"),
+        (
+            {"model": "sora-2-on-kling", "seconds": "12"},
+            openai.BadRequestError,
+            "invalid_value",
+            "seconds",
+        ),
+        (
+            {"model": "sora-2-on-jimeng", "size": "1792x1024"},
+            openai.BadRequestError,
+            "invalid_value",
+            "size",
+        ),
+        (
+            {"extra_body": {"input_reference": {"file_id": "file-1"}}},
+            openai.BadRequestError,
+            "invalid_value",
+            "input_reference.file_id",
+        ),
+        (
+            {"input_reference": ("a.txt", b"no picture", "text/plain")},
+            openai.BadRequestError,
+            "invalid_value",
+            "input_reference",
+        ),
+    ],
+)
+async def test_a_wrong_field_is_the_sdks_own_error_and_costs_nothing(
+    house: House,
+    client: openai.OpenAI,
+    fields: dict[str, Any],
+    error: type[openai.APIStatusError],
+    code: str,
+    param: str,
+) -> None:
+    with pytest.raises(error) as caught:
+        await asyncio.to_thread(client.videos.create, **{"prompt": "cat", **fields})
+    assert (caught.value.code, caught.value.param) == (code, param)
+    assert caught.value.type == "invalid_request_error"
+    line = await house.line(lambda line: line["request_id"] == caught.value.request_id)
+    assert (line["dialect"], line["operation"]) == ("openai", "create")
+    assert (line["status"], line["reason"]) == (caught.value.status_code, code)
+    assert _refused(house) == 0
+
+
+@pytest.mark.parametrize(("model", "service"), MODELS)
+async def test_moderation_is_a_bad_request_with_its_own_code(
+    house: House, client: openai.OpenAI, model: str, service: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        await asyncio.to_thread(client.videos.create, model=model, prompt="a forbidden-prompt")
+    assert caught.value.code == "moderation_blocked"
+    line = await house.line(lambda line: line["operation"] == "create")
+    assert (line["status"], line["reason"]) == (400, "moderation_blocked")
+    assert (house.sim.submits(service), house.sim.renders(service)) == (1, 0)
+    assert await asyncio.to_thread(lambda: list(client.videos.list())) == []
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["sk-proj-an-openai-key", "rw_aaaaaaaaaaaaaaaa_" + "A" * 43],
+    ids=["foreign", "unknown"],
+)
+async def test_a_wrong_key_is_an_authentication_error(house: House, key: str) -> None:
+    with _sdk(house, key) as stranger:
+        for call in (
+            lambda: stranger.videos.create(prompt="cat", input_reference=_LARGE),
+            lambda: stranger.videos.retrieve("video_1"),
+            lambda: list(stranger.videos.list()),
+            lambda: stranger.videos.download_content("video_1"),
+        ):
+            with pytest.raises(openai.AuthenticationError) as caught:
+                await asyncio.to_thread(call)
+            assert caught.value.code == "invalid_api_key"
+            assert key not in str(caught.value)
+    assert {(line["status"], line["reason"]) for line in house.lines} == {
+        (401, "invalid_api_key")
+    }
+    assert _refused(house) == 0
+
+
+async def test_a_foreign_video_looks_like_a_missing_one(held: House) -> None:
+    mine = await held.create()
+    missing = mine[:-6] + "abcdef"
+    stranger = await held.new_token()
+    with _sdk(held, stranger.token) as other:
+        for call in (other.videos.retrieve, other.videos.delete, other.videos.download_content):
+            told = []
+            for task_id in (mine, missing):
+                with pytest.raises(openai.NotFoundError) as caught:
+                    await asyncio.to_thread(call, task_id)
+                assert isinstance(caught.value.body, dict)
+                message = caught.value.body["message"].replace(task_id, "…")
+                told.append({**caught.value.body, "message": message})
+            assert told[0] == told[1]
+    assert (await held.get(f"/v1/videos/{mine}")).status == 200
+
+
+@pytest.mark.parametrize(("model", "service"), MODELS)
+async def test_content_before_its_time_is_not_found(
+    held: House, stepped: openai.OpenAI, moved: Moved, model: str, service: str
+) -> None:
+    task_id = await held.create(model)
+    with pytest.raises(openai.NotFoundError, match="'queued'") as caught:
+        await asyncio.to_thread(stepped.videos.download_content, task_id)
+    assert caught.value.code == "video_not_ready"
+    await moved(held, task_id, "failed")
+    with pytest.raises(openai.NotFoundError) as caught:
+        await asyncio.to_thread(stepped.videos.download_content, task_id)
+    assert caught.value.code == "video_failed"
+    lines = [line for line in held.lines if line["operation"] == "content"]
+    assert [(line["status"], line["reason"]) for line in lines] == [
+        (404, "video_not_ready"),
+        (404, "video_failed"),
+    ]
+    assert held.sim.renders(service) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [
+        ("sora-2", "upstream_error"),
+        ("sora-2-on-kling", "moderation_blocked"),  # the simulators' usual failure
+        ("sora-2-on-jimeng", "moderation_blocked"),
+    ],
+)
+async def test_a_render_that_fails_ends_the_poll_with_a_reason(
+    house: House, client: openai.OpenAI, model: str, code: str
+) -> None:
+    video = await asyncio.to_thread(
+        client.videos.create_and_poll, model=model, prompt="fail-later", **_QUICK
+    )
+    assert video.status == "failed"
+    assert video.error is not None
+    assert video.error.code == code
+    assert video.error.message
+
+
+@pytest.mark.parametrize(
+    ("model", "service", "code"),
+    [
+        ("sora-2", "openai", None),
+        ("sora-2-on-kling", "kling", 1303),
+        ("sora-2-on-jimeng", "jimeng", 50430),
+    ],
+)
+async def test_a_rate_limit_is_retried_by_the_sdk_into_one_render(
+    house: House,
+    client: openai.OpenAI,
+    model: str,
+    service: str,
+    code: int | None,
+) -> None:
+    """The SDK sends the same request again by itself; the second one counts."""
+    house.sim.faults.add(
+        Fault("status", service, "submit", status=429, code=code, retry_after="1")
+    )
+    video = await asyncio.to_thread(client.videos.create, model=model, prompt="cat")
+    assert video.status == "queued"
+    assert (house.sim.submits(service), house.sim.renders(service)) == (2, 1)
+    first, second = (line for line in house.lines if line["operation"] == "create")
+    assert (first["status"], second["status"], second["reason"]) == (429, 200, "done")
+    assert second["task_id"] == video.id
+    assert await asyncio.to_thread(lambda: [v.id for v in client.videos.list()]) == [video.id]
+
+
+@pytest.mark.parametrize(("model", "service"), MODELS)
+async def test_a_lost_answer_is_never_submitted_twice(
+    house: House, client: openai.OpenAI, model: str, service: str
+) -> None:
+    """Where the upstream may have taken the job, the SDK sees a task, not an error to retry."""
+    house.sim.faults.add(Fault("lost", service, "submit"))
+    video = await asyncio.to_thread(client.videos.create, model=model, prompt="cat")
+    assert video.status == "queued"
+    assert (house.sim.submits(service), house.sim.renders(service)) == (1, 1)
+    line = await house.line(lambda line: line["operation"] == "create")
+    assert (line["status"], line["reason"], line["task_id"]) == (200, "done", video.id)
+
+
+# ---------------------------------------------------------------- other ways in
+
+
+async def test_azure_clients_send_their_key_their_way(
+    house: House, one_render: OneRender
+) -> None:
+    """The `api-key` header, and `api-version` in every query."""
+    with openai.AzureOpenAI(
+        base_url=f"{house.url}/v1", api_key=house.token, api_version="preview"
+    ) as client:
+        video = await asyncio.to_thread(
+            client.videos.create_and_poll, prompt="cat, size=1000", **_QUICK
+        )
+        content = await asyncio.to_thread(client.videos.download_content, video.id)
+    assert hashlib.sha256(content.content).hexdigest() == pattern_sha256(1000)
+    entry = await one_render(house, "openai", video.id)
+    assert "api-key" not in entry.headers
+    assert house.token not in str(entry.headers)
+
+
+async def test_a_base_url_without_v1_works(house: House, one_render: OneRender) -> None:
+    with openai.OpenAI(base_url=house.url, api_key=house.token) as client:
+        video = await asyncio.to_thread(client.videos.create_and_poll, prompt="cat", **_QUICK)
+        content = await asyncio.to_thread(client.videos.download_content, video.id)
+    assert content.content == _CLIP.read_bytes()
+    await one_render(house, "openai", video.id)
+
+
+async def test_a_key_may_be_rotated_by_the_clients_callable(
+    house: House, one_render: OneRender
+) -> None:
+    """The SDK asks a callable for the key at each request."""
+    keys = ["rw_aaaaaaaaaaaaaaaa_" + "A" * 43, house.token]
+    with _sdk(house, lambda: keys.pop(0)) as client:  # type: ignore[arg-type]
+        with pytest.raises(openai.AuthenticationError):
+            await asyncio.to_thread(client.videos.create, prompt="cat")
+        video = await asyncio.to_thread(client.videos.create, prompt="cat")
+    await one_render(house, "openai", video.id)
+
+
+async def test_no_upstream_name_key_or_address_leaks_into_an_answer(
+    open_house_factory: Callable[..., AbstractAsyncContextManager[House]],
+    plan: type[Plan],
+) -> None:
+    """An upstream that is down is a server error the SDK knows, in words fit for a client."""
+    async with open_house_factory(plan()) as house:
+        await house.sim.refuse("openai")
+        with _sdk(house, max_retries=0) as client, pytest.raises(openai.APIStatusError) as caught:
+            await asyncio.to_thread(client.videos.create, prompt="cat")
+        assert isinstance(caught.value, openai.InternalServerError)
+        assert (caught.value.status_code, caught.value.code) == (502, "upstream_unreachable")
+        told = str(caught.value.body) + str(caught.value.response.headers)
+        for secret in (house.sim.openai_url, "sk-sim", house.token):
+            assert secret not in told
+        assert _refused(house) == 0
