@@ -1,6 +1,6 @@
 """`GET|HEAD …/content`: the finished video, from whoever holds it to whoever may have it.
 
-who → which result → conditions → open → head → relay, reopening where the upstream broke → end
+who → which result → conditions → open → head → delivery → end
 
 Rule: once the head is out the status is settled: the body ends whole, or the connection is cut,
 so that a short video never looks complete.
@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 import structlog
@@ -21,14 +19,8 @@ from aiohttp import web
 
 from proxy.auth import Admission, Authenticator, bad_link
 from proxy.config import Config
-from proxy.errors import (
-    Invalid,
-    NotFound,
-    NotReady,
-    ProxyError,
-    RateLimited,
-    UpstreamFailed,
-)
+from proxy.delivery import Delivery, Promise, Terms, pause_s
+from proxy.errors import Invalid, NotFound, NotReady, RangeNotSatisfiable, UpstreamFailed
 from proxy.http import cors
 from proxy.http.headers import forwarded
 from proxy.http.ranges import (
@@ -43,17 +35,17 @@ from proxy.listener import StreamReply, WholeReply, cut
 from proxy.mirror import Mirror
 from proxy.model import Call, Exchange, Status, Task
 from proxy.providers.base import Provider
-from proxy.relay import End, RelayOptions, move, usable_tiers
+from proxy.relay import RelayOptions, usable_tiers
+from proxy.slots import Slots
 from proxy.source import Facts, FactsCache, Opened, Source, is_same
 from proxy.tracker import Tracker
-from proxy.upstream import Upstreams, UpstreamTrouble
+from proxy.upstream import NotFetched, Upstreams, UpstreamTrouble
 
 LetIn = Callable[[web.BaseRequest, Exchange, Call], Awaitable[Admission]]
 
-# However many bytes each piece brought: an upstream that needs this many openings is broken.
-MAX_OPENINGS = 100
 _EXTENSIONS = {"video/mp4": "mp4", "video/webm": "webm", "image/webp": "webp", "image/jpeg": "jpg"}
-_UPSTREAM_ENDS = (End.UPSTREAM_RESET, End.UPSTREAM_SHORT, End.IDLE_UPSTREAM)
+NO_ADDRESS = "-"  # of a client on a unix socket: all of them look alike
+WHOLE = ("done", "healed")  # the reasons of a body that arrived as promised
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,38 +55,6 @@ class Wanted:
     task: Task
     variant: str
     index: int
-
-
-class Slots:
-    """How many streams each token and each client address has open in this worker."""
-
-    def __init__(self) -> None:
-        self._open: Counter[str] = Counter()
-
-    @contextmanager
-    def taken(self, limits: Mapping[str, int]) -> Iterator[None]:
-        """Hold one slot under each name; raises RateLimited when one is at its limit."""
-        for name, limit in limits.items():
-            if self._open[name] >= limit:
-                kind = name.partition(":")[0]
-                raise RateLimited(
-                    f"This {kind} has {limit} downloads open already; finish one first.",
-                    code="too_many_streams",
-                    retry_after_s=2,
-                )
-        for name in limits:
-            self._open[name] += 1
-        try:
-            yield
-        finally:
-            for name in limits:
-                self._open[name] -= 1
-                if not self._open[name]:
-                    del self._open[name]
-
-    @property
-    def total(self) -> int:
-        return sum(n for name, n in self._open.items() if name.startswith("token:"))
 
 
 class ContentServer:
@@ -132,9 +92,9 @@ class ContentServer:
     ) -> web.StreamResponse:
         wanted = await self._wanted(request, exchange, call, let_in)
         head = exchange.head
-        known = self._facts.get(wanted.task.id, wanted.variant, wanted.index)
+        known = self._known(wanted)
         if known is not None:
-            early = self._conditional(exchange, wanted, known)
+            early = self._conditional(exchange, known)
             if early is not None:
                 return early
         source = self._source(exchange, wanted)
@@ -142,12 +102,11 @@ class ContentServer:
             facts = known or await self._look(source, wanted)
             return self._head_reply(exchange, call, wanted, facts)
         limits = self._config().limits
-        slots = {
-            f"token:{wanted.task.token_id}": limits.streams_per_token,
-            f"address:{head.peer}": limits.streams_per_address,
-        }
+        slots = {f"token:{wanted.task.token_id}": limits.streams_per_token}
+        if head.peer != NO_ADDRESS:
+            slots[f"address:{head.peer}"] = limits.streams_per_address
         with self.slots.taken(slots):
-            return await self._stream(request, exchange, call, wanted, source)
+            return await self._stream(request, exchange, call, wanted, source, known)
 
     # ------------------------------------------------------------ who, and which result
 
@@ -207,37 +166,59 @@ class ContentServer:
             self._tracker,
             self._upstreams,
             forwarded(exchange.head.headers),
-            int(self._clock()),
+            self._clock,
         )
+
+    # ------------------------------------------------------------ what is known of it
+
+    def _known(self, wanted: Wanted) -> Facts | None:
+        """From memory; not once the provider may have dropped it, for then it has to be asked."""
+        ends_ms = wanted.task.expires_ms
+        if ends_ms is not None and ends_ms <= self._clock() * 1000:
+            return None
+        return self._facts.get(wanted.task.id, wanted.variant, wanted.index)
+
+    async def _look(self, source: Source, wanted: Wanted) -> Facts:
+        """Ask without opening the body: by HEAD where that can tell, else for one byte."""
+        facts = await source.head()
+        if facts is None:
+            try:
+                opened = await self._open_first(source, Wish(0, 0))
+            except RangeNotSatisfiable:  # there is no byte 0
+                opened = await self._open_first(source, None)
+            opened.response.close()
+            facts = opened.facts
+        self._facts.put(wanted.task.id, wanted.variant, wanted.index, facts)
+        return facts
+
+    async def _sized(
+        self, source: Source, wanted: Wanted, facts: Facts, known: Facts | None
+    ) -> Facts:
+        """The same with the size, if that can be had: an opening does not tell it when it is
+        chunked or ends by closing, and a body that ends by closing never says if it was whole."""
+        if facts.size is None and known is None:
+            known = await self._look(source, wanted)
+        if facts.size is None and known is not None and is_same(known, facts):
+            facts = replace(facts, size=known.size)
+        self._facts.put(wanted.task.id, wanted.variant, wanted.index, facts)
+        return facts
 
     # ------------------------------------------------------------ answers without a body
 
-    def _conditional(self, exchange: Exchange, wanted: Wanted, facts: Facts) -> WholeReply | None:
+    def _conditional(self, exchange: Exchange, facts: Facts) -> WholeReply | None:
         headers = exchange.head.headers
         if precondition_fails(headers, facts.etag, facts.modified_s):
             exchange.status = 412
-            return WholeReply(412, self._common(exchange, facts))
-        if is_unmodified(headers, facts.etag, facts.modified_s):
+        elif is_unmodified(headers, facts.etag, facts.modified_s):
             exchange.status = 304
-            return WholeReply(304, self._common(exchange, facts))
-        return None
-
-    async def _look(self, source: Source, wanted: Wanted) -> Facts:
-        """What there is to know, without opening the body; servers that know no HEAD are asked
-        for one byte."""
-        try:
-            opened = await source.open(None, method="HEAD")
-            opened.response.close()
-        except (UpstreamFailed, UpstreamTrouble):
-            opened = await self._open_first(source, Wish(0, 0))
-            opened.response.close()
-        self._facts.put(wanted.task.id, wanted.variant, wanted.index, opened.facts)
-        return opened.facts
+        else:
+            return None
+        return WholeReply(exchange.status, self._common(exchange, facts))
 
     def _head_reply(
         self, exchange: Exchange, call: Call, wanted: Wanted, facts: Facts
     ) -> web.StreamResponse:
-        early = self._conditional(exchange, wanted, facts)
+        early = self._conditional(exchange, facts)
         if early is not None:
             return early
         headers = self._entity(exchange, call, wanted, facts)
@@ -255,82 +236,84 @@ class ContentServer:
         call: Call,
         wanted: Wanted,
         source: Source,
+        known: Facts | None,
     ) -> web.StreamResponse:
         headers = exchange.head.headers
         wish = read_range(headers.get("Range"))
+        if_range = headers.get("If-Range")
+        if wish is not None and if_range is not None:
+            # Before the range is asked for: one that does not hold may lie outside the file.
+            known = known or await self._look(source, wanted)
+            if not range_still_holds(if_range, known.etag, known.modified_s):
+                wish = None
         opened = await self._open_first(source, wish)
         try:
-            facts = opened.facts
-            self._facts.put(wanted.task.id, wanted.variant, wanted.index, facts)
-            early = self._conditional(exchange, wanted, facts)
+            facts = await self._sized(source, wanted, opened.facts, known)
+            early = self._conditional(exchange, facts)
             if early is not None:
-                opened.response.close()
                 return early
             if wish is not None and (
-                facts.size is None
-                or not range_still_holds(headers.get("If-Range"), facts.etag, facts.modified_s)
+                facts.size is None or not range_still_holds(if_range, facts.etag, facts.modified_s)
             ):
                 wish = None
-                if opened.offset or facts.size is None or opened.response.status == 206:
+                if opened.response.status == 206:
                     opened.response.close()
                     opened = await self._open_first(source, None)
-                    facts = opened.facts
+                    facts = await self._sized(source, wanted, opened.facts, facts)
             span = None
             if facts.size is not None:
                 span = wish.within(facts.size) if wish is not None else Span(0, facts.size)
-            return await self._send(request, exchange, call, wanted, source, opened, span, wish)
+            if opened.offset > (span.start if span is not None else 0):
+                raise UpstreamFailed("The upstream sent another range than it was asked for.")
+            promise = Promise(facts, span, chunked=span is None and request.version >= (1, 1))
+            head = self._entity(exchange, call, wanted, facts) | _framing(promise, wish)
+            delivery = Delivery(request, exchange, source, promise, self._terms())
+            exchange.status = 200 if wish is None else 206
+            return await self._deliver(request, exchange, head, delivery, opened)
         finally:
             opened.response.close()
+
+    @staticmethod
+    async def _deliver(
+        request: web.BaseRequest,
+        exchange: Exchange,
+        headers: Mapping[str, str],
+        delivery: Delivery,
+        opened: Opened,
+    ) -> web.StreamResponse:
+        reply = StreamReply(exchange.status, headers)
+        reply.begin(request)
+        exchange.first_byte_ns = time.perf_counter_ns()
+        try:
+            exchange.reason = await delivery.run(opened)
+        finally:
+            if not exchange.reason.startswith(WHOLE):
+                cut(request)
+        return reply
 
     async def _open_first(self, source: Source, wish: Wish | None) -> Opened:
         """The first opening: nothing has been promised to the client yet."""
         attempts = self._config().limits.heal_attempts
-        for left in range(attempts, -1, -1):
+        for tried in range(attempts + 1):
+            await asyncio.sleep(pause_s(tried))
             try:
                 return await source.open(wish)
+            except NotFetched as refused:
+                self._log.warning("address refused", why=str(refused))
+                raise UpstreamFailed(
+                    "The address of this video is not one we fetch from; its operator has to look."
+                ) from refused
             except UpstreamTrouble as trouble:
-                self._log.info("opening failed", why=str(trouble), left=left)
-                if not left:
+                self._log.info("opening failed", why=str(trouble), tried=tried)
+                if tried == attempts:
                     raise UpstreamFailed(
                         "The upstream that holds this video does not answer; try again soon.",
                         retry_after_s=5,
                     ) from trouble
             except UpstreamFailed as failure:
-                if not left or failure.retry_after_s is None:
+                if tried == attempts or failure.retry_after_s is None:
                     raise
-            await asyncio.sleep(_pause_s(attempts - left))
         raise AssertionError("unreachable")
-
-    async def _send(
-        self,
-        request: web.BaseRequest,
-        exchange: Exchange,
-        call: Call,
-        wanted: Wanted,
-        source: Source,
-        opened: Opened,
-        span: Span | None,
-        wish: Wish | None,
-    ) -> web.StreamResponse:
-        facts = opened.facts
-        headers = self._entity(exchange, call, wanted, facts)
-        chunked = False
-        if span is not None:
-            headers["Content-Length"] = str(len(span))
-            if wish is not None:
-                headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{facts.size}"
-        elif request.version >= (1, 1):
-            headers["Transfer-Encoding"] = "chunked"
-            chunked = True
-        exchange.status = 206 if wish is not None else 200
-        reply = StreamReply(exchange.status, headers)
-        reply.begin(request)
-        exchange.first_byte_ns = time.perf_counter_ns()
-        flow = _Flow(self, request, exchange, source, facts, span, chunked)
-        exchange.reason = await flow.run(opened)
-        if not exchange.reason.startswith(("done", "healed")):
-            cut(request)
-        return reply
 
     # ------------------------------------------------------------ headers
 
@@ -363,9 +346,9 @@ class ContentServer:
             **self._common(exchange, facts),
         }
 
-    def relay_options(self) -> RelayOptions:
+    def _terms(self) -> Terms:
         timeouts, limits = self._config().timeouts, self._config().limits
-        return RelayOptions(
+        options = RelayOptions(
             tiers=tuple(tier for tier in self._tiers if tier in limits.relay_tiers),
             idle_client_s=timeouts.idle_client_s,
             idle_upstream_s=timeouts.idle_upstream_s,
@@ -374,111 +357,18 @@ class ContentServer:
             send_lowat_bytes=limits.send_lowat_bytes,
             upstream_rcvbuf_bytes=limits.upstream_rcvbuf_bytes,
         )
-
-    @property
-    def stopping(self) -> asyncio.Event:
-        return self._stopping
-
-    @property
-    def config(self) -> Config:
-        return self._config()
-
-    @property
-    def log(self) -> structlog.stdlib.BoundLogger:
-        return self._log
+        return Terms(options, limits.heal_attempts, timeouts.heal_s, self._stopping, self._log)
 
 
-class _Flow:
-    """One body on its way: where it stands, and how often it was healed."""
-
-    def __init__(
-        self,
-        server: ContentServer,
-        request: web.BaseRequest,
-        exchange: Exchange,
-        source: Source,
-        facts: Facts,
-        span: Span | None,
-        chunked: bool,
-    ) -> None:
-        self._server = server
-        self._request = request
-        self._exchange = exchange
-        self._source = source
-        self._facts = facts
-        self._start = span.start if span is not None else 0
-        self._stop = span.stop if span is not None else None
-        self._chunked = chunked
-        self._options = server.relay_options()
-
-    async def run(self, opened: Opened) -> str:
-        """Move the body; returns the reason code of its end."""
-        idle_openings = 0
-        broke_at: float | None = None
-        for healed in range(MAX_OPENINGS):
-            before = self._exchange.bytes_out
-            position = self._start + before
-            moved = await move(
-                opened.response,
-                self._request,
-                skip=position - opened.offset,
-                count=None if self._stop is None else self._stop - position,
-                options=self._options,
-                on_bytes=self._count,
-                chunked=self._chunked,
-                stop=self._server.stopping,
-            )
-            self._exchange.tier = moved.tier
-            if moved.end is End.DONE:
-                return f"healed({healed})" if healed else "done"
-            if moved.end not in _UPSTREAM_ENDS:
-                return moved.end.value
-            now = time.monotonic()
-            if self._exchange.bytes_out > before:
-                idle_openings, broke_at = 0, now
-            broke_at = now if broke_at is None else broke_at
-            deadline = broke_at + self._server.config.timeouts.heal_s
-            again, tried = await self._reopen(idle_openings, deadline)
-            idle_openings += tried
-            if again is None:
-                return moved.end.value
-            opened = again
-        return End.UPSTREAM_RESET.value
-
-    def _count(self, moved: int) -> None:
-        self._exchange.bytes_out += moved
-
-    async def _reopen(self, tried_before: int, deadline: float) -> tuple[Opened | None, int]:
-        """Open again where the body broke; None when the object changed or the budget is gone.
-        Also returns how many openings that took."""
-        most = self._server.config.limits.heal_attempts - tried_before
-        position = self._start + self._exchange.bytes_out
-        last = None if self._stop is None else self._stop - 1
-        for tried in range(1, most + 1):
-            pause_s = _pause_s(tried_before + tried - 1)
-            if time.monotonic() + pause_s > deadline:
-                return None, tried
-            if pause_s:
-                await asyncio.sleep(pause_s)
-            try:
-                opened = await self._source.open(Wish(position, last), self._facts)
-            except (UpstreamTrouble, UpstreamFailed, NotReady) as trouble:
-                self._server.log.info("reopening failed", at=position, why=str(trouble))
-                continue
-            except ProxyError as over:
-                self._server.log.warning("cannot be healed", at=position, why=str(over))
-                return None, tried
-            if not is_same(opened.facts, self._facts) or opened.offset > position:
-                opened.response.close()
-                self._server.log.warning("the object changed under way", at=position)
-                return None, tried
-            return opened, tried
-        return None, max(most, 0)
-
-
-def _pause_s(tried: int) -> float:
-    """At once, then 0.1, 0.2, 0.4 … at most 5 seconds."""
-    return 0.0 if tried == 0 else min(0.05 * 2.0**tried, 5.0)
+def _framing(promise: Promise, wish: Wish | None) -> dict[str, str]:
+    """How the body ends: by its length, by chunks, or (for HTTP/1.0) with the connection."""
+    span = promise.span
+    if span is None:
+        return {"Transfer-Encoding": "chunked"} if promise.chunked else {}
+    headers = {"Content-Length": str(len(span))}
+    if wish is not None:
+        headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{promise.facts.size}"
+    return headers
 
 
 def _index(text: str | None) -> int:

@@ -9,6 +9,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import cast
 from urllib.parse import parse_qsl
 
@@ -31,6 +32,7 @@ from proxy.errors import (
     ProxyError,
     Unauthenticated,
 )
+from proxy.fingerprint import fingerprint, idempotency_of, retries_of
 from proxy.http import cors
 from proxy.http.headers import forwarded
 from proxy.intake import read_fields, read_whole
@@ -41,7 +43,7 @@ from proxy.model import Call, DialectName, Exchange, Head, Operation, Principal,
 from proxy.routing import EndpointTable, dialect_of, listed_models
 from proxy.spool import Spool
 from proxy.store import Store
-from proxy.submission import Submitter
+from proxy.submission import Ask, Submitter
 
 _BAD_PATH = re.compile(r"[\x00-\x20\x7f]")
 
@@ -152,18 +154,22 @@ class Gateway:
         try:
             fields = await self._read(request, call, admission, batch)
             default = config.defaults.model.get(call.dialect, "")
-            wanted = dialect.submission(call, fields, default)
+            headers = exchange.head.headers
+            ask = Ask(
+                dialect.submission(call, fields, default),
+                fingerprint(call, fields.values),
+                idempotency_of(headers),
+                retries_of(headers),
+                forwarded(headers),
+            )
         except BaseException:
             batch.close()
             raise
-        task = await self._submitter.submit(
-            exchange,
-            admission.principal,
-            wanted,
-            forwarded(exchange.head.headers),
-            batch.close,
-        )
-        return dialect.created(self._view(task), exchange.id)
+        born = await self._submitter.submit(exchange, admission.principal, ask, batch.close)
+        reply = dialect.created(self._view(born.task), exchange.id)
+        if born.replayed:
+            reply = replace(reply, headers={**reply.headers, "idempotent-replayed": "true"})
+        return reply
 
     async def _get(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
@@ -202,7 +208,7 @@ class Gateway:
         page = dialect.page(call)
         principal = admission.principal
         if page.after is not None:
-            await self._own(principal, page.after, param="after")
+            await self._check_after(principal, page.after)
         tasks, has_more = await self._store.tasks.list(
             principal.owner,
             token_id=principal.token_id,
@@ -261,11 +267,11 @@ class Gateway:
         exchange.task_id = task.id
         return reference, task
 
-    async def _own(self, principal: Principal, task_id: str, param: str) -> Task:
+    async def _check_after(self, principal: Principal, task_id: str) -> None:
+        """A deleted task is a good place to go on from: clients delete while they page."""
         task = await self._tasks.get(task_id)
-        if task is None or not is_visible(task, principal):
-            raise NotFound(f"Video with id '{task_id}' not found.", param=param)
-        return task
+        if task is None or task.token_id != principal.token_id:
+            raise NotFound(f"Video with id '{task_id}' not found.", param="after")
 
     def _view(self, task: Task) -> View:
         return View(task, *self._links.of(task))

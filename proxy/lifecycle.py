@@ -85,6 +85,8 @@ def bound(task: Task, accepted: Accepted, now_ms: int) -> Task:
         version=task.version + 1,
         updated_ms=now_ms,
         upstream_id=accepted.upstream_id,
+        unconfirmed=False,
+        bound_ms=now_ms,
         handle={**task.handle, **accepted.handle},
     )
     if accepted.state is None:
@@ -96,6 +98,11 @@ def bound(task: Task, accepted: Accepted, now_ms: int) -> Task:
 def noted(task: Task, now_ms: int) -> Task:
     """The same task, one version on: something was written on its time line."""
     return replace(task, version=task.version + 1, updated_ms=now_ms)
+
+
+def unconfirmed(task: Task, now_ms: int) -> Task:
+    """Sent, and its answer was lost: from now on only a look-up by our own id can help."""
+    return replace(task, version=task.version + 1, updated_ms=now_ms, unconfirmed=True)
 
 
 def failed(task: Task, error: TaskError, now_ms: int, *, hidden: bool = False) -> Task | None:

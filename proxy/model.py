@@ -474,6 +474,11 @@ class Task:
     completed_ms: int | None = None
     expires_ms: int | None = None
     deleted: bool = False
+    fingerprint: str | None = None  # of what was asked; see `fingerprint`
+    idempotency: str | None = None  # SHA-256 of the client's Idempotency-Key
+    unconfirmed: bool = False  # sent, and nobody can say whether it arrived
+    bound_ms: int | None = None
+    webhook: str | None = None  # where the client wants to be told
 
     @property
     def status(self) -> Status:

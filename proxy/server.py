@@ -39,6 +39,7 @@ from proxy.store import Embedded, Store, StoreDown, StoreUnusable, TokenRecord
 from proxy.submission import Submitter
 from proxy.tracker import Tracker
 from proxy.upstream import Deadlines, Upstreams
+from proxy.watch import Watch
 
 TOKENS_KEPT = 10_000
 TASKS_KEPT = 20_000
@@ -121,6 +122,7 @@ class Server:
             keeper = asyncio.create_task(self._keep_alive(embedded), name="keep the store alive")
             stack.push_async_callback(_ended, keeper)
             url = embedded.url
+        self.store_url = url
         self.store = await Store.open(url, timeout_s=config.redis.timeout_s)
         stack.push_async_callback(self.store.close)
         tokens = Mirror(self.store.tokens.get, self._is_listening, TOKENS_KEPT)
@@ -152,10 +154,12 @@ class Server:
             self.log,
         )
         stack.push_async_callback(self.tracker.aclose)
+        self.watch = Watch(tasks.get)
         submitter = Submitter(
             self._config,
             PROVIDERS,
             self.store,
+            self.watch,
             upstreams,
             self._schedule,
             self._clock,
@@ -218,10 +222,12 @@ class Server:
             else:
                 tasks.drop(key)
                 tokens.heard()
+                self.watch.heard(key)
 
         def lost() -> None:
             tokens.forget()
             tasks.forget()
+            self.watch.lost()
 
         await self.store.listen(changed, lost)
 

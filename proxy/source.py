@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import ClientResponse
@@ -30,6 +30,7 @@ from proxy.tracker import Tracker
 from proxy.upstream import NotSent, Upstreams, UpstreamTrouble
 
 _GONE = (401, 403, 404, 410)  # what storage says of an expired signature or a dropped object
+_CODINGS = ("gzip", "x-gzip", "deflate", "compress", "br", "zstd")
 _TYPES = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/jpeg"}
 
 
@@ -58,7 +59,7 @@ class Opened:
 
 
 class Source:
-    """One result of one task. `clock_s` is the time the request came, for signatures."""
+    """One result of one task. `clock` gives seconds since the epoch, for signatures."""
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class Source:
         tracker: Tracker,
         upstreams: Upstreams,
         forwarded: Mapping[str, str],
-        clock_s: int,
+        clock: Callable[[], float],
     ) -> None:
         self._task = task
         self._variant = variant
@@ -78,35 +79,65 @@ class Source:
         self._tracker = tracker
         self._upstreams = upstreams
         self._forwarded = forwarded
-        self._clock_s = clock_s
-        self._renewed = False
+        self._clock = clock
 
-    async def open(
-        self, wish: Wish | None, known: Facts | None = None, method: str = "GET"
-    ) -> Opened:
+    async def open(self, wish: Wish | None, known: Facts | None = None) -> Opened:
         """Open at what is wished for, or at 0 when the upstream knows no ranges. With `known`
-        (a reopening) the upstream is held to the same object by If-Range.
+        (a reopening) the upstream is held to the same object by If-Range. A result URL that
+        does not work any more is renewed, once per call: a stream of hours may outlive several.
 
-        Raises RangeNotSatisfiable, Expired, UpstreamFailed; UpstreamTrouble when no answer came.
+        Raises RangeNotSatisfiable, Expired, UpstreamFailed, NotReady; UpstreamTrouble when no
+        answer came.
         """
         extra: dict[str, str] = {}
         if wish is not None:
             extra["Range"] = wish.header()
             if known is not None and known.upstream_etag is not None:
                 extra["If-Range"] = known.upstream_etag
+        opened = await self._try(wish, extra)
+        if isinstance(opened, Opened):
+            return opened
+        await self._renew(opened)
+        opened = await self._try(wish, extra)
+        if isinstance(opened, Opened):
+            return opened
+        raise opened if isinstance(opened, NotSent) else self._gone()
+
+    async def head(self) -> Facts | None:
+        """What HEAD tells, or None. Only an upstream's own path is asked: a result URL is
+        signed for GET, and storage refuses any other method."""
+        outbound = self._outbound("HEAD")
+        if outbound.guarded:
+            return None
         upstream, _credential = self._tracker.place(self._task)
-        outbound = self._outbound(method)
+        try:
+            response = await self._upstreams.open(upstream, outbound, {})
+        except UpstreamTrouble:
+            return None
+        response.close()
+        if response.status != 200:
+            return None
+        facts = self._judge(response, None).facts
+        return None if facts.size is None else facts
+
+    async def _try(self, wish: Wish | None, extra: Mapping[str, str]) -> Opened | NotSent | int:
+        """One opening; where the address is no good, why: the status, or that it is not there."""
+        upstream, _credential = self._tracker.place(self._task)
+        outbound = self._outbound("GET")
         try:
             response = await self._upstreams.open(upstream, outbound, extra)
-        except NotSent:
-            # A file host that is not there any more: the provider may name another.
-            if not outbound.guarded or self._renewed:
+        except NotSent as trouble:
+            if not outbound.guarded:
                 raise
-            return await self._open_renewed(wish, known, method, None)
+            return trouble
         try:
+            if response.status in (401, 403) and not outbound.guarded:
+                raise UpstreamFailed(
+                    "The upstream refused our credential for this video; its operator has to look."
+                )
             if response.status in _GONE:
                 response.close()
-                return await self._open_renewed(wish, known, method, response.status)
+                return response.status
             return self._judge(response, wish)
         except BaseException:
             response.close()
@@ -117,40 +148,42 @@ class Source:
         where = self._provider.content(self._task, upstream, self._variant, self._index)
         if isinstance(where, str):
             return Outbound(method, where, CIMultiDict(), guarded=True)
-        sealed = self._provider.seal(where, upstream, credential, self._clock_s)
+        sealed = self._provider.seal(where, upstream, credential, int(self._clock()))
         sealed.headers.update(self._forwarded)
         return Outbound(method, sealed.url, sealed.headers)
 
-    async def _open_renewed(
-        self, wish: Wish | None, known: Facts | None, method: str, status: int | None
-    ) -> Opened:
-        """The address has expired, or the object is gone: ask the provider once for a new one."""
-        if self._renewed:
-            raise self._gone()
-        self._renewed = True
+    async def _renew(self, why: NotSent | int) -> None:
+        """Ask the provider for a new address; raises what there is to say when it has none."""
         before = self._task.results
-        self._task = await self._tracker.renew(self._task)
-        if self._task.results == before:
-            if status is None:
-                raise NotSent("the file host does not answer, and the provider names no other")
-            if status == 401:
-                raise UpstreamFailed(
-                    "The upstream refused our credential for this video; its operator has to look."
-                )
-            raise self._gone()
-        opened = await self.open(wish, known, method)
-        self._renewed = False  # a stream of hours may outlive several addresses
-        return opened
+        try:
+            self._task = await self._tracker.renew(self._task)
+        except UpstreamTrouble:
+            # The provider says nothing. That the file is not there was said all the same.
+            if why in (404, 410) or self._is_over():
+                raise self._gone() from None
+            raise
+        if self._task.results != before:
+            return
+        if isinstance(why, NotSent):
+            raise why
+        raise self._gone()
+
+    def _is_over(self) -> bool:
+        """Past the day until which the provider promised to keep it."""
+        ends_ms = self._task.expires_ms
+        return ends_ms is not None and ends_ms <= self._clock() * 1000
 
     def _gone(self) -> Expired:
-        when = expiry_text(self._task)
+        when = expiry_text(self._task) if self._is_over() else ""
         return Expired(f"The provider no longer has this video{when}.")
 
     def _judge(self, response: ClientResponse, wish: Wish | None) -> Opened:
+        coding = response.headers.get("Content-Encoding", "").strip().lower()
+        if response.status in (200, 206) and coding in _CODINGS:
+            # We ask for none. Passed on, its bytes would be taken for the video's own.
+            raise UpstreamFailed(f"The upstream sent the video compressed ({coding}).")
         if response.status == 200:
             size = content_length(response.headers.get("Content-Length"))
-            if response.headers.get("Content-Encoding", "identity") != "identity":
-                size = None
             return Opened(response, 0, self._facts(response, size))
         if response.status == 206 and wish is not None:
             found = read_content_range(response.headers.get("Content-Range"))
@@ -181,14 +214,15 @@ class Source:
         said = headers.get("Content-Type", OPAQUE).partition(";")[0].strip().lower()
         if kind == OPAQUE and said in (OPAQUE, "binary/octet-stream", ""):
             kind = _TYPES.get(self._variant, OPAQUE)
-        mark = f"{self._task.id}|{self._variant}|{self._index}|{size}|{upstream_etag or modified}"
+        # Without the size: a chunked opening does not know it, and is the same object.
+        mark = f"{self._task.id}|{self._variant}|{self._index}|{upstream_etag or modified}"
         etag = f'"{hashlib.sha256(mark.encode()).hexdigest()[:32]}"'
         return Facts(size, kind, upstream_etag, modified, etag)
 
 
 def is_same(one: Facts, other: Facts) -> bool:
     """The same object, as far as both openings tell."""
-    return one.size == other.size and one.etag == other.etag
+    return one.etag == other.etag and (None in (one.size, other.size) or one.size == other.size)
 
 
 class FactsCache:

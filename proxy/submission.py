@@ -4,13 +4,14 @@ Rule: the task is durable before the upstream hears of it, `sent` is written bef
 byte goes out, and attempt n+1 opens only when attempt n was provably refused. What nobody can
 confirm is never sent again.
 
-The upstream part runs in a job of its own: a client that leaves half-way changes nothing.
+The upstream part runs in a job of its own: a client that leaves half-way changes nothing, and
+one that asks again is given the same job.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -18,52 +19,59 @@ import structlog
 from proxy import lifecycle
 from proxy.config import Config
 from proxy.dialects.answers import remembered
-from proxy.errors import Invalid, ModelNotFound, NotFound, ProxyError, Unavailable, UpstreamFailed
+from proxy.errors import (
+    Invalid,
+    NotFound,
+    ProxyError,
+    Unavailable,
+    Unprocessable,
+    UpstreamFailed,
+)
 from proxy.lifecycle import Schedule
 from proxy.model import (
     Accepted,
-    Credential,
-    DialectName,
-    Draft,
     Exchange,
     Outbound,
     Outcome,
     Principal,
     Refused,
-    Rendered,
-    Route,
     Stage,
     Task,
     TaskError,
     Unknown,
-    Upstream,
     VideoRequest,
 )
+from proxy.planning import Attempt, attempts_of, route_for
 from proxy.providers.base import Provider
-from proxy.rewrite import enforce_fit, rewrite
-from proxy.routing import allowed_models, candidates, choose_route, permits
-from proxy.store import Store
+from proxy.store import Store, Taken, Why
 from proxy.store.keys import new_task_id
 from proxy.upstream import Ambiguous, NotSent, Upstreams
+from proxy.watch import Watch
 
-# How long a bind that the store cannot take is tried again; afterwards the tracker's own
+# How long a change the store cannot take is tried again; afterwards the tracker's own
 # reconciliation has to find the task.
-BIND_TRIES = 60
-BIND_PAUSE_S = 0.5
-
-_MODEL_FIELD: Mapping[DialectName, str] = {"kling": "model_name", "jimeng": "req_key"}
+STORE_TRIES = 60
+STORE_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """Everything needed to send one request to one credential, decided before anything moves."""
+class Ask:
+    """A submit as the gateway read it. `fingerprint` is of what was asked; `idempotency` the
+    hash of the client's key; `retries` how often the client says it has asked before."""
 
-    upstream: Upstream
-    credential: Credential
-    upstream_model: str
-    provider: Provider
-    draft: Draft
-    rendered: Rendered
+    request: VideoRequest
+    fingerprint: str
+    idempotency: str | None
+    retries: int
+    forwarded: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Born:
+    """The task a submit has, and whether an earlier submit made it."""
+
+    task: Task
+    replayed: bool = False
 
 
 class Submitter:
@@ -75,6 +83,7 @@ class Submitter:
         config: Callable[[], Config],
         providers: Mapping[str, Provider],
         store: Store,
+        watch: Watch,
         upstreams: Upstreams,
         schedule: Callable[[], Schedule],
         clock: Callable[[], float],
@@ -85,45 +94,64 @@ class Submitter:
         self._config = config
         self._providers = providers
         self._store = store
+        self._watch = watch
         self._upstreams = upstreams
         self._schedule = schedule
         self._clock = clock
         self._entropy = entropy
         self._random01 = random01
         self._log = log
-        self._jobs: set[asyncio.Task[Task]] = set()
+        self._jobs: dict[str, asyncio.Task[Task]] = {}
+        self._chores: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
-        """Wait for submits under way: each ends within its own deadlines."""
+        """Wait for submits under way: each ends within its own deadlines. What the store still
+        does not take is left to the tracker."""
         while self._jobs:
-            await asyncio.wait(set(self._jobs))
+            await asyncio.wait(set(self._jobs.values()))
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
 
     async def submit(
-        self,
-        exchange: Exchange,
-        principal: Principal,
-        request: VideoRequest,
-        forwarded: dict[str, str],
-        release: Callable[[], None],
-    ) -> Task:
+        self, exchange: Exchange, principal: Principal, ask: Ask, release: Callable[[], None]
+    ) -> Born:
         """Returns the accepted (or unconfirmed) task; raises what the client is to be told.
         `release` frees the uploads; it is called once, when nobody needs them any more."""
+        held = True
         try:
-            attempts, route, task = await self._prepare(principal, request)
-        except BaseException:
-            release()
-            raise
-        exchange.task_id = task.id
-        exchange.route = route.model
+            while True:
+                source = await self._source(principal, ask.request)
+                task, attempts = self._prepare(principal, ask, source)
+                taken = await self._reserve(task, ask.retries)
+                if taken is None:
+                    held = False
+                    return Born(await self._begin(exchange, task, attempts, ask, release))
+                earlier = await self._earlier(exchange, taken, ask.request)
+                if earlier is not None:
+                    return Born(earlier, replayed=True)
+        finally:
+            if held:
+                release()
+
+    async def _begin(
+        self,
+        exchange: Exchange,
+        task: Task,
+        attempts: Sequence[Attempt],
+        ask: Ask,
+        release: Callable[[], None],
+    ) -> Task:
+        exchange.task_id, exchange.route = task.id, task.route
         job = asyncio.create_task(
-            self._drive(exchange, task, attempts, forwarded), name=f"submit {task.id}"
+            self._drive(exchange, task, attempts, ask.forwarded), name=f"submit {task.id}"
         )
-        self._jobs.add(job)
-        job.add_done_callback(lambda done: self._ended(done, release))
+        self._jobs[task.id] = job
+        job.add_done_callback(lambda done: self._ended(task.id, done, release))
         return await asyncio.shield(job)
 
-    def _ended(self, job: asyncio.Task[Task], release: Callable[[], None]) -> None:
-        self._jobs.discard(job)
+    def _ended(self, task_id: str, job: asyncio.Task[Task], release: Callable[[], None]) -> None:
+        del self._jobs[task_id]
         release()
         error = None if job.cancelled() else job.exception()
         if error is not None and not isinstance(error, ProxyError):
@@ -132,22 +160,24 @@ class Submitter:
 
     # ------------------------------------------------------------ decide
 
-    async def _prepare(
-        self, principal: Principal, request: VideoRequest
-    ) -> tuple[list[Attempt], Route, Task]:
-        source = await self._source(principal, request)
-        config = self._config()
+    def _prepare(
+        self, principal: Principal, ask: Ask, source: Task | None
+    ) -> tuple[Task, list[Attempt]]:
+        config, request = self._config(), ask.request
         model = source.model if source is not None else request.model
-        route = choose_route(config.routes, model)
-        if route is None or not permits(principal, model):
-            names = ", ".join(allowed_models(config.routes, principal.models)[:20])
-            raise ModelNotFound(
-                f"Model '{model}' is not served here for this key. It may use: {names or 'none'}.",
-                param=_MODEL_FIELD.get(request.dialect, "model"),
-            )
-        now_ms = int(self._clock() * 1000)
+        route = route_for(config.routes, principal, request, model)
         task_id = new_task_id(principal.owner, self._entropy(23))
-        attempts = self._attempts(route, request, task_id, source, model)
+        attempts = attempts_of(
+            route,
+            config.upstreams,
+            self._providers,
+            request,
+            task_id,
+            source,
+            model,
+            self._random01,
+        )
+        now_ms = self._now_ms()
         task = Task(
             id=task_id,
             owner=principal.owner,
@@ -163,15 +193,11 @@ class Submitter:
             external_id=request.external_id,
             source_id=request.source_id,
             route=route.model,
+            fingerprint=ask.fingerprint,
+            idempotency=ask.idempotency,
+            webhook=request.callback_url,
         )
-        lease_ms = round(config.timeouts.lease_s * 1000)
-        taken = await self._store.tasks.reserve(task, now_ms + lease_ms)
-        if taken is not None:
-            raise Invalid(
-                f"'external_task_id' {request.external_id!r} was used before, by task {taken}.",
-                param="external_task_id",
-            )
-        return attempts, route, task
+        return task, attempts
 
     async def _source(self, principal: Principal, request: VideoRequest) -> Task | None:
         if request.source_id is None:
@@ -181,41 +207,40 @@ class Submitter:
             raise NotFound(f"Video with id '{request.source_id}' not found.", param="video")
         return source
 
-    def _attempts(
-        self,
-        route: Route,
-        request: VideoRequest,
-        task_id: str,
-        source: Task | None,
-        model: str,
-    ) -> list[Attempt]:
-        """What to try, in order. The first candidate's complaint is the client's; a later one
-        that cannot render the request is left out."""
-        found: list[Attempt] = []
-        complaint: ProxyError | None = None
-        upstreams = self._config().upstreams
-        for upstream, credential in candidates(route, upstreams, self._random01):
-            if source is not None and (upstream.name, credential.name) != (
-                source.upstream,
-                source.credential,
-            ):
-                continue  # a provider knows a video only under the account that made it
-            provider = self._providers[upstream.provider]
-            upstream_model = route.upstream_model or model
-            try:
-                draft = provider.draft(request, task_id, upstream, upstream_model, source)
-                draft = rewrite(draft, route)
-                enforce_fit(draft, route)
-            except ProxyError as error:
-                complaint = complaint or error
-                continue
-            rendered = provider.rendered(draft)
-            found.append(Attempt(upstream, credential, upstream_model, provider, draft, rendered))
-        if not found:
-            raise complaint or Unavailable(
-                f"No upstream of model '{model}' can take requests now.", retry_after_s=30
+    # ------------------------------------------------------------ who was there before
+
+    async def _reserve(self, task: Task, retries: int) -> Taken | None:
+        lease_ms = round(self._config().timeouts.lease_s * 1000)
+        taken = await self._store.tasks.reserve(task, task.created_ms + lease_ms, retries)
+        return None if taken is not None and taken.why is Why.SAME else taken
+
+    async def _earlier(
+        self, exchange: Exchange, taken: Taken, request: VideoRequest
+    ) -> Task | None:
+        """The task an earlier submit made, once its outcome is known; None when that one was
+        refused, so that this one may try."""
+        if taken.why is Why.ALIAS:
+            raise Invalid(
+                f"'external_task_id' {request.external_id!r} was used before, "
+                f"by task {taken.task_id}.",
+                param="external_task_id",
             )
-        return found
+        if taken.why is Why.MISMATCH:
+            raise Unprocessable(
+                "This Idempotency-Key was used within the last 24 hours for another request; "
+                "use a new key, or repeat that request exactly.",
+                param="Idempotency-Key",
+            )
+        exchange.task_id = taken.task_id
+        job = self._jobs.get(taken.task_id)
+        if job is not None:
+            return await asyncio.shield(job)  # a refusal is everybody's who waited for it
+        seconds = self._config().timeouts.submit_s + self._config().timeouts.connect_s
+        task = await self._watch.until(taken.task_id, _has_outcome, seconds)
+        if task is None or (task.stage is Stage.FAILED and task.deleted):
+            return None
+        exchange.route = task.route
+        return task
 
     # ------------------------------------------------------------ act
 
@@ -224,7 +249,7 @@ class Submitter:
         exchange: Exchange,
         task: Task,
         attempts: Sequence[Attempt],
-        forwarded: dict[str, str],
+        forwarded: Mapping[str, str],
     ) -> Task:
         refusal: Refused | None = None
         for attempt in attempts:
@@ -251,7 +276,7 @@ class Submitter:
         await self._close_refused(task, refusal)
         raise refusal.error
 
-    def _seal(self, attempt: Attempt, forwarded: dict[str, str]) -> Outbound:
+    def _seal(self, attempt: Attempt, forwarded: Mapping[str, str]) -> Outbound:
         outbound = attempt.provider.seal(
             attempt.draft, attempt.upstream, attempt.credential, int(self._clock())
         )
@@ -259,7 +284,7 @@ class Submitter:
         return outbound
 
     async def _mark_sent(self, task: Task, attempt: Attempt) -> Task:
-        now_ms = int(self._clock() * 1000)
+        now_ms = self._now_ms()
         marked = lifecycle.sent(
             task,
             now_ms,
@@ -273,13 +298,42 @@ class Submitter:
         event = (
             f"sent attempt {marked.attempt} to {attempt.upstream.name}/{attempt.credential.name}"
         )
-        other = await self._store.tasks.swap(task, marked, due_ms, event, self._retention_s)
+        try:
+            other = await self._store.tasks.swap(
+                task,
+                marked,
+                due_ms,
+                event,
+                self._retention_s,
+                durability=self._config().redis.durability,
+            )
+        except Unavailable:
+            # It may stand as sent although nothing was: say so as soon as the store listens.
+            self._later(self._give_up(marked), f"give up {task.id}")
+            raise
         if other is not None:
             raise Unavailable(
                 "The request waited too long and was given up; nothing was submitted.",
                 retry_after_s=1,
             )
         return marked
+
+    async def _give_up(self, marked: Task) -> None:
+        """Close an attempt that was (perhaps) written as sent and never left."""
+        error = TaskError("not_submitted", "The gateway's store failed before it was submitted.")
+        for _try in range(STORE_TRIES):
+            await asyncio.sleep(STORE_PAUSE_S)
+            try:
+                task = await self._store.tasks.get(marked.id)
+                if task is None or task.stage not in (Stage.RESERVED, Stage.SENT):
+                    return
+                ended = lifecycle.failed(task, error, self._now_ms(), hidden=True)
+                assert ended is not None
+                lost = await self._swap_refused(task, ended, "never sent: the store failed")
+            except Unavailable:
+                continue
+            if not lost:
+                return
 
     async def _send(self, attempt: Attempt, outbound: Outbound) -> Outcome:
         try:
@@ -304,25 +358,23 @@ class Submitter:
             return await self._write_bound(task, accepted)
         except Unavailable as down:
             self._log.warning("bind delayed", task_id=task.id, why=str(down))
-        job = asyncio.create_task(self._bind_later(task, accepted), name=f"bind {task.id}")
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
-        return lifecycle.bound(task, accepted, int(self._clock() * 1000))
+        self._later(self._bind_later(task, accepted), f"bind {task.id}")
+        return lifecycle.bound(task, accepted, self._now_ms())
 
-    async def _bind_later(self, task: Task, accepted: Accepted) -> Task:
-        for _try in range(BIND_TRIES):
-            await asyncio.sleep(BIND_PAUSE_S)
+    async def _bind_later(self, task: Task, accepted: Accepted) -> None:
+        for _try in range(STORE_TRIES):
+            await asyncio.sleep(STORE_PAUSE_S)
             try:
-                return await self._write_bound(task, accepted)
+                await self._write_bound(task, accepted)
             except Unavailable:
                 continue
+            return
         self._log.error("bind lost", task_id=task.id, upstream_id=accepted.upstream_id)
-        return task
 
     async def _write_bound(self, task: Task, accepted: Accepted) -> Task:
         event = f"accepted as {accepted.upstream_id}"
         while True:
-            now_ms = int(self._clock() * 1000)
+            now_ms = self._now_ms()
             named = lifecycle.bound(task, accepted, now_ms)
             due_ms = lifecycle.next_poll_ms(named, now_ms, self._schedule(), self._random01())
             other = await self._store.tasks.swap(task, named, due_ms, event, self._retention_s)
@@ -333,10 +385,10 @@ class Submitter:
             task = other
 
     async def _unconfirmed(self, task: Task, attempt: Attempt, outcome: Unknown) -> Task:
-        now_ms = int(self._clock() * 1000)
+        now_ms = self._now_ms()
         can_find = attempt.provider.find(task, attempt.upstream) is not None
         due_ms = lifecycle.unconfirmed_due_ms(task, now_ms, self._schedule(), can_find=can_find)
-        noted = lifecycle.noted(task, now_ms)
+        noted = lifecycle.unconfirmed(task, now_ms)
         self._log.warning("submit unconfirmed", task_id=task.id, why=outcome.reason)
         try:
             other = await self._store.tasks.swap(
@@ -348,15 +400,35 @@ class Submitter:
 
     async def _close_refused(self, task: Task, refusal: Refused) -> None:
         error = TaskError(refusal.error.code, refusal.error.message, refusal.provider_code)
-        now_ms = int(self._clock() * 1000)
-        ended = lifecycle.failed(task, error, now_ms, hidden=True)
+        ended = lifecycle.failed(task, error, self._now_ms(), hidden=True)
         assert ended is not None
-        event = f"refused: {refusal.provider_code or refusal.error.code}"
         try:
-            await self._store.tasks.swap(task, ended, None, event, self._retention_s)
+            await self._swap_refused(
+                task, ended, f"refused: {refusal.provider_code or refusal.error.code}"
+            )
         except Unavailable as down:
             self._log.warning("refusal not recorded", task_id=task.id, why=str(down))
+
+    async def _swap_refused(self, task: Task, ended: Task, event: str) -> bool:
+        """End a task no upstream took, its names free again. True when somebody was faster."""
+        other = await self._store.tasks.swap(
+            task, ended, None, event, self._retention_s, never_sent=True
+        )
+        return other is not None
+
+    def _later(self, work: Coroutine[object, object, None], name: str) -> None:
+        job = asyncio.create_task(work, name=name)
+        self._chores.add(job)
+        job.add_done_callback(self._chores.discard)
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
 
     @property
     def _retention_s(self) -> int:
         return self._config().limits.retention_s
+
+
+def _has_outcome(task: Task) -> bool:
+    """The first submit has its answer, or has given up on one."""
+    return task.unconfirmed or task.stage not in (Stage.RESERVED, Stage.SENT)

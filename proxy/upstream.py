@@ -55,6 +55,10 @@ class NotSent(UpstreamTrouble):
     """The upstream heard nothing: no connection, TLS refused, an address we may not call."""
 
 
+class NotFetched(NotSent):
+    """We do not call it, now or later: not http, not a public address, redirects in a circle."""
+
+
 class Ambiguous(UpstreamTrouble):
     """The upstream may have heard it all: cut, timed out, or answered what is not HTTP."""
 
@@ -132,7 +136,7 @@ class Upstreams:
         """Open a body: the caller reads and closes it. Redirects are followed here, each hop
         checked anew, and our credentials go no further than the first.
         """
-        headers = {**outbound.headers, **extra, "Accept-Encoding": "identity"}
+        headers = {**outbound.headers, **extra}
         url = URL(outbound.url, encoded=True)
         secret = [name for name in outbound.headers if not outbound.guarded]
         for _hop in range(MAX_HOPS + 1):
@@ -143,18 +147,19 @@ class Upstreams:
             response.close()
             try:
                 onward = url.join(URL(target, encoded=True))
+                leaves = onward.origin() != url.origin()
             except ValueError as exc:
-                raise NotSent("redirected to what is no URL") from exc
-            if onward.origin() != url.origin():
+                raise NotFetched("redirected to what is no web address") from exc
+            if leaves:
                 headers = {k: v for k, v in headers.items() if k not in secret}
             url = onward
-        raise NotSent(f"more than {MAX_HOPS} redirects")
+        raise NotFetched(f"more than {MAX_HOPS} redirects")
 
     async def _open_one(
         self, upstream: Upstream, outbound: Outbound, url: URL, headers: Mapping[str, str]
     ) -> ClientResponse:
         if url.scheme not in ("http", "https") or url.host is None:
-            raise NotSent(f"a {url.scheme or 'relative'} URL is not fetched")
+            raise NotFetched(f"a {url.scheme or 'relative'} URL is not fetched")
         guarded = _host_port(url) not in exempt(upstream)
         session = self._session("guarded" if guarded else "content", upstream.name)
         timeout = ClientTimeout(
@@ -165,8 +170,12 @@ class Upstreams:
             return await session.request(
                 outbound.method, url, headers=headers, timeout=timeout, allow_redirects=False
             )
-        except (ClientConnectorError, ConnectionTimeoutError, InvalidURL) as exc:
-            raise NotSent(f"no connection: {_reason(exc)}") from exc
+        except InvalidURL as exc:
+            raise NotFetched(f"not a usable URL: {_reason(exc)}") from exc
+        except (ClientConnectorError, ConnectionTimeoutError) as exc:
+            refused = isinstance(getattr(exc, "os_error", None), AddressRefused)
+            kind = NotFetched if refused else NotSent
+            raise kind(f"no connection: {_reason(exc)}") from exc
         except (ClientError, TimeoutError, OSError, ValueError) as exc:
             raise Ambiguous(f"no answer: {_reason(exc)}") from exc
 
@@ -188,8 +197,10 @@ class Upstreams:
         return ClientSession(
             connector=connector,
             cookie_jar=DummyCookieJar(),
-            auto_decompress=False,
-            headers={"User-Agent": USER_AGENT},
+            # A JSON answer that is compressed all the same (a CDN's doing) is read; a video goes
+            # to the client as it comes.
+            auto_decompress=kind in ("submit", "query"),
+            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
             requote_redirect_url=False,
             read_bufsize=256 * 1024,
         )
@@ -205,7 +216,9 @@ class Upstreams:
     def _guarded_socket(self, info: tuple[object, ...]) -> socket.socket:
         address = info[4][0]  # type: ignore[index]  # addrinfo's sockaddr
         if not is_public(address):
-            raise AddressRefused(f"{address} is not a public address")
+            # Without the address: of several equal errors the connector raises one, else a mix
+            # of its own that no longer says it was the guard.
+            raise AddressRefused("not a public address")
         return self._plain_socket(info)
 
 

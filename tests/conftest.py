@@ -16,9 +16,10 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import Template
+from types import SimpleNamespace
 from typing import Any
 
 import aioresponses.core
@@ -110,7 +111,7 @@ class _PatchedResponse(ClientResponse):
     """aioresponses 0.7.9 does not know the `stream_writer` that aiohttp 3.14 asks for."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("stream_writer", None)
+        kwargs.setdefault("stream_writer", SimpleNamespace(output_size=0))
         super().__init__(*args, **kwargs)
 
 
@@ -139,6 +140,7 @@ class House:
     client: ClientSession
     config_path: Path
     lines: list[Mapping[str, object]] = field(default_factory=list)
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _line_came: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -158,13 +160,23 @@ class House:
         told = NewToken(**{"name": "another", **wanted})
         return await create_token(self.server.store, secret, told, secrets.token_bytes, time.time)
 
+    async def another_worker(self) -> Server:
+        """A second worker on the same store; it ends with the house."""
+        front, back = bind("127.0.0.1:0"), bind("127.0.0.1:0")
+        self.stack.callback(front.close)
+        self.stack.callback(back.close)
+        redis = self.server.config.redis.model_copy(update={"url": self.server.store_url})
+        config = replace(self.server.config, redis=redis)
+        worker = Server(config, self.server.log, sockets=(front, back))
+        worker.account.watch(self.take)
+        return await self.stack.enter_async_context(worker)
+
     async def request(self, method: str, path: str, **options: Any) -> Answer:
         """With our token unless `headers` says otherwise; the body is read."""
         headers = {**self.bearer, **options.pop("headers", {})}
+        base = options.pop("base", self.url)
         headers = {name: value for name, value in headers.items() if value is not None}
-        async with self.client.request(
-            method, self.url + path, headers=headers, **options
-        ) as reply:
+        async with self.client.request(method, base + path, headers=headers, **options) as reply:
             return Answer(reply.status, reply.headers, await reply.read())
 
     async def get(self, path: str, **options: Any) -> Answer:
@@ -268,7 +280,7 @@ async def open_house(folder: Path, plan: Plan = Plan()) -> AsyncIterator[House]:
             client = await stack.enter_async_context(
                 ClientSession(timeout=ClientTimeout(total=WAIT_S), auto_decompress=False)
             )
-            house = House(sim, server, made, client, path)
+            house = House(sim, server, made, client, path, stack=stack)
             server.account.watch(house.take)
             yield house
             await client.close()

@@ -43,6 +43,11 @@ class Fields:
                 found = (self._prefix + name, value)
         return found
 
+    @property
+    def values(self) -> Mapping[str, object]:
+        """Everything the client sent, as it was parsed."""
+        return self._values
+
     def has(self, name: str) -> bool:
         value = self._values.get(name)
         return value is not None and value != ""

@@ -104,7 +104,7 @@ def granted(rules: CorsPolicy, headers: Mapping[str, str]) -> dict[str, str]:
     if options.allow_credentials:
         reply["Access-Control-Allow-Credentials"] = "true"
     if options.expose_headers:
-        reply["Access-Control-Expose-Headers"] = ", ".join(options.expose_headers)
+        reply["Access-Control-Expose-Headers"] = ", ".join(sorted(options.expose_headers))
     return reply
 
 

@@ -56,6 +56,7 @@ async def move(
     chunked: bool = False,
     pipes: PipePool | None = None,
     stop: Stop | None = None,
+    on_tier: Callable[[str], None] | None = None,
 ) -> Moved:
     """Write `count` bytes of the upstream's body to the client, after throwing `skip` away.
 
@@ -65,7 +66,8 @@ async def move(
     `count`; ends DONE only if exactly that much was written. After an upstream's fault the
     client's connection is in order: open the upstream again at the byte reached and call
     `move` once more. The upstream response is always closed. `pipes` keeps pipes for the next
-    call; `stop` is looked at every second.
+    call; `stop` is looked at every second. `on_tier` is told the tier before its first byte, for
+    who must know it after a cancellation too.
     """
     client = request.transport
     if client is None or client.is_closing():
@@ -75,6 +77,8 @@ async def move(
     set_send_lowat(client, options.send_lowat_bytes)
     length = None if chunked else _takeable(response, count, options)
     tier = "copy"
+    note = on_tier or (lambda _: None)
+    note(tier)
     try:
         if count == 0 and not chunked:
             transfer.finish(End.DONE)
@@ -82,7 +86,7 @@ async def move(
             await copy.run(transfer, response, chunked=chunked)
         elif (taken := _take(transfer, response, length)) is not None:
             set_rcvbuf(taken.transport, options.upstream_rcvbuf_bytes)
-            tier = await _run(transfer, taken, options, pipes)
+            tier = await _run(transfer, taken, options, pipes, note)
     finally:
         transfer.close()
         transfer.conn.flow = None
@@ -121,7 +125,11 @@ def _take(transfer: Transfer, response: ClientResponse, length: int) -> Taken | 
 
 
 async def _run(
-    transfer: Transfer, taken: Taken, options: RelayOptions, pipes: PipePool | None
+    transfer: Transfer,
+    taken: Taken,
+    options: RelayOptions,
+    pipes: PipePool | None,
+    note: Callable[[str], None],
 ) -> str:
     """The best tier on a connection taken over; returns its name.
 
@@ -133,11 +141,13 @@ async def _run(
         try:
             pair = pool.get()
             if pair is not None:
+                note("splice")
                 await splice.run(transfer, taken, pool, pair)
                 return "splice"
         finally:
             if pool is not pipes:
                 pool.close()
+    note("pipe")
     await pipe.run(transfer, taken)
     return "pipe"
 

@@ -50,7 +50,7 @@ async def _move(transfer: Transfer, gate: Gate, response: ClientResponse, *, chu
             _send_chunk(transfer, data)
         else:
             transfer.send(data)
-    if transfer.end is None and transfer.left:
+    if transfer.end is None and (transfer.left or transfer.skip):
         transfer.finish(End.UPSTREAM_SHORT)
     if chunked and transfer.end in {None, End.DONE} and not transfer.client.is_closing():
         transfer.client.write(LAST_CHUNK)

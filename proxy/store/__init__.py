@@ -17,10 +17,10 @@ from proxy.store.batch import Answer, Batcher
 from proxy.store.client import Connections, connect
 from proxy.store.codec import LineEntry, TokenRecord
 from proxy.store.embedded import MIN_VERSION, Embedded, parse_version
-from proxy.store.faults import StoreDown, StoreFault, StoreFull, StoreUnusable
+from proxy.store.faults import StoreDown, StoreFault, StoreFull, StoreUnsafe, StoreUnusable
 from proxy.store.keys import new_task_id, shard_of, shard_of_task
 from proxy.store.listen import Heard, Listener
-from proxy.store.tasks import Tasks
+from proxy.store.tasks import Taken, Tasks, Why
 from proxy.store.tokens import Tokens, principal
 
 __all__ = [
@@ -30,10 +30,13 @@ __all__ = [
     "StoreDown",
     "StoreFault",
     "StoreFull",
+    "StoreUnsafe",
     "StoreUnusable",
+    "Taken",
     "Tasks",
     "TokenRecord",
     "Tokens",
+    "Why",
     "new_task_id",
     "principal",
     "shard_of",

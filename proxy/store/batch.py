@@ -11,22 +11,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from redis import exceptions as rx
 
 from proxy.errors import ProxyError
 from proxy.store.client import FOREIGN, Client, translate
-from proxy.store.faults import StoreDown, StoreFault
+from proxy.store.faults import StoreDown, StoreFault, StoreUnsafe
 
 Arg: TypeAlias = "str | bytes | int"
+Durability: TypeAlias = Literal["local", "replica", "fsync"]
 Answer: TypeAlias = "bool | int | str | bytes | list[Answer] | dict[Any, Any] | None"
 
 LANES: Final = 4
 MAX_BATCH: Final = 512
+SAFE_MS: Final = 300  # how long a durable change may take to become one
 MAX_PENDING: Final = 16384  # full: StoreDown at once
 
 
@@ -75,10 +77,45 @@ class Batcher:
         return self._enqueue(args, None)
 
     def run(
-        self, script: Script, keys: Sequence[str], args: Sequence[Arg]
-    ) -> asyncio.Future[Answer]:
-        """Run a script; `keys` share one hash slot (see `keys`)."""
-        return self._enqueue(("EVALSHA", script.sha, len(keys), *keys, *args), script)
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Arg],
+        *,
+        durability: Durability = "local",
+    ) -> Awaitable[Answer]:
+        """Run a script; `keys` share one hash slot (see `keys`). With a `durability` the answer
+        comes when the change is on a replica, or in the log on disk; StoreUnsafe if it is not
+        within `SAFE_MS`."""
+        call = ("EVALSHA", script.sha, len(keys), *keys, *args)
+        if durability == "local":
+            return self._enqueue(call, script)
+        wait: tuple[Arg, ...] = ("WAIT", 1, SAFE_MS)
+        if durability == "fsync":
+            wait = ("WAITAOF", 1, 0, SAFE_MS)
+        return self._run_safely(
+            _Call(call, asyncio.get_running_loop().create_future(), script), wait
+        )
+
+    async def _run_safely(self, call: _Call, wait: tuple[Arg, ...]) -> Answer:
+        """WAIT speaks of what its own connection wrote: both go down one, alone."""
+        try:
+            async with asyncio.timeout(self._deadline_s + SAFE_MS / 1000):
+                answer, safe = await self._send([call.args, wait])
+                if isinstance(answer, rx.NoScriptError):
+                    answer, safe = await self._send([call.in_full(), wait])
+        except FOREIGN as exc:
+            raise translate(exc) from exc
+        for reply in (answer, safe):
+            if isinstance(reply, Exception):
+                raise translate(reply) from reply
+        copies = safe[0] if isinstance(safe, list) else safe
+        if not isinstance(copies, int) or copies < 1:
+            raise StoreUnsafe(
+                f"the change was not {'on disk' if wait[0] == 'WAITAOF' else 'on a replica'} "
+                f"within {SAFE_MS} ms"
+            )
+        return cast("Answer", answer)
 
     async def close(self) -> None:
         """Let what is under way finish (its deadline bounds it); refuse everything else."""

@@ -35,6 +35,20 @@ class StoreFull(Unavailable):
         self.reason = reason
 
 
+class StoreUnsafe(Unavailable):
+    """503: the change was written, but not copied to where `[redis] durability` wants it in
+    time: nothing that relies on it may happen."""
+
+    code = "store_unsafe"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "The gateway's store cannot make requests durable now; nothing was submitted.",
+            retry_after_s=RETRY_AFTER_S,
+        )
+        self.reason = reason
+
+
 class StoreFault(ProxyError):
     """500: the store refused a command or holds a record nobody can read: a bug, or a key that
     something else wrote."""

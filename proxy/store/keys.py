@@ -76,6 +76,26 @@ def alias(token_id: str, owner: str, external_id: str) -> str:
     return f"rw:{{{shard_of(owner)}}}:ext:{token_id}:{name}"
 
 
+def idempotency(token_id: str, owner: str, key_sha256: str) -> str:
+    """string: `id fingerprint` of the submit made with this Idempotency-Key, per token."""
+    return f"rw:{{{shard_of(owner)}}}:idem:{token_id}:{key_sha256}"
+
+
+def recent(token_id: str, owner: str, fingerprint: str) -> str:
+    """list: `id created_ms served` of the latest submits of the same request, per token."""
+    return f"rw:{{{shard_of(owner)}}}:dup:{token_id}:{fingerprint}"
+
+
+def hooks(shard: str) -> str:
+    """zset: `task id:version` of a webhook to be sent → ms when."""
+    return f"rw:{{{shard}}}:hook"
+
+
+def hook(name: str) -> str:
+    """hash: one webhook, v and doc. Its name is `task id:version`."""
+    return _tagged(name.partition(":")[0], "hook") + name[name.index(":") :]
+
+
 def due(shard: str) -> str:
     """zset: open task id → ms when it is next looked at (its due time, or a lease's end)."""
     return f"rw:{{{shard}}}:due"

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, Literal, TypeAlias
 
 from proxy.errors import Invalid, NotFound
 from proxy.model import Kind, Task
 from proxy.store import keys
-from proxy.store.batch import Answer, Batcher, Script
+from proxy.store.batch import Answer, Batcher, Durability, Script
 from proxy.store.codec import (
     MAX_LINE_ENTRIES,
     LineEntry,
@@ -32,6 +34,32 @@ from proxy.store.faults import StoreFault
 _LONGEST_OPEN_MS: Final = 7 * 24 * 3600 * 1000
 _WINDOWS: Final = (32, 256)  # index entries looked at in one step of a listing: least, most
 
+KEY_LIFE_MS: Final = 24 * 3600 * 1000
+RECENT_MS: Final = 10 * 60 * 1000
+MAX_RECENT: Final = 16
+
+
+class Why(StrEnum):
+    """What a reservation met."""
+
+    SAME = "same"  # itself, made before
+    REPLAY = "replay"  # the submit this idempotency key was used for
+    MISMATCH = "mismatch"  # the key was used for another request
+    RETRY = "retry"  # the submit the client says it is repeating
+    ALIAS = "alias"  # the task that has the client's own id
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    why: Why
+    task_id: str
+
+
+def hook_name(task: Task) -> str:
+    """Names the webhook about this version of the task."""
+    return f"{task.id}:{task.version}"
+
+
 _Ids: TypeAlias = list[str]  # inside the class, `list` is its method
 
 
@@ -45,10 +73,12 @@ class Tasks:
 
     # ------------------------------------------------------------ changes
 
-    async def reserve(self, task: Task, due_ms: int) -> str | None:
-        """Write a new task. None: written. Else nothing was, and this id was there before:
-        the task its `external_id` already names for this token, or its own (the same
-        reservation again)."""
+    async def reserve(self, task: Task, due_ms: int, retries: int = 0) -> Taken | None:
+        """Write a new task. None: written. Else nothing was, and somebody was there before.
+
+        With `task.idempotency` the key decides; without one, `retries` > 0 (a retry the client
+        announces) takes the oldest recent submit of the same fingerprint that has served fewer.
+        """
         answer = await self._batch.run(
             self._reserve,
             _keys_of(task),
@@ -59,27 +89,48 @@ class Tasks:
                 encode_line(_entry(task, "reserved")),
                 keys.CHANNEL,
                 _message(task),
+                task.fingerprint or "-",
+                retries,
+                KEY_LIFE_MS,
+                RECENT_MS,
+                MAX_RECENT,
                 *task_fields(task),
             ],
         )
-        return answer.decode() if isinstance(answer, bytes) else None
+        if answer is None:
+            return None
+        why, task_id = _texts(answer)
+        return Taken(Why(why), task_id)
 
     async def swap(
-        self, old: Task, new: Task, due_ms: int | None, event: str | None, retention_s: int
+        self,
+        old: Task,
+        new: Task,
+        due_ms: int | None,
+        event: str | None,
+        retention_s: int,
+        *,
+        hook: bytes | None = None,
+        never_sent: bool = False,
+        durability: Durability = "local",
     ) -> Task | None:
         """Replace `old` by `new`, if `old.version` is still the stored one. None: done. Else
         nothing was written, and this is the task as it is now; NotFound when there is none.
 
         `due_ms` None: nobody needs to look at it again. `event` names a line of the time line,
         None adds no line. A task that is final lives on for `retention_s`, counted from the
-        swap that made it final.
+        swap that made it final. `hook` is the document of a webhook this change causes.
+        `never_sent` frees the names it took (its alias and key): the client may ask again.
+        `durability` other than "local" waits until the change is safe there; StoreUnsafe when
+        it is not in time (the change itself may stay).
         """
         if new.id != old.id or new.version != old.version + 1:
             raise ValueError("a swap goes from one version of a task to the next")
         retention_ms = retention_s * 1000
+        name = hook_name(new)
         answer = await self._batch.run(
             self._swap,
-            _keys_of(new),
+            (*_keys_of(new), keys.hooks(_shard(new.id)), keys.hook(name)),
             [
                 new.id,
                 old.version,
@@ -90,8 +141,13 @@ class Tasks:
                 _message(new),
                 retention_ms if new.stage.is_final else "",
                 new.updated_ms - retention_ms - _LONGEST_OPEN_MS,
+                int(never_sent),
+                "" if hook is None else name,
+                new.updated_ms,
+                b"" if hook is None else hook,
                 *task_fields(new),
             ],
+            durability=durability,
         )
         if isinstance(answer, bytes):
             return _decode(answer)
@@ -260,17 +316,17 @@ def share_out(waiting: dict[str, int], limit: int) -> dict[str, int]:
 
 
 def _keys_of(task: Task) -> tuple[str, ...]:
-    named = (
-        (keys.alias(task.token_id, task.owner, task.external_id),)
-        if task.external_id is not None
-        else ()
-    )
+    """What both scripts touch; where a request has no such name, the task's own key stands in."""
+    own = keys.task(task.id)
+    who = (task.token_id, task.owner)
     return (
-        keys.task(task.id),
+        own,
         keys.line(task.id),
         keys.owner_index(task.owner),
         keys.due(_shard(task.id)),
-        *named,
+        own if task.external_id is None else keys.alias(*who, task.external_id),
+        own if task.idempotency is None else keys.idempotency(*who, task.idempotency),
+        own if task.fingerprint is None else keys.recent(*who, task.fingerprint),
     )
 
 

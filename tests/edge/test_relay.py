@@ -41,6 +41,7 @@ LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 WAIT_S = 30
 BODY = random.Random(1).randbytes(1_000_003)
 N = len(BODY)
+LARGE = BODY * 24  # more than all socket buffers between the two ends
 
 Script = Callable[["Upstream", asyncio.StreamWriter, int], Awaitable[None]]
 
@@ -108,9 +109,10 @@ def cut_at(byte: int, how: str = "close", length: int = N) -> Script:
     """The first response is cut at `byte`, later ones are whole."""
 
     async def script(at: Upstream, writer: asyncio.StreamWriter, nth: int) -> None:
+        body = BODY if length == N else LARGE
         writer.write(head(length))
         await at.taken.wait()
-        writer.write(BODY[: byte if nth == 1 else N])
+        writer.write(body[: byte if nth == 1 else length])
         await writer.drain()
         if nth == 1 and how == "abort":
             writer.transport.abort()
@@ -124,8 +126,10 @@ def cut_at(byte: int, how: str = "close", length: int = N) -> Script:
 class Rig:
     """A client, the listener with a handler that relays, and an upstream."""
 
-    def __init__(self, upstream: Upstream, address: str, url: str, runs: list[Moved]) -> None:
-        self.upstream, self.url, self.runs = upstream, url, runs
+    def __init__(
+        self, session: aiohttp.ClientSession, address: str, url: str, runs: list[Moved]
+    ) -> None:
+        self.session, self.url, self.runs = session, url, runs
         host, _, port = address.rpartition(":")
         self._where = (host, int(port))
         self.counted = 0
@@ -242,7 +246,7 @@ async def rig(
 
     lines: list[str] = []
     listener = Listener(handle, ListenerOptions(), lines.append)
-    at = Rig(upstream, await listener.start("127.0.0.1:0"), url, runs)
+    at = Rig(session, await listener.start("127.0.0.1:0"), url, runs)
     try:
         yield at
     finally:
@@ -265,7 +269,7 @@ async def base_fds() -> int:
     async with rig(whole(), "splice") as at:
         await at.fetch()
     before = 0
-    while before != (before := open_fds()):
+    while before != (before := open_fds()):  # noqa: ASYNC110  # as in wait_fds
         await asyncio.sleep(0.05)
     return before
 
@@ -450,6 +454,38 @@ async def test_a_reset_upstream_is_gone_on_from(tier: str) -> None:
 
 @each_tier
 @on_both_loops
+async def test_a_reset_behind_megabytes_is_heard(tier: str) -> None:
+    """More is readable than one read takes, and uvloop calls a poller only once for it."""
+    script = cut_at(3_000_000, "reset", len(LARGE))
+    async with rig(script, tier, count=len(LARGE), heal=True, upstream_rcvbuf_bytes=8 << 20) as at:
+        assert hashlib.sha256(await at.fetch()).digest() == hashlib.sha256(LARGE).digest()
+        assert at.runs[0].end is End.UPSTREAM_RESET
+        assert at.counted == len(LARGE)
+
+
+@pytest.mark.parametrize("tier", ["pipe", "copy"])
+@on_both_loops
+async def test_a_session_can_be_closed_under_a_run(tier: str) -> None:
+    """The connector waits for each connection's end, also of one that was taken over."""
+
+    async def script(at: Upstream, writer: asyncio.StreamWriter, _: int) -> None:
+        writer.write(head(N))
+        await at.taken.wait()
+        writer.write(BODY[:1000])
+        await at_rig.over.wait()
+
+    async with rig(script, tier) as at_rig:
+        client = await at_rig.client()
+        while not client.got.endswith(BODY[:1000]):
+            await client.read(65_536)
+        await at_rig.session.close()
+        await at_rig.over.wait()
+        client.sock.close()
+        assert (at_rig.run.bytes, at_rig.run.end) == (1000, End.UPSTREAM_SHORT)
+
+
+@each_tier
+@on_both_loops
 async def test_an_upstream_lost_before_the_relay_starts_is_gone_on_from(tier: str) -> None:
     """aiohttp has bytes, and an error, in its reader when the relay takes over."""
 
@@ -506,8 +542,6 @@ async def test_a_stop_ends_the_run(tier: str) -> None:
 
 
 # --- clients --------------------------------------------------------------------------------
-
-LARGE = BODY * 24  # more than all socket buffers between the two ends
 
 
 async def wait_standstill(at: Rig) -> None:
@@ -580,8 +614,8 @@ async def test_a_client_gone_before_the_start_costs_nothing() -> None:
     class Gone:
         transport = None
 
-    async with rig(whole(), "splice") as at, aiohttp.ClientSession() as session:
-        response = await session.get(at.url)
+    async with rig(whole(), "splice") as at:
+        response = await at.session.get(at.url)
         request: Any = Gone()
         options = RelayOptions()
         moved = await move(response, request, skip=0, count=N, options=options, on_bytes=at.count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
 from importlib import resources
 
@@ -12,7 +12,7 @@ import pytest
 
 from proxy.model import Stage
 from proxy.store import Embedded, Store, StoreDown, StoreFault, StoreFull, TokenRecord
-from proxy.store.batch import MAX_PENDING, Answer, Arg, Batcher, Script
+from proxy.store.batch import MAX_PENDING, Answer, Arg, Batcher, Durability, Script
 from proxy.store.client import connect
 from proxy.store.tasks import Tasks
 from proxy.store.tokens import Tokens
@@ -31,10 +31,15 @@ class Recorder(Batcher):
         self.scripts: dict[str, list[Sequence[str]]] = {}
 
     def run(
-        self, script: Script, keys: Sequence[str], args: Sequence[Arg]
-    ) -> asyncio.Future[Answer]:
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Arg],
+        *,
+        durability: Durability = "local",
+    ) -> Awaitable[Answer]:
         self.scripts.setdefault(script.name, []).append(keys)
-        return super().run(script, keys, args)
+        return super().run(script, keys, args, durability=durability)
 
     async def _send(self, commands: Sequence[tuple[Arg, ...]]) -> list[Answer | Exception]:
         self.trips.append([str(command[0]) for command in commands])
@@ -145,10 +150,11 @@ async def test_every_script_stays_in_one_slot(recorder: Recorder) -> None:
     """Several keys of one script share one `{s}` tag, whatever braces an owner's name has."""
     tasks, tokens = Tasks(recorder), Tokens(recorder)
     for owner in ("acme", "a{b}c", "{00}", "}{"):
-        task = new_task(owner, external_id="x{y}z")
+        named = new_task(owner, external_id="x{y}z")
+        task = replace(named, fingerprint="f}{", idempotency="k{}")
         await tasks.reserve(task, NOW)
         final = replace(task, version=2, stage=Stage.FAILED)
-        await tasks.swap(task, final, None, "failed", 60)
+        await tasks.swap(task, final, None, "failed", 60, hook=b"{}", never_sent=True)
         assert (await tasks.list(owner, 5))[0] == (final,)
     await tasks.reserve(new_task(), NOW)
     await tasks.claim_due(NOW, 1, 100)

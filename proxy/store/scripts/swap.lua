@@ -1,9 +1,12 @@
 -- Compare and set: the only way a task changes.
--- KEYS  1 task  2 line  3 owner index  4 due  5 alias (only when the client named the task)
+-- KEYS  1 task  2 line  3 owner index  4 due  5 alias  6 idempotency key  7 recent submits
+--       (5, 6 and 7 repeat 1 where the request had none)  8 hooks due  9 hook
 -- ARGV  1 id  2 expected version  3 due_ms, '' = no longer due  4 line entry, '' = none
 --       5 most line entries  6 channel  7 message
 --       8 ms the keys live on, '' = the task is open  9 drop index entries created before (ms)
---       10… fields of the hash
+--       10 1 = it was never submitted: the names it took are free again
+--       11 hook name, '' = nobody is to be told  12 hook due_ms  13 hook document
+--       14… fields of the hash
 -- Returns 1 when written, 0 when there is no such task, else the document that is there.
 
 local version = redis.call('HGET', KEYS[1], 'v')
@@ -13,7 +16,7 @@ end
 if version ~= ARGV[2] then
   return redis.call('HGET', KEYS[1], 'doc')
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 10))
+redis.call('HSET', KEYS[1], unpack(ARGV, 14))
 if ARGV[3] == '' then
   redis.call('ZREM', KEYS[4], ARGV[1])
 else
@@ -27,6 +30,28 @@ if ARGV[4] ~= '' then
     redis.call('LREM', KEYS[2], 1, middle)
   end
   redis.call('RPUSH', KEYS[2], ARGV[4])
+end
+if ARGV[10] == '1' then
+  if KEYS[5] ~= KEYS[1] and redis.call('GET', KEYS[5]) == ARGV[1] then
+    redis.call('DEL', KEYS[5])
+  end
+  if KEYS[6] ~= KEYS[1] then
+    local known = redis.call('GET', KEYS[6])
+    if known and string.match(known, '^%S+') == ARGV[1] then
+      redis.call('DEL', KEYS[6])
+    end
+  end
+  if KEYS[7] ~= KEYS[1] then
+    for _, entry in ipairs(redis.call('LRANGE', KEYS[7], 0, -1)) do
+      if string.match(entry, '^%S+') == ARGV[1] then
+        redis.call('LREM', KEYS[7], 1, entry)
+      end
+    end
+  end
+end
+if ARGV[11] ~= '' then
+  redis.call('ZADD', KEYS[8], ARGV[12], ARGV[11])
+  redis.call('HSET', KEYS[9], 'v', 1, 'doc', ARGV[13])
 end
 if ARGV[8] ~= '' then
   for _, key in ipairs({KEYS[1], KEYS[2], KEYS[5]}) do

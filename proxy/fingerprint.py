@@ -1,0 +1,52 @@
+"""What makes two submits the same request: what was asked, not how it was written.
+
+SDKs make a new multipart boundary at every retry and name their parts in their own order, so
+the fingerprint is of the parsed fields sorted by name, files by content, never of raw bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import orjson
+
+from proxy.errors import Invalid
+from proxy.model import Call
+
+MAX_KEY_CHARS = 255
+
+
+def fingerprint(call: Call, fields: Mapping[str, object]) -> str:
+    """Hex digest of the operation, what its path names, and the body's fields."""
+    asked = [call.dialect, call.operation.value, sorted(call.params.items()), _told(fields)]
+    packed = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(packed).hexdigest()
+
+
+def idempotency_of(headers: Mapping[str, str]) -> str | None:
+    """SHA-256 of the client's Idempotency-Key; None when there is none. Raises `Invalid`."""
+    key = headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not key or len(key) > MAX_KEY_CHARS or not key.isprintable():
+        raise Invalid(
+            f"'Idempotency-Key' must be 1 to {MAX_KEY_CHARS} printable characters.",
+            param="Idempotency-Key",
+        )
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def retries_of(headers: Mapping[str, str]) -> int:
+    """How often the client says it has asked before (openai's SDKs count it)."""
+    text = headers.get("x-stainless-retry-count", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 4 else 0
+
+
+def _told(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(name): _told(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_told(inner) for inner in value]
+    digest = getattr(value, "sha256", None)
+    return value if digest is None else {"file": digest}

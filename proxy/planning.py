@@ -1,0 +1,91 @@
+"""What a submit will send, decided before anything moves: route, candidates, drafts.
+
+Pure: the random numbers of the weighted choice are an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from proxy.errors import ModelNotFound, ProxyError, Unavailable
+from proxy.model import (
+    Credential,
+    DialectName,
+    Draft,
+    Principal,
+    Rendered,
+    Route,
+    Task,
+    Upstream,
+    VideoRequest,
+)
+from proxy.providers.base import Provider
+from proxy.rewrite import enforce_fit, rewrite
+from proxy.routing import allowed_models, candidates, choose_route, permits
+
+_MODEL_FIELD: Mapping[DialectName, str] = {"kling": "model_name", "jimeng": "req_key"}
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Everything needed to send one request to one credential, decided before anything moves."""
+
+    upstream: Upstream
+    credential: Credential
+    upstream_model: str
+    provider: Provider
+    draft: Draft
+    rendered: Rendered
+
+
+def route_for(
+    routes: Sequence[Route], principal: Principal, request: VideoRequest, model: str
+) -> Route:
+    """The row of the routing table that serves this model to this token."""
+    route = choose_route(routes, model)
+    if route is None or not permits(principal, model):
+        names = ", ".join(allowed_models(routes, principal.models)[:20])
+        raise ModelNotFound(
+            f"Model '{model}' is not served here for this key. It may use: {names or 'none'}.",
+            param=_MODEL_FIELD.get(request.dialect, "model"),
+        )
+    return route
+
+
+def attempts_of(
+    route: Route,
+    upstreams: Mapping[str, Upstream],
+    providers: Mapping[str, Provider],
+    request: VideoRequest,
+    task_id: str,
+    source: Task | None,
+    model: str,
+    random01: Callable[[], float],
+) -> list[Attempt]:
+    """What to try, in order. The first candidate's complaint is the client's; a later one that
+    cannot render the request is left out."""
+    found: list[Attempt] = []
+    complaint: ProxyError | None = None
+    for upstream, credential in candidates(route, upstreams, random01):
+        if source is not None and (upstream.name, credential.name) != (
+            source.upstream,
+            source.credential,
+        ):
+            continue  # a provider knows a video only under the account that made it
+        provider = providers[upstream.provider]
+        upstream_model = route.upstream_model or model
+        try:
+            draft = provider.draft(request, task_id, upstream, upstream_model, source)
+            draft = rewrite(draft, route)
+            enforce_fit(draft, route)
+        except ProxyError as error:
+            complaint = complaint or error
+            continue
+        rendered = provider.rendered(draft)
+        found.append(Attempt(upstream, credential, upstream_model, provider, draft, rendered))
+    if not found:
+        raise complaint or Unavailable(
+            f"No upstream of model '{model}' can take requests now.", retry_after_s=30
+        )
+    return found

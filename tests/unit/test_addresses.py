@@ -1,0 +1,104 @@
+"""Which addresses a request that somebody else chose may go to."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.http.addresses import is_public
+
+PRIVATE = [
+    "0.0.0.0",
+    "0.1.2.3",
+    "10.0.0.1",
+    "100.64.0.1",  # shared address space of carriers
+    "127.0.0.1",
+    "127.255.255.254",
+    "169.254.169.254",  # metadata service of the clouds
+    "172.16.0.1",
+    "172.31.255.255",
+    "192.0.0.8",
+    "192.0.2.1",
+    "192.88.99.1",
+    "192.168.1.1",
+    "198.18.0.1",
+    "198.51.100.7",
+    "203.0.113.9",
+    "224.0.0.1",
+    "240.0.0.1",
+    "255.255.255.255",
+    "::",
+    "::1",
+    "::ffff:127.0.0.1",
+    "::ffff:10.0.0.1",
+    "::ffff:a9fe:a9fe",
+    "::127.0.0.1",
+    "64:ff9b::7f00:1",  # NAT64 of 127.0.0.1
+    "64:ff9b:1::1",
+    "100::1",
+    "2001::1",  # Teredo
+    "2001:db8::1",
+    "2002:7f00:1::",  # 6to4 of 127.0.0.1
+    "3fff::1",
+    "4000::1",
+    "5f00::1",
+    "fc00::1",
+    "fd12:3456::1",
+    "fe80::1",
+    "fe80::1%eth0",
+    "fec0::1",
+    "ff02::1",
+]
+PUBLIC = [
+    "1.1.1.1",
+    "8.8.8.8",
+    "100.63.255.255",
+    "100.128.0.0",
+    "172.15.255.255",
+    "172.32.0.0",
+    "192.0.1.1",
+    "198.17.255.255",
+    "198.20.0.0",
+    "223.255.255.255",
+    "2606:4700:4700::1111",
+    "2a00:1450:4001::1",
+    "::ffff:8.8.8.8",
+]
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_what_is_not_on_the_internet_is_refused(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", PUBLIC)
+def test_what_anybody_may_have_is_let_through(address: str) -> None:
+    assert is_public(address)
+
+
+@given(st.ip_addresses(v=4))
+def test_a_mapped_address_is_judged_like_the_plain_one(address: IPv4Address) -> None:
+    """Writing an inner address as IPv6 opens no door."""
+    assert is_public(f"::ffff:{address}") == is_public(str(address))
+
+
+@given(st.ip_addresses())
+def test_nothing_is_let_through_that_python_knows_to_be_inner(
+    address: IPv4Address | IPv6Address,
+) -> None:
+    """Our list is longer than `ipaddress`'s own, never shorter."""
+    if is_public(str(address)):
+        mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+        judged = mapped or address
+        assert judged.is_global
+        assert not judged.is_multicast
+
+
+@pytest.mark.parametrize("text", ["", "localhost", "example.com", "1.2.3", "0x7f.1", "2130706433"])
+def test_only_literals_are_judged(text: str) -> None:
+    """A name is never an address: the guard looks at what it resolved to."""
+    with pytest.raises(ValueError, match="does not appear to be"):
+        is_public(text)

@@ -1,0 +1,389 @@
+"""The task's state machine: only forward, only once, whatever an upstream says."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.lifecycle import (
+    RESULT_LIFE_MS,
+    Schedule,
+    advanced,
+    bound,
+    expiry_text,
+    failed,
+    is_overdue,
+    next_poll_ms,
+    noted,
+    refreshed,
+    removed,
+    sent,
+    unconfirmed_due_ms,
+)
+from proxy.model import (
+    Accepted,
+    Adjustment,
+    Credential,
+    Draft,
+    Kind,
+    Operation,
+    Rendered,
+    Result,
+    Stage,
+    Status,
+    Task,
+    TaskError,
+    TaskState,
+    Upstream,
+)
+
+T0 = 1_790_000_000_000
+NOW = T0 + 5_000
+SCHEDULE = Schedule(
+    first_ms=2_000,
+    interval_ms=5_000,
+    max_ms=30_000,
+    max_age_ms=3_600_000,
+    settle_ms=70_000,
+    confirm_ms=600_000,
+)
+ORDER = list(Stage)
+POLLED = (Stage.BOUND, Stage.QUEUED, Stage.IN_PROGRESS)
+FINAL = (Stage.COMPLETED, Stage.FAILED)
+BROKEN = TaskError("upstream_error", "It broke.")
+
+
+def task(stage: Stage = Stage.RESERVED, **more: object) -> Task:
+    made = Task(
+        id="video_1",
+        owner="acme",
+        token_id="tok",
+        dialect="openai",
+        operation=Operation.CREATE,
+        kind=Kind.TEXT,
+        model="sora-2",
+        created_ms=T0,
+        updated_ms=T0,
+        stage=stage,
+        version=3,
+    )
+    return replace(made, **more)  # type: ignore[arg-type]  # fields by name
+
+
+# ---------------------------------------------------------------- a submit
+
+
+def test_an_attempt_notes_all_that_is_needed_to_find_the_job_again() -> None:
+    upstream = Upstream("u", "kling", "https://k", (Credential("a"),))
+    draft = Draft(
+        "POST",
+        "/v1/videos",
+        handle={"kind": "text2video"},
+        adjusted=(Adjustment("seconds", "8", "10"),),
+        dropped=("fps",),
+    )
+    first = sent(
+        task(), NOW, upstream, upstream.credentials[0], "kling-v2-6", draft, Rendered(10.0, (1, 2))
+    )
+    assert (first.stage, first.attempt, first.version) == (Stage.SENT, 1, 4)
+    assert (first.upstream, first.provider, first.credential) == ("u", "kling", "a")
+    assert (first.upstream_model, first.handle) == ("kling-v2-6", {"kind": "text2video"})
+    assert (first.adjusted, first.dropped) == (("seconds=8>10",), ("fps",))
+    assert (first.seconds, first.size, first.updated_ms) == (10.0, (1, 2), NOW)
+    second = sent(
+        first, NOW, upstream, upstream.credentials[0], "m", Draft("POST", "/"), Rendered()
+    )
+    assert (second.stage, second.attempt, second.version) == (Stage.SENT, 2, 5)
+    assert (second.adjusted, second.seconds) == ((), None)  # nothing is left of attempt 1
+
+
+@pytest.mark.parametrize("stage", [s for s in Stage if s not in (Stage.RESERVED, Stage.SENT)])
+def test_a_task_the_upstream_has_is_never_sent_again(stage: Stage) -> None:
+    upstream = Upstream("u", "kling", "https://k", (Credential("a"),))
+    with pytest.raises(AssertionError):
+        sent(task(stage), NOW, upstream, Credential("a"), "m", Draft("POST", "/"), Rendered())
+
+
+@pytest.mark.parametrize("stage", [s for s in Stage if s is not Stage.SENT])
+def test_only_a_sent_task_is_bound(stage: Stage) -> None:
+    with pytest.raises(AssertionError):
+        bound(task(stage), Accepted("up-1"), NOW)
+
+
+@pytest.mark.parametrize(
+    ("told", "stage", "progress"),
+    [
+        (None, Stage.BOUND, 0),
+        (TaskState(Status.QUEUED), Stage.QUEUED, 0),
+        (TaskState(Status.IN_PROGRESS, 7), Stage.IN_PROGRESS, 7),
+        (TaskState(Status.COMPLETED, 100, (Result("https://r"),)), Stage.COMPLETED, 100),
+        (TaskState(Status.FAILED, error=BROKEN), Stage.FAILED, 0),
+    ],
+)
+def test_binding_takes_in_what_the_upstream_says_at_once(
+    told: TaskState | None, stage: Stage, progress: int
+) -> None:
+    """One version on, also where two things happened."""
+    named = bound(task(Stage.SENT, handle={"a": "1"}), Accepted("up-1", told, {"b": "2"}), NOW)
+    assert (named.upstream_id, named.stage, named.progress) == ("up-1", stage, progress)
+    assert named.handle == {"a": "1", "b": "2"}
+    assert (named.version, named.updated_ms) == (4, NOW)
+
+
+# ---------------------------------------------------------------- polls
+
+
+@pytest.mark.parametrize(("before", "status"), list(itertools.product(POLLED, Status)))
+def test_a_stage_moves_forward_only(before: Stage, status: Status) -> None:
+    moved = advanced(task(before), TaskState(status), NOW)
+    after = before if moved is None else moved.stage
+    wanted = max(before, Stage(status.value), key=ORDER.index)
+    assert after is wanted
+
+
+@pytest.mark.parametrize(("before", "status"), list(itertools.product(FINAL, Status)))
+def test_a_finished_task_never_changes(before: Stage, status: Status) -> None:
+    assert advanced(task(before), TaskState(status, 50, native={"x": 1}), NOW) is None
+    assert failed(task(before), BROKEN, NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "said", "after"),
+    [
+        (0, None, 0),
+        (0, 40, 40),
+        (40, 20, 40),  # never back
+        (40, None, 40),
+        (40, 0, 40),
+        (40, 41, 41),
+        (40, 100, 99),  # 100 is for the finished video
+        (40, -5, 40),
+        (40, 1000, 99),
+    ],
+)
+def test_progress_never_falls_and_ends_at_99_until_there_is_a_video(
+    before: int, said: int | None, after: int
+) -> None:
+    state = TaskState(Status.IN_PROGRESS, said)
+    moved = advanced(task(Stage.IN_PROGRESS, progress=before), state, NOW)
+    assert (before if moved is None else moved.progress) == after
+
+
+def test_an_answer_without_news_writes_nothing() -> None:
+    at = task(Stage.IN_PROGRESS, progress=40, native={"a": 1})
+    assert advanced(at, TaskState(Status.IN_PROGRESS, 40, native={"a": 1}), NOW) is None
+    assert advanced(at, TaskState(Status.IN_PROGRESS), NOW) is None
+    assert advanced(at, TaskState(Status.QUEUED, 10), NOW) is None
+
+
+def test_a_completed_task_has_all_the_provider_told() -> None:
+    results = (Result("https://r", expires_ms=NOW + 9), Result("https://s", expires_ms=NOW + 7))
+    state = TaskState(Status.COMPLETED, 100, results, seconds=10.1, size=(1280, 720))
+    done = advanced(task(Stage.QUEUED, seconds=10.0, size=(1, 1)), state, NOW)
+    assert done is not None
+    assert (done.stage, done.progress, done.completed_ms) == (Stage.COMPLETED, 100, NOW)
+    assert (done.results, done.seconds, done.size) == (results, 10.1, (1280, 720))
+    assert done.expires_ms == NOW + 7  # the first result to go takes the task's end with it
+
+
+@pytest.mark.parametrize(
+    ("state", "expires_ms"),
+    [
+        (TaskState(Status.COMPLETED), NOW + RESULT_LIFE_MS),
+        (TaskState(Status.COMPLETED, expires_ms=NOW + 5), NOW + 5),
+        (
+            TaskState(Status.COMPLETED, results=(Result(expires_ms=NOW + 3),), expires_ms=NOW + 5),
+            NOW + 3,
+        ),
+        (TaskState(Status.COMPLETED, results=(Result(),)), NOW + RESULT_LIFE_MS),
+    ],
+)
+def test_every_completed_task_has_an_end(state: TaskState, expires_ms: int) -> None:
+    done = advanced(task(Stage.BOUND), state, NOW)
+    assert done is not None
+    assert done.expires_ms == expires_ms
+
+
+def test_completion_keeps_what_was_rendered_where_the_provider_is_silent() -> None:
+    done = advanced(task(Stage.BOUND, seconds=5.0, size=(3, 4)), TaskState(Status.COMPLETED), NOW)
+    assert done is not None
+    assert (done.seconds, done.size) == (5.0, (3, 4))
+
+
+def test_a_failure_without_a_reason_gets_one() -> None:
+    told = advanced(task(Stage.BOUND), TaskState(Status.FAILED, error=BROKEN), NOW)
+    mute = advanced(task(Stage.BOUND), TaskState(Status.FAILED), NOW)
+    assert told is not None
+    assert mute is not None
+    assert told.error == BROKEN
+    assert mute.error == TaskError("upstream_error", "The provider gave no reason.")
+    assert (told.completed_ms, told.progress) == (NOW, 0)
+
+
+states = st.builds(
+    TaskState,
+    st.sampled_from(Status),
+    st.none() | st.integers(-10, 300),
+    native=st.dictionaries(st.sampled_from("ab"), st.integers(0, 3), max_size=2),
+)
+
+
+@given(st.lists(states, max_size=30))
+def test_whatever_an_upstream_says_the_client_sees_a_task_go_forward(
+    answers: list[TaskState],
+) -> None:
+    """Stages and progress never fall, versions count the changes, the end is the end."""
+    at = bound(task(Stage.SENT), Accepted("up-1"), NOW)
+    for answer in answers:
+        after = advanced(at, answer, NOW)
+        if after is None:
+            continue
+        assert not at.stage.is_final
+        assert ORDER.index(after.stage) >= ORDER.index(at.stage)
+        assert 0 <= at.progress <= after.progress <= 100
+        assert (after.progress == 100) == (after.stage is Stage.COMPLETED)
+        assert after.version == at.version + 1
+        assert (after.completed_ms is not None) == after.stage.is_final
+        at = after
+
+
+# ---------------------------------------------------------------- other changes
+
+
+@pytest.mark.parametrize("stage", [s for s in Stage if not s.is_final])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_any_open_task_can_fail_once(stage: Stage, hidden: bool) -> None:
+    ended = failed(task(stage), BROKEN, NOW, hidden=hidden)
+    assert ended is not None
+    assert (ended.stage, ended.error, ended.completed_ms) == (Stage.FAILED, BROKEN, NOW)
+    assert (ended.deleted, ended.version) == (hidden, 4)
+
+
+def test_a_hidden_failure_never_brings_a_deleted_task_back() -> None:
+    ended = failed(task(Stage.BOUND, deleted=True), BROKEN, NOW)
+    assert ended is not None
+    assert ended.deleted
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_a_note_changes_nothing_but_the_version(stage: Stage) -> None:
+    before = task(stage)
+    assert noted(before, NOW) == replace(before, version=4, updated_ms=NOW)
+
+
+OLD, NEW = (Result("https://old"),), (Result("https://new"),)
+
+
+@pytest.mark.parametrize(
+    ("stage", "results", "changes"),
+    [
+        (Stage.COMPLETED, NEW, True),
+        (Stage.COMPLETED, OLD, False),
+        (Stage.COMPLETED, (), False),  # an answer without addresses takes none away
+        (Stage.FAILED, NEW, False),
+        (Stage.IN_PROGRESS, NEW, False),
+    ],
+)
+def test_fresh_addresses_are_for_completed_tasks(
+    stage: Stage, results: tuple[Result, ...], changes: bool
+) -> None:
+    before = task(stage, results=OLD, completed_ms=T0, expires_ms=T0 + 9)
+    after = refreshed(before, results, NOW)
+    if not changes:
+        assert after is None
+    else:
+        assert after == replace(before, results=results, version=4, updated_ms=NOW)
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_deleting_hides_a_task_and_does_it_once(stage: Stage) -> None:
+    """Its stage stays: what was paid for is followed to its end."""
+    gone = removed(task(stage), NOW)
+    assert gone is not None
+    assert (gone.deleted, gone.stage, gone.version) == (True, stage, 4)
+    assert removed(gone, NOW) is None
+
+
+# ---------------------------------------------------------------- when to look again
+
+
+@pytest.mark.parametrize(
+    ("stage", "age_ms", "wait_ms"),
+    [
+        (Stage.BOUND, 0, 2_000),
+        (Stage.BOUND, 900_000, 2_000),  # found late: its first look is still to come
+        (Stage.QUEUED, 1_000, 2_000),
+        (Stage.IN_PROGRESS, 10_000, 5_000),
+        (Stage.IN_PROGRESS, 60_000, 6_000),  # a tenth of its age
+        (Stage.IN_PROGRESS, 200_000, 20_000),
+        (Stage.IN_PROGRESS, 3_000_000, 30_000),
+        (Stage.IN_PROGRESS, -5_000, 2_000),  # another worker's clock
+    ],
+)
+def test_a_long_render_is_asked_after_less_often(stage: Stage, age_ms: int, wait_ms: int) -> None:
+    now = T0 + age_ms
+    assert next_poll_ms(task(stage), now, SCHEDULE, 0.5) == now + wait_ms
+
+
+def test_jitter_spreads_polls_by_a_tenth_both_ways() -> None:
+    at = task(Stage.IN_PROGRESS)
+    assert next_poll_ms(at, T0 + 10_000, SCHEDULE, 0.0) == T0 + 10_000 + 4_500
+    assert next_poll_ms(at, T0 + 10_000, SCHEDULE, 1.0) == T0 + 10_000 + 5_500
+
+
+def test_an_upstream_that_names_a_time_is_not_asked_before_it() -> None:
+    at = task(Stage.IN_PROGRESS)
+    assert next_poll_ms(at, NOW, SCHEDULE, 0.5, 60.0) == NOW + 60_000
+    assert next_poll_ms(at, NOW, SCHEDULE, 0.5, 0.1) == NOW + 5_000
+
+
+def test_the_next_look_is_always_in_the_future() -> None:
+    hasty = replace(SCHEDULE, first_ms=0, interval_ms=0, max_ms=0)
+    assert next_poll_ms(task(Stage.BOUND), NOW, hasty, 0.0) == NOW + 1
+
+
+@pytest.mark.parametrize("stage", FINAL)
+def test_nobody_looks_at_a_finished_task(stage: Stage) -> None:
+    assert next_poll_ms(task(stage), NOW, SCHEDULE, 0.5, 60.0) is None
+
+
+def test_an_unconfirmed_submit_is_looked_up_or_waited_for() -> None:
+    """Where the provider can be asked by our id, as soon as the submit cannot be under way any
+    more; else there is nothing to do before the end."""
+    at = task(Stage.SENT)
+    assert unconfirmed_due_ms(at, NOW, SCHEDULE, can_find=True) == NOW + 70_000
+    assert unconfirmed_due_ms(at, NOW, SCHEDULE, can_find=False) == T0 + 600_000
+
+
+@pytest.mark.parametrize(("age_ms", "overdue"), [(0, False), (3_600_000, False), (3_600_001, True)])
+def test_a_task_is_overdue_after_its_greatest_age(age_ms: int, overdue: bool) -> None:
+    assert is_overdue(task(Stage.IN_PROGRESS), T0 + age_ms, SCHEDULE) is overdue
+
+
+@pytest.mark.parametrize(
+    ("expires_ms", "text"),
+    [(None, ""), (1_790_000_000_999, " (it ended on 2026-09-21T14:13:20Z)")],
+)
+def test_the_end_of_a_video_as_text(expires_ms: int | None, text: str) -> None:
+    assert expiry_text(task(expires_ms=expires_ms)) == text
+
+
+CHANGES: list[Callable[[Task], Task | None]] = [
+    lambda t: advanced(t, TaskState(Status.COMPLETED), NOW),
+    lambda t: failed(t, BROKEN, NOW),
+    lambda t: noted(t, NOW),
+    lambda t: removed(t, NOW),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_is_one_version_further(change: Callable[[Task], Task | None]) -> None:
+    """The store's compare-and-set goes from one version to the next."""
+    after = change(task(Stage.IN_PROGRESS))
+    assert after is not None
+    assert (after.version, after.updated_ms) == (4, NOW)
