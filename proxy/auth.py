@@ -16,12 +16,14 @@ from proxy.mirror import Mirror
 from proxy.model import DialectName, Head, Principal
 from proxy.signing import (
     VolcCredential,
+    callback_matches,
     hash_matches,
     jwt_issuer,
     link_matches,
     parse_token,
     parse_volc,
     secret_key,
+    sign_callback,
     sign_link,
     verify_jwt,
     verify_volc,
@@ -185,7 +187,14 @@ class Authenticator:
             raise Unauthenticated("This API key has expired.", AuthFault.EXPIRED)
         return principal(record)
 
-    # ------------------------------------------------------------ signed links
+    # ------------------------------------------------------------ signed addresses
+
+    def callback_path(self, task_id: str) -> str:
+        """Where a provider may tell us that this task has moved."""
+        return f"/callbacks/{task_id}/{sign_callback(self._secrets[0], task_id)}"
+
+    def is_callback(self, task_id: str, signature: str) -> bool:
+        return any(callback_matches(s, task_id, signature) for s in self._secrets)
 
     def link_signature(self, task_id: str, variant: str, index: int, exp_s: int) -> str:
         return sign_link(self._secrets[0], task_id, variant, index, exp_s)

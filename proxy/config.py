@@ -242,6 +242,7 @@ def _routes(findings: Findings, upstreams: Mapping[str, Upstream | None]) -> dic
             remove=row.remove,
             fit=row.fit,
             price=cast("dict[str, Json]", row.price),
+            max_age_s=row.max_age_s,
         )
     return routes
 
@@ -292,7 +293,15 @@ def _shown(config: Config) -> Iterator[tuple[Loc, object]]:
         shares = [{"name": name, "weight": weight} for name, weight in route.upstreams]
         yield ("routes", index, "model"), route.model
         yield ("routes", index, "upstream"), shares
-        for name in ("upstream_model", "defaults", "overrides", "remove", "fit", "price"):
+        for name in (
+            "upstream_model",
+            "defaults",
+            "overrides",
+            "remove",
+            "fit",
+            "price",
+            "max_age_s",
+        ):
             yield ("routes", index, name), getattr(route, name)
 
 

@@ -423,3 +423,4 @@ class RouteTable(Table):
     remove: tuple[BodyField, ...] = ()
     fit: Literal["up", "exact"] = "up"
     price: dict[str, object] = {}
+    max_age_s: Seconds | None = None

@@ -2,18 +2,25 @@
 
 It starts the simulated upstreams as a child (which dies with us), writes a configuration that
 points at them, serves it, and prints examples that work as printed.
+
+Rule: whoever runs a demo on a state directory holds an exclusive `flock` on its `demo.lock`. The
+store's own lock comes too late: by then a second demo has overwritten the configuration.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import secrets
+import shlex
+import shutil
+import socket
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,16 +29,17 @@ from string import Template
 import orjson
 
 from proxy.config import load
-from proxy.errors import ProxyError
-from proxy.listener import address_of, bind
+from proxy.listener import address_of
 from proxy.logs import make_logger
 from proxy.providers import PROVIDERS
-from proxy.server import Server, signing_secrets
+from proxy.server import CannotServe, Server, listen_on, make_state_dir, signing_secrets
 from proxy.signing import parse_token, secret_key, token_hash
 from proxy.store import Store
 from proxy.tokens import NewToken, create_token
 
 SIM_START_S = 15.0
+SIM_STOP_S = 5.0
+RENDER_S = (9, 21)  # what the simulated upstreams need at --speed 1
 
 _CONFIG = Template("""\
 # Written by `reelway demo`: the simulated upstreams of this run. Changes are overwritten.
@@ -116,19 +124,21 @@ upstream = "sim-jimeng"
 """)
 
 _EXAMPLES = Template("""\
-Reelway is serving on $url   (admin port: $admin_url)
+Reelway is serving on $url
+Admin port (health, metrics): $admin_url
 State, configuration and log: $state
 
-Three examples to paste into another terminal.
+Three examples to paste into another terminal; each render takes $render_s.$curl_hint
 
 # 1. curl: OpenAI's Videos API
 KEY=$token
-ID=$$(curl -s $url/v1/videos -H "Authorization: Bearer $$KEY" \\
+ID=$$(curl -sS $url/v1/videos -H "Authorization: Bearer $$KEY" \\
   -F model=sora-2 -F prompt="A calico cat playing a piano on stage" \\
-  | sed 's/.*"id":"\\([^"]*\\)".*/\\1/')
-until curl -s $url/v1/videos/$$ID -H "Authorization: Bearer $$KEY" \\
-  | grep -q '"status":"completed"'; do sleep 1; done
-curl -s $url/v1/videos/$$ID/content -H "Authorization: Bearer $$KEY" -o cat.mp4; ls -l cat.mp4
+  | sed 's/.*"id":"\\([^"]*\\)".*/\\1/'); echo "$$ID"
+while curl -sS "$url/v1/videos/$$ID" -H "Authorization: Bearer $$KEY" \\
+  | grep -qE '"status":"(queued|in_progress)"'; do sleep 1; done
+curl -sSf "$url/v1/videos/$$ID/content" -H "Authorization: Bearer $$KEY" -o cat.mp4 \\
+  && ls -l cat.mp4
 
 # 2. The official OpenAI SDK$sdk_hint: only the base URL and the key are ours.
 #    The model is rendered by Kling, which has no 4 seconds: it makes 5, and says so.
@@ -143,24 +153,28 @@ print(video.id, video.status, video.seconds, video.size)
 client.videos.download_content(video.id).write_to_file("sora.mp4")
 END
 
-# 3. Kling's own API
+# 3. curl: Kling's own API, whose result is a link that needs no key
 KEY=$token
-ID=$$(curl -s $url/kling/v1/videos/text2video -H "Authorization: Bearer $$KEY" \\
+ID=$$(curl -sS $url/kling/v1/videos/text2video -H "Authorization: Bearer $$KEY" \\
   -H "Content-Type: application/json" \\
   -d '{"model_name":"kling-v2-6","prompt":"A calico cat plays the piano","duration":"5"}' \\
-  | sed 's/.*"data":{"task_id":"\\([^"]*\\)".*/\\1/')
-until curl -s $url/kling/v1/videos/text2video/$$ID -H "Authorization: Bearer $$KEY" \\
-  | grep -q '"task_status":"succeed"'; do sleep 1; done
-curl -s $url/kling/v1/videos/text2video/$$ID -H "Authorization: Bearer $$KEY"; echo
+  | sed 's/.*"data":{"task_id":"\\([^"]*\\)".*/\\1/'); echo "$$ID"
+while curl -sS "$url/kling/v1/videos/text2video/$$ID" -H "Authorization: Bearer $$KEY" \\
+  | grep -qE '"task_status":"(submitted|processing)"'; do sleep 1; done
+LINK=$$(curl -sS "$url/kling/v1/videos/text2video/$$ID" -H "Authorization: Bearer $$KEY" \\
+  | sed 's/.*"videos":\\[{[^]]*"url":"\\([^"]*\\)".*/\\1/'); echo "$$LINK"
+curl -sSf "$$LINK" -o kling.mp4 && ls -l kling.mp4
 
 For the vendors' own SDKs: access key $access_key, secret key $secret_key
-More keys: $python -m proxy token create --name me --config $state/config.toml
-Stop with Ctrl-C.
+More keys: $reelway token create --name me --config $config
+Stop with Ctrl-C; a second one cuts downloads under way.
 """)
 
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
+    """`speed`: how much faster than life the simulated upstreams render; above 0."""
+
     host: str
     port: int
     admin_port: int
@@ -170,36 +184,67 @@ class DemoOptions:
 
 
 async def run_demo(options: DemoOptions) -> None:
-    """Serve until a signal. Raises OSError (a busy port) before anything is started."""
+    """Serve until a signal. CannotServe, StoreUnusable or OSError: nothing is left running."""
     state = options.state.absolute()
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    sockets = (
-        bind(_host_port(options.host, options.port)),
-        bind(_host_port(options.host, options.admin_port)),
-    )
-    try:
+    make_state_dir(state, "--state")
+    with ExitStack() as held:
+        held.enter_context(_the_only_demo(state))
+        sockets = (
+            held.enter_context(_listen(options.host, options.port, "--port")),
+            held.enter_context(_listen(options.host, options.admin_port, "--admin-port")),
+        )
         kept = _kept(state / "demo.json")
-        async with _simulator(options, state) as sim:
+        log_file = held.enter_context((state / "demo.log").open("a"))
+        async with _simulator(options, state) as (child, sim):
             path = state / "config.toml"
             listen, admin_listen = (address_of(sock) for sock in sockets)
             text = _config_text(options, sim, kept, listen, admin_listen)
-            path.write_text(text)
-            path.chmod(0o600)
+            _write_private(path, text.encode())
             config = load(path, {}, PROVIDERS)
-            with (state / "demo.log").open("a") as log_file:
-                log = make_logger(log_file)
-                async with Server(config, log, sockets=sockets) as server:
-                    facts = await _facts(server, kept, sim)
-                    _write_private(state / "demo.json", orjson.dumps(kept))
-                    _print(options, state, facts)
-                    await server.run()
+            async with Server(config, make_logger(log_file), sockets=sockets) as server:
+                facts = await _facts(server, kept, sim)
+                _write_private(state / "demo.json", orjson.dumps(kept))
+                _print(options, state, facts)
+                await _serve(server, child)
+
+
+@contextmanager
+def _the_only_demo(state: Path) -> Iterator[None]:
+    """The kernel lets go of the lock however we end: no child inherits its descriptor."""
+    with (state / "demo.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise CannotServe(
+                f"a demo is running on the state directory {state} already (process "
+                f"{file.read().strip() or 'unknown'}); end it, or choose another --state"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _listen(host: str, port: int, setting: str) -> socket.socket:
+    return listen_on(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", setting)
+
+
+async def _serve(server: Server, child: asyncio.subprocess.Process) -> None:
+    """`server.run()`; CannotServe when the simulated upstreams end before it does."""
+    serving = asyncio.create_task(server.run())
+    leaving = asyncio.create_task(child.wait())
+    try:
+        await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done():
+            raise CannotServe(
+                f"the simulated upstreams ended (status {child.returncode}); start the demo again"
+            )
+        serving.result()
     finally:
-        for sock in sockets:
-            sock.close()
-
-
-def _host_port(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        serving.cancel()
+        leaving.cancel()
+        await asyncio.wait({serving, leaving})
 
 
 def _kept(path: Path) -> dict[str, str]:
@@ -214,6 +259,7 @@ def _kept(path: Path) -> dict[str, str]:
 
 
 def _write_private(path: Path, data: bytes) -> None:
+    """Whole or not at all, and readable by its owner only."""
     draft = path.with_suffix(".new")
     draft.touch(mode=0o600)
     draft.write_bytes(data)
@@ -290,49 +336,62 @@ def _reachable(listen: str) -> str:
 
 
 @asynccontextmanager
-async def _simulator(options: DemoOptions, state: Path) -> AsyncIterator[dict[str, object]]:
-    """The simulated upstreams as a child process: yields what it announces."""
+async def _simulator(
+    options: DemoOptions, state: Path
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, dict[str, object]]]:
+    """The simulated upstreams as a child process, and what it announces of itself."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-m",
-        "proxy.sim",
-        "--json",
-        "--die-with-parent",
-        "--speed",
-        str(options.speed),
-        "--journal",
-        str(state / "simulated-tasks.jsonl"),
+        *("-m", "proxy.sim", "--json", "--die-with-parent", str(os.getpid())),
+        *("--speed", str(options.speed), "--journal", str(state / "simulated-tasks.jsonl")),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,
+        start_new_session=True,  # Ctrl-C in a terminal is for us; we end it after our drain
     )
     try:
-        assert child.stdout is not None
-        async with asyncio.timeout(SIM_START_S):
-            line = await child.stdout.readline()
-        if not line:
-            raise ProxyError("The simulated upstreams did not start; see above for the reason.")
-        yield orjson.loads(line)
+        yield child, await _announced(child)
     finally:
         if child.returncode is None:
             child.terminate()
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(SIM_STOP_S):
                     await child.wait()
             except TimeoutError:
                 child.kill()
                 await child.wait()
 
 
+async def _announced(child: asyncio.subprocess.Process) -> dict[str, object]:
+    assert child.stdout is not None
+    try:
+        async with asyncio.timeout(SIM_START_S):
+            line = await child.stdout.readline()
+    except TimeoutError:
+        raise CannotServe(
+            f"the simulated upstreams did not start within {SIM_START_S:g} s; is this machine busy?"
+        ) from None
+    if not line:
+        raise CannotServe("the simulated upstreams did not start; they said why above")
+    told: dict[str, object] = orjson.loads(line)
+    return told
+
+
 def _print(options: DemoOptions, state: Path, facts: dict[str, object]) -> None:
     if options.as_json:
         text = json.dumps(facts)
     else:
+        python = shlex.quote(sys.executable)
         has_sdk = find_spec("openai") is not None
+        has_curl = shutil.which("curl") is not None
+        shortest, longest = (f"{seconds / options.speed:.2g}" for seconds in RENDER_S)
         text = _EXAMPLES.substitute(
             state=state,
-            python=sys.executable if has_sdk else "python3",
+            render_s=f"{shortest} to {longest} s",
+            reelway=f"{python} -m proxy",
+            config=shlex.quote(str(state / "config.toml")),
+            python=python if has_sdk else "python3",
             sdk_hint="" if has_sdk else " (pip install openai)",
+            curl_hint="" if has_curl else "\n1 and 3 need curl, which is not installed here.",
             **facts,
         )
     sys.stdout.write(text + "\n")

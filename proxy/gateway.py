@@ -26,16 +26,19 @@ from proxy.dialects.fields import Fields
 from proxy.dialects.openai import OpenAI
 from proxy.errors import (
     AuthFault,
+    EndpointNotFound,
     Invalid,
     MethodNotAllowed,
     NotFound,
     ProxyError,
     Unauthenticated,
 )
+from proxy.events import EventStreams
 from proxy.fingerprint import fingerprint, idempotency_of, retries_of
 from proxy.http import cors
 from proxy.http.headers import forwarded
 from proxy.intake import read_fields, read_whole
+from proxy.lifecycle import Schedule
 from proxy.links import Links
 from proxy.listener import WholeReply
 from proxy.mirror import Mirror
@@ -44,7 +47,12 @@ from proxy.routing import EndpointTable, dialect_of, listed_models
 from proxy.spool import Spool
 from proxy.store import Store
 from proxy.submission import Ask, Submitter
+from proxy.tracker import Tracker
+from proxy.watch import Watch
 
+CALLBACKS = "/callbacks/"
+MAX_WAIT_S = 60
+_PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d{1,4})(?:$|[,;\s])", re.IGNORECASE | re.ASCII)
 _BAD_PATH = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -65,6 +73,9 @@ class Gateway:
         spool: Spool,
         submitter: Submitter,
         content: ContentServer,
+        tracker: Tracker,
+        watch: Watch,
+        schedule: Callable[[], Schedule],
         links: Links,
         account: Account,
         new_request_id: Callable[[], str],
@@ -81,6 +92,10 @@ class Gateway:
         self._spool = spool
         self._submitter = submitter
         self._content = content
+        self._tracker = tracker
+        self._watch = watch
+        self._schedule = schedule
+        self._events = EventStreams(watch, self._shown)
         self._links = links
         self._account = account
         self._new_request_id = new_request_id
@@ -123,10 +138,14 @@ class Gateway:
         head = exchange.head
         if cors.is_preflight(head.method, head.headers):
             return self._whole(exchange, cors.preflight(self._cors, head.headers))
+        if head.path.startswith(CALLBACKS):
+            return self._whole(exchange, await self._called_back(exchange))
         call = exchange.call = self._match(head)
         if call.operation is Operation.CONTENT:
             return await self._content.serve(request, exchange, call, self._let_in)
         admission = await self._let_in(request, exchange, call)
+        if call.operation is Operation.EVENTS:
+            return await self._stream_events(request, exchange, call, admission)
         reply = await self._operations[call.operation](request, exchange, call, admission)
         return self._whole(exchange, reply)
 
@@ -167,19 +186,42 @@ class Gateway:
             raise
         born = await self._submitter.submit(exchange, admission.principal, ask, batch.close)
         reply = dialect.created(self._view(born.task), exchange.id)
-        if born.replayed:
-            reply = replace(reply, headers={**reply.headers, "idempotent-replayed": "true"})
-        return reply
+        replayed = {"idempotent-replayed": "true"} if born.replayed else {}
+        return _with_headers(reply, {**self._pace(born.task), **replayed})
 
     async def _get(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
     ) -> Reply:
         dialect = self._dialects[call.dialect]
+        wait_s = wait_of(call.query, exchange.head.headers)
+        reference, task = await self._find(request, exchange, call, admission)
+        if task is not None and wait_s and not task.status.is_final:
+            task = await self._watch.until(task.id, _has_ended, wait_s)
+        if task is None or task.deleted:
+            exchange.reason = "not_found"
+            return dialect.missing(call, reference, exchange.id)
+        return _with_headers(dialect.task(self._view(task), exchange.id), self._pace(task))
+
+    async def _stream_events(
+        self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
+    ) -> web.StreamResponse:
         reference, task = await self._find(request, exchange, call, admission)
         if task is None:
             exchange.reason = "not_found"
-            return dialect.missing(call, reference, exchange.id)
-        return dialect.task(self._view(task), exchange.id)
+            missing = self._dialects[call.dialect].missing(call, reference, exchange.id)
+            return self._whole(exchange, missing)
+        extra = cors.granted(self._cors, exchange.head.headers)
+        return await self._events.serve(request, exchange, task, extra)
+
+    async def _called_back(self, exchange: Exchange) -> Reply:
+        """A provider says that a task has moved. Its word is only a reason to ask at once; the
+        body is not read, so a forged call can do nothing."""
+        task_id, _, signature = exchange.head.path.removeprefix(CALLBACKS).partition("/")
+        if exchange.head.method != "POST" or not self._auth.is_callback(task_id, signature):
+            raise EndpointNotFound("There is no such callback.")
+        exchange.task_id, exchange.reason = task_id, "callback"
+        await self._store.tasks.reschedule(task_id, int(self._clock() * 1000))
+        return Reply(200, b"{}", {"Content-Type": "application/json"})
 
     async def _delete(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
@@ -196,7 +238,10 @@ class Gateway:
             retention_s = self._config().limits.retention_s
             other = await self._store.tasks.swap(task, removed, due_ms, event, retention_s)
             if other is None:
-                return dialect.deleted(self._view(removed), exchange.id)
+                reply = dialect.deleted(self._view(removed), exchange.id)
+                if removed.stage.is_final:
+                    return reply
+                return _with_headers(reply, {"reelway-cancel": await self._tracker.cancel(removed)})
             task = other
         exchange.reason = "not_found"
         return dialect.missing(call, reference, exchange.id)
@@ -273,6 +318,20 @@ class Gateway:
         if task is None or task.token_id != principal.token_id:
             raise NotFound(f"Video with id '{task_id}' not found.", param="after")
 
+    def _shown(self, task: Task) -> bytes:
+        return self._dialects["openai"].task(self._view(task), "").body
+
+    def _pace(self, task: Task) -> dict[str, str]:
+        """When it is worth asking again (openai's SDKs poll at the interval they are told)."""
+        if task.status.is_final:
+            return {}
+        now_ms = int(self._clock() * 1000)
+        pause_ms = lifecycle.asking_pause_ms(task, now_ms, self._schedule())
+        return {
+            "openai-poll-after-ms": str(pause_ms),
+            "Retry-After": str(max(1, round(pause_ms / 1000))),
+        }
+
     def _view(self, task: Task) -> View:
         return View(task, *self._links.of(task))
 
@@ -299,6 +358,26 @@ class Gateway:
             return self._whole(exchange, Reply(204, b"", error.headers))
         exchange.reason = error.code
         return self._whole(exchange, self._dialects[name].failure(error, exchange.id))
+
+
+def wait_of(query: Mapping[str, str], headers: Mapping[str, str]) -> float:
+    """How long a status request may wait for the task's end: `?wait=N`, or `Prefer: wait=N`
+    (RFC 7240); 0 when it does not ask. Raises `Invalid` for a query that is no number to 60."""
+    text = query.get("wait")
+    if text is None:
+        match = _PREFER_WAIT.search(headers.get("Prefer", ""))
+        return min(int(match[1]), MAX_WAIT_S) if match else 0
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and int(text) <= MAX_WAIT_S):
+        raise Invalid(f"'wait' must be a whole number of seconds, 0 to {MAX_WAIT_S}.", param="wait")
+    return int(text)
+
+
+def _has_ended(task: Task) -> bool:
+    return task.status.is_final or task.deleted
+
+
+def _with_headers(reply: Reply, more: dict[str, str]) -> Reply:
+    return replace(reply, headers={**reply.headers, **more}) if more else reply
 
 
 def is_visible(task: Task, principal: Principal) -> bool:

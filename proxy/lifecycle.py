@@ -17,6 +17,7 @@ from proxy.model import (
     Accepted,
     Credential,
     Draft,
+    Hook,
     Rendered,
     Result,
     Stage,
@@ -26,6 +27,7 @@ from proxy.model import (
     Upstream,
 )
 
+MAX_DOUBLINGS: Final = 4
 _ORDER: Final = {stage: place for place, stage in enumerate(Stage)}
 
 # A signed link and a finished task are good for this long where the provider names no end.
@@ -35,14 +37,13 @@ RESULT_LIFE_MS: Final = 24 * 3600 * 1000
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """When a task is asked after. `first_ms` after it was bound, then every `interval_ms`,
-    stretched towards `max_ms` for tasks that take long; after `max_age_ms` it has failed.
+    stretched towards `max_ms` for tasks that take long.
     `settle_ms` is how long a submit may still be under way to the upstream; a submit nobody
     can confirm fails after `confirm_ms`."""
 
     first_ms: int
     interval_ms: int
     max_ms: int
-    max_age_ms: int
     settle_ms: int
     confirm_ms: int
 
@@ -184,28 +185,70 @@ def unconfirmed_due_ms(task: Task, now_ms: int, schedule: Schedule, *, can_find:
 
 
 def next_poll_ms(
-    task: Task, now_ms: int, schedule: Schedule, jitter01: float, retry_after_s: float | None = None
+    task: Task,
+    now_ms: int,
+    schedule: Schedule,
+    jitter01: float,
+    *,
+    expected_ms: int | None = None,
+    retry_after_s: float | None = None,
+    failures: int = 0,
 ) -> int | None:
     """The next due time; None when the task needs no more asking.
 
+    Where the usual duration is known (`expected_ms`) little is asked before four fifths of it.
     A task that has been running for a while is asked less often (a tenth of its age), so that
-    hour-long renders do not cost an hour of short polls. `jitter01` in [0, 1) spreads ±10 %.
+    hour-long renders do not cost an hour of short polls; polls that fail in a row (`failures`)
+    double the pause each. `jitter01` in [0, 1) spreads ±10 %.
     """
     if task.stage.is_final:
         return None
-    age_ms = max(0, now_ms - task.created_ms)
-    if task.stage is Stage.BOUND or age_ms < schedule.first_ms:
+    age_ms = max(0, now_ms - (task.bound_ms or task.created_ms))
+    if age_ms < schedule.first_ms:
         wait_ms = float(schedule.first_ms)
     else:
-        wait_ms = min(max(schedule.interval_ms, age_ms / 10), schedule.max_ms)
+        wait_ms = max(schedule.interval_ms, age_ms / 10)
+    if expected_ms is not None:
+        wait_ms = max(wait_ms, expected_ms * 0.8 - age_ms)
+    wait_ms = min(wait_ms, schedule.max_ms) * (1 << min(failures, MAX_DOUBLINGS))
     wait_ms *= 0.9 + 0.2 * jitter01
     if retry_after_s is not None:
         wait_ms = max(wait_ms, retry_after_s * 1000)
     return now_ms + max(1, round(wait_ms))
 
 
-def is_overdue(task: Task, now_ms: int, schedule: Schedule) -> bool:
-    return now_ms - task.created_ms > schedule.max_age_ms
+def estimated_progress(task: Task, now_ms: int, expected_ms: int | None) -> int | None:
+    """Percent done by the usual duration, for providers that give none; never quite there."""
+    if expected_ms is None or task.bound_ms is None:
+        return None
+    return min(95, 100 * max(0, now_ms - task.bound_ms) // max(1, expected_ms))
+
+
+def asking_pause_ms(task: Task, now_ms: int, schedule: Schedule) -> int:
+    """How long a client should wait before it asks again: as long as we do, within reason."""
+    age_ms = max(0, now_ms - (task.bound_ms or task.created_ms))
+    return round(min(max(schedule.interval_ms, age_ms / 10, 250), schedule.max_ms, 60_000))
+
+
+def notice_of(old: Task, new: Task) -> Hook | None:
+    """The webhook a change causes. Kling tells every change of status, the others the end."""
+    if new.webhook is None or new.deleted or new.status is old.status:
+        return None
+    if not new.status.is_final and new.dialect != "kling":
+        return None
+    return Hook(
+        name=f"{new.id}:{new.version}",
+        task_id=new.id,
+        token_id=new.token_id,
+        dialect=new.dialect,
+        url=new.webhook,
+        status=new.status,
+        created_ms=new.updated_ms,
+    )
+
+
+def is_overdue(task: Task, now_ms: int, max_age_ms: int) -> bool:
+    return now_ms - task.created_ms > max_age_ms
 
 
 def expiry_text(task: Task) -> str:

@@ -39,6 +39,7 @@ class Operation(StrEnum):
     DELETE = "delete"
     CONTENT = "content"
     MODELS = "models"
+    EVENTS = "events"
 
     @property
     def is_submit(self) -> bool:
@@ -193,6 +194,7 @@ class Principal:
     max_in_flight: int | None = None
     expires_ms: int | None = None
     revoked: bool = False
+    webhook: str | None = None  # told of every task that names no address of its own
 
 
 # ---------------------------------------------------------------- where it goes
@@ -237,6 +239,7 @@ class Route:
     remove: tuple[str, ...] = ()
     fit: Literal["up", "exact"] = "up"
     price: Mapping[str, Json] = field(default_factory=dict)
+    max_age_s: float | None = None  # a task older than this has failed; None: the general limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,6 +433,25 @@ class Unknown:
 
 
 Outcome: TypeAlias = "Accepted | Refused | Unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """One webhook: that a task came to `status`, to be told to `url`.
+
+    `state` is pending, delivered or dead; `log` has the last attempts as (ms, what came of it).
+    """
+
+    name: str
+    task_id: str
+    token_id: str
+    dialect: DialectName
+    url: str
+    status: Status
+    created_ms: int
+    state: Literal["pending", "delivered", "dead"] = "pending"
+    attempts: int = 0
+    log: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Pure: the random numbers of the weighted choice are an argument.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy.errors import ModelNotFound, ProxyError, Unavailable
 from proxy.model import (
@@ -62,9 +62,11 @@ def attempts_of(
     source: Task | None,
     model: str,
     random01: Callable[[], float],
+    callback_url: str | None = None,
 ) -> list[Attempt]:
     """What to try, in order. The first candidate's complaint is the client's; a later one that
-    cannot render the request is left out."""
+    cannot render the request is left out. `callback_url` is ours, for providers that call back;
+    the client's own never goes out."""
     found: list[Attempt] = []
     complaint: ProxyError | None = None
     for upstream, credential in candidates(route, upstreams, random01):
@@ -79,6 +81,10 @@ def attempts_of(
             draft = provider.draft(request, task_id, upstream, upstream_model, source)
             draft = rewrite(draft, route)
             enforce_fit(draft, route)
+            if callback_url is not None and provider.callback_field is not None:
+                draft = replace(
+                    draft, fields={**draft.fields, provider.callback_field: callback_url}
+                )
         except ProxyError as error:
             complaint = complaint or error
             continue

@@ -1,7 +1,8 @@
 """One worker: it puts the rooms together, listens, and leaves politely.
 
 SIGTERM and SIGINT drain: readiness goes off, no new connections, requests and bodies finish up
-to `drain_s`, then what still moves is cut so that its client can resume elsewhere.
+to `drain_s`, then what still moves is cut so that its client can resume elsewhere. A second
+signal cuts it at once.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from proxy.dialects import DIALECTS
 from proxy.gateway import Gateway
 from proxy.lifecycle import Schedule
 from proxy.links import Links
-from proxy.listener import Listener, ListenerOptions, bind
+from proxy.listener import Listener, ListenerOptions, address_of, bind
 from proxy.mirror import Mirror
 from proxy.model import Task
+from proxy.notify import Notifier
 from proxy.providers import PROVIDERS
 from proxy.spool import Spool
 from proxy.store import Embedded, Store, StoreDown, StoreUnusable, TokenRecord
@@ -43,11 +45,23 @@ from proxy.watch import Watch
 
 TOKENS_KEPT = 10_000
 TASKS_KEPT = 20_000
+FULL_MARK = 0.8  # of the store's maxmemory
+FULLNESS_S = 1.0
 REVIVE_S = 0.25  # how often the embedded store is looked at
+CUT_S = 1.0  # how long the drain waits for what it has cut
+SECRET_BYTES = 32  # the least a signing secret may have
+
+
+class CannotServe(Exception):
+    """The gateway cannot start, or go on: one sentence that says why and what to change."""
 
 
 class Server:
-    """`async with Server(config, log)` serves until the block ends; `run` until a signal."""
+    """`async with Server(config, log)` serves until the block ends; `run` until a signal.
+
+    `sockets`, for clients and for the admin port, may be bound before; the server closes them.
+    CannotServe, StoreUnusable and StoreDown: it could not start.
+    """
 
     def __init__(
         self,
@@ -65,6 +79,8 @@ class Server:
         self._stack = contextlib.AsyncExitStack()
         self._sockets = sockets
         self._draining = False
+        self._is_full = False
+        self._hurry = asyncio.Event()
         self._cut_bodies = asyncio.Event()
         self.url = ""
         self.admin_url = ""
@@ -81,17 +97,21 @@ class Server:
         await self._stack.aclose()
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain."""
+        """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain's wait."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+
+        def signalled() -> None:
+            (self._hurry if stop.is_set() else stop).set()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, signalled)
         try:
             await stop.wait()
+            await self.drain()
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
-        await self.drain()
 
     async def drain(self) -> None:
         """Stop accepting, let what is under way finish, cut the rest. Idempotent."""
@@ -99,21 +119,34 @@ class Server:
             return
         self._draining = True
         self.log.info("draining", seconds=self.config.timeouts.drain_s)
+        self.watch.close()
         await self.listener.stop_accepting()
-        if not await self.listener.wait_idle(self.config.timeouts.drain_s):
-            self.log.warning("drain deadline reached", connections=self.listener.connections)
-            self._cut_bodies.set()
-            await self.listener.wait_idle(1.0)
+        self._front.close()  # the listener had a copy: a connection would wait here unanswered
+        hurry = asyncio.create_task(self._hurry.wait())
+        idle = asyncio.create_task(self.listener.wait_idle(self.config.timeouts.drain_s))
+        try:
+            await asyncio.wait({hurry, idle}, return_when=asyncio.FIRST_COMPLETED)
+            if idle.done() and idle.result():
+                return
+        finally:
+            hurry.cancel()
+            idle.cancel()
+        why = "drain hurried" if self._hurry.is_set() else "drain deadline reached"
+        self.log.warning(why, connections=self.listener.connections)
+        self._cut_bodies.set()
+        await self.listener.wait_idle(CUT_S)
 
     # ------------------------------------------------------------ putting it together
 
     async def _start(self) -> None:
         config, stack = self.config, self._stack
-        config.server.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Bound first: a busy port should cost nothing but its one line.
-        sockets = self._sockets or (bind(config.server.listen), bind(config.admin.listen))
-        for bound in sockets:
-            stack.callback(bound.close)
+        make_state_dir(config.server.state_dir, "[server] state_dir")
+        # Bound before all else: a busy port should cost nothing but its one line.
+        ready = self._sockets
+        front = ready[0] if ready else listen_on(config.server.listen, "[server] listen")
+        self._front = stack.enter_context(front)
+        back = ready[1] if ready else listen_on(config.admin.listen, "[admin] listen")
+        stack.enter_context(back)
         url = config.redis.url
         if url == "embedded":
             # Started, not attached to: a command that happened to own it would take it along.
@@ -127,7 +160,7 @@ class Server:
         stack.push_async_callback(self.store.close)
         tokens = Mirror(self.store.tokens.get, self._is_listening, TOKENS_KEPT)
         tasks = Mirror(self.store.tasks.get, self._is_listening, TASKS_KEPT)
-        spool = Spool(
+        self.spool = Spool(
             config.server.state_dir,
             upload_bytes=config.limits.upload_bytes,
             total_bytes=config.limits.spool_bytes,
@@ -155,6 +188,14 @@ class Server:
         )
         stack.push_async_callback(self.tracker.aclose)
         self.watch = Watch(tasks.get)
+        gauge = asyncio.create_task(self._watch_fullness(), name="watch the store's memory")
+        stack.push_async_callback(_ended, gauge)
+
+        def callback_url(task_id: str) -> str | None:
+            if config.server.public_url is None:
+                return None  # nobody told us an address that a provider could reach
+            return config.public_url + auth.callback_path(task_id)
+
         submitter = Submitter(
             self._config,
             PROVIDERS,
@@ -163,6 +204,8 @@ class Server:
             upstreams,
             self._schedule,
             self._clock,
+            callback_url,
+            lambda: self._is_full,
             secrets.token_hex,
             self._random.random,
             self.log,
@@ -179,16 +222,32 @@ class Server:
             self._cut_bodies,
             self.log,
         )
+        links = Links(auth, lambda: self.public_url)
+        self.notifier = Notifier(
+            self._config,
+            DIALECTS,
+            self.store,
+            upstreams,
+            links,
+            signing_secrets(config)[0],
+            self._clock,
+            self._random.random,
+            self.log,
+        )
+        stack.push_async_callback(self.notifier.aclose)
         self.gateway = Gateway(
             self._config,
             DIALECTS,
             auth,
             self.store,
             tasks,
-            spool,
+            self.spool,
             submitter,
             self.content,
-            Links(auth, lambda: self.public_url),
+            self.tracker,
+            self.watch,
+            self._schedule,
+            links,
             self.account,
             lambda: "req_" + secrets.token_hex(12),
             self._clock,
@@ -207,9 +266,10 @@ class Server:
             lambda line: self.log.info("connection", what=line),
         )
         stack.push_async_callback(self.listener.close)
-        self.url = f"http://{await self.listener.start(sock=sockets[0])}"
-        await self._start_admin(sockets[1])
+        self.url = f"http://{await self.listener.start(sock=front)}"
+        await self._start_admin(back)
         self.tracker.start()
+        self.notifier.start()
         self.log.info("serving", url=self.url, admin_url=self.admin_url)
 
     async def _follow(self, tokens: Mirror[TokenRecord], tasks: Mirror[Task]) -> None:
@@ -223,6 +283,7 @@ class Server:
                 tasks.drop(key)
                 tokens.heard()
                 self.watch.heard(key)
+                self.notifier.wake()
 
         def lost() -> None:
             tokens.forget()
@@ -241,8 +302,7 @@ class Server:
         self._stack.push_async_callback(runner.cleanup)
         site = web.SockSite(runner, bound)
         await site.start()
-        host, port = runner.addresses[0][:2]
-        self.admin_url = f"http://{host}:{port}"
+        self.admin_url = f"http://{address_of(bound)}"
 
     async def _why_not_ready(self) -> str | None:
         if self._draining:
@@ -259,11 +319,18 @@ class Server:
             await asyncio.sleep(REVIVE_S)
             if embedded.is_running:
                 continue
-            self.log.error("the embedded store died; starting it again")
+            self.log.warning("the embedded store died; starting it again")
             try:
                 await embedded.revive()
             except (StoreUnusable, StoreDown, OSError) as error:
                 self.log.error("the embedded store does not start", why=str(error))
+
+    async def _watch_fullness(self) -> None:
+        """Above the mark new tasks are refused, while polls and downloads go on."""
+        while True:
+            with contextlib.suppress(StoreDown):
+                self._is_full = await self.store.fullness() > FULL_MARK
+            await asyncio.sleep(FULLNESS_S)
 
     # ------------------------------------------------------------ what rooms ask for
 
@@ -283,7 +350,6 @@ class Server:
             first_ms=round(timeouts.poll_first_s * 1000),
             interval_ms=round(timeouts.poll_interval_s * 1000),
             max_ms=round(timeouts.poll_max_s * 1000),
-            max_age_ms=round(timeouts.task_max_age_s * 1000),
             settle_ms=round((timeouts.submit_s + timeouts.connect_s) * 1000),
             confirm_ms=round(timeouts.confirm_s * 1000),
         )
@@ -304,18 +370,52 @@ def signing_secrets(config: Config) -> list[bytes]:
 
 def kept_secret(path: Path) -> bytes:
     """The secret in this file, made on first use; readable by its owner only. It appears under
-    its name whole, so that two programs starting at once agree on one."""
+    its name whole, so that two programs starting at once agree on one. CannotServe when what is
+    there is too short to be one: keys derived from an emptied file anyone could derive."""
     if not path.exists():
         draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_hex(32).encode() + b"\n")
+                file.write(secrets.token_hex(SECRET_BYTES).encode() + b"\n")
+                file.flush()
+                os.fsync(descriptor)
             with contextlib.suppress(FileExistsError):
                 os.link(draft, path)
         finally:
             draft.unlink()
-    return path.read_bytes().strip()
+    secret = path.read_bytes().strip()
+    if len(secret) < SECRET_BYTES:
+        raise CannotServe(
+            f"{path} holds {len(secret)} bytes, a signing secret has at least {SECRET_BYTES}: put "
+            "the one it had back, or delete the file and give out new access keys and links"
+        )
+    return secret
+
+
+def listen_on(address: str, setting: str) -> socket.socket:
+    """`bind`, whose refusal is CannotServe and names the setting to change."""
+    try:
+        return bind(address)
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        if not why.startswith("cannot listen on"):
+            why = f"cannot listen on {address}: {why}"
+        raise CannotServe(f"{why}; choose another {setting}") from error
+
+
+def make_state_dir(path: Path, setting: str) -> None:
+    """CannotServe when it is not ours to make, which names the setting to change."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        usable = os.access(path, os.W_OK | os.X_OK)
+        why = "it is not writable"
+    except OSError as error:
+        usable, why = False, error.strerror or str(error)
+    if not usable:
+        raise CannotServe(
+            f"the state directory {path} cannot be used: {why}; choose another {setting}"
+        )
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

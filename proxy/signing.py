@@ -369,6 +369,15 @@ def link_matches(
     return _same(expected, signature)
 
 
+def sign_callback(secret: bytes, task_id: str) -> str:
+    """The part of a callback path only a provider we told it to can know."""
+    return _base64url(derive(secret, "callback", task_id)[:_LINK_BYTES])
+
+
+def callback_matches(secret: bytes, task_id: str, signature: str) -> bool:
+    return _same(sign_callback(secret, task_id), signature)
+
+
 def sign_webhook(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     """The `webhook-signature` of Standard Webhooks, as openai's SDKs verify it.
 

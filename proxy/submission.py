@@ -43,7 +43,7 @@ from proxy.model import (
 )
 from proxy.planning import Attempt, attempts_of, route_for
 from proxy.providers.base import Provider
-from proxy.store import Store, Taken, Why
+from proxy.store import Store, StoreFull, Taken, Why
 from proxy.store.keys import new_task_id
 from proxy.upstream import Ambiguous, NotSent, Upstreams
 from proxy.watch import Watch
@@ -76,7 +76,8 @@ class Born:
 
 class Submitter:
     """Makes tasks. `clock` gives seconds since the epoch; `entropy(n)` n random bytes as hex;
-    `random01` a number in [0, 1) for the weighted choice."""
+    `random01` a number in [0, 1) for the weighted choice; `callback_url(task id)` an address of
+    ours the provider may call; `is_full` whether the store takes no new tasks."""
 
     def __init__(
         self,
@@ -87,6 +88,8 @@ class Submitter:
         upstreams: Upstreams,
         schedule: Callable[[], Schedule],
         clock: Callable[[], float],
+        callback_url: Callable[[str], str | None],
+        is_full: Callable[[], bool],
         entropy: Callable[[int], str],
         random01: Callable[[], float],
         log: structlog.stdlib.BoundLogger,
@@ -98,6 +101,8 @@ class Submitter:
         self._upstreams = upstreams
         self._schedule = schedule
         self._clock = clock
+        self._callback_url = callback_url
+        self._is_full = is_full
         self._entropy = entropy
         self._random01 = random01
         self._log = log
@@ -120,6 +125,8 @@ class Submitter:
         `release` frees the uploads; it is called once, when nobody needs them any more."""
         held = True
         try:
+            if self._is_full():
+                raise StoreFull("above the memory mark")
             while True:
                 source = await self._source(principal, ask.request)
                 task, attempts = self._prepare(principal, ask, source)
@@ -176,6 +183,7 @@ class Submitter:
             source,
             model,
             self._random01,
+            self._callback_url(task_id),
         )
         now_ms = self._now_ms()
         task = Task(
@@ -195,7 +203,7 @@ class Submitter:
             route=route.model,
             fingerprint=ask.fingerprint,
             idempotency=ask.idempotency,
-            webhook=request.callback_url,
+            webhook=request.callback_url or principal.webhook,
         )
         return task, attempts
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from proxy.signing import derive, format_token, new_token, secret_key, token_hash
-from proxy.store import Store
-from proxy.store.codec import TokenRecord
-
-_ENTROPY_BYTES = 96
+from proxy.signing import (
+    TOKEN_ENTROPY,
+    derive,
+    format_token,
+    new_token,
+    secret_key,
+    token_hash,
+)
+from proxy.store import Store, TokenRecord
 
 
 @dataclass(frozen=True, slots=True)
 class NewToken:
-    """What may be said of a token at its creation. `owner` None: a tenant of its own."""
+    """What may be said of a token at its creation. `owner` None: a tenant of its own; `models`
+    empty: all; a limit of None: no limit. Amounts are millionths of [billing] currency."""
 
     name: str
     owner: str | None = None
@@ -31,21 +36,14 @@ class MadeToken:
     """A token with its secrets: the only time they are seen."""
 
     record: TokenRecord
-    token: str
-    secret_key: str
-    webhook_secret: str
+    token: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    webhook_secret: str = field(repr=False)
 
 
-async def create_token(
-    store: Store,
-    secret: bytes,
-    wanted: NewToken,
-    entropy: Callable[[int], bytes],
-    clock: Callable[[], float],
-) -> MadeToken:
-    """`secret` is the gateway's first signing secret; `clock` seconds since the epoch."""
-    token_id, token_secret = new_token(entropy(_ENTROPY_BYTES))
-    now_ms = int(clock() * 1000)
+def mint(secret: bytes, wanted: NewToken, entropy: bytes, now_ms: int) -> MadeToken:
+    """`secret` is the gateway's first signing secret; `entropy` at least `TOKEN_ENTROPY` bytes."""
+    token_id, token_secret = new_token(entropy)
     record = TokenRecord(
         id=token_id,
         secret_sha256=token_hash(token_secret),
@@ -58,13 +56,25 @@ async def create_token(
         max_in_flight=wanted.max_in_flight,
         expires_ms=None if wanted.expires_s is None else now_ms + round(wanted.expires_s * 1000),
     )
-    await store.tokens.create(record)
     return MadeToken(
         record,
         format_token(token_id, token_secret),
         secret_key(secret, token_id, record.generation),
         webhook_secret(secret, token_id, record.generation),
     )
+
+
+async def create_token(
+    store: Store,
+    secret: bytes,
+    wanted: NewToken,
+    entropy: Callable[[int], bytes],
+    clock: Callable[[], float],
+) -> MadeToken:
+    """`mint` one and store it. `clock` gives seconds since the epoch."""
+    made = mint(secret, wanted, entropy(TOKEN_ENTROPY), int(clock() * 1000))
+    await store.tokens.create(made.record)
+    return made
 
 
 def webhook_secret(secret: bytes, token_id: str, generation: int) -> str:

@@ -8,7 +8,9 @@ dies. HTTP errors, rate limits and bodies that cannot be read never fail a task.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import structlog
 
@@ -22,6 +24,7 @@ from proxy.model import (
     Draft,
     Refused,
     Stage,
+    Status,
     Task,
     TaskError,
     TaskState,
@@ -33,6 +36,8 @@ from proxy.store import Store
 from proxy.upstream import Answer, Upstreams, UpstreamTrouble
 
 AT_ONCE = 64  # polls under way in one worker
+AT_ONCE_EACH = 16  # of them with one credential
+USUAL_LIFE_MS = 30_000
 
 
 class Tracker:
@@ -59,6 +64,9 @@ class Tracker:
         self._log = log
         self._loop_job: asyncio.Task[None] | None = None
         self._jobs: set[asyncio.Task[None]] = set()
+        self._turns: dict[tuple[str, str], asyncio.Semaphore] = {}
+        self._failures: dict[str, int] = {}  # polls in a row that said nothing, by task
+        self._usual: dict[tuple[str, str], tuple[int, int | None]] = {}
 
     def start(self) -> None:
         self._loop_job = asyncio.create_task(self._run(), name="tracker")
@@ -120,7 +128,7 @@ class Tracker:
             await self._write(task, lifecycle.noted(task, self._now_ms()), None, None)
         elif task.stage is Stage.RESERVED:
             error = TaskError("not_submitted", "It was never submitted: the gateway was stopped.")
-            await self._end(task, error, "never sent")
+            await self._end(task, error, "never sent", never_sent=True)
         elif task.stage is Stage.SENT:
             await self._reconcile(task)
         else:
@@ -149,7 +157,8 @@ class Tracker:
                     return
                 if isinstance(found, Refused):
                     error = TaskError("not_submitted", "It never reached the provider.")
-                    await self._end(task, error, "the upstream does not know it")
+                    event = "the upstream does not know it"
+                    await self._end(task, error, event, never_sent=True)
                     return
         if overdue:
             error = TaskError(
@@ -167,30 +176,81 @@ class Tracker:
 
     async def _poll(self, task: Task) -> None:
         now_ms = self._now_ms()
-        schedule = self._schedule()
         place = self._place(task)
         said: TaskState | Transient = Transient("its upstream or credential left the config")
         if place is not None:
-            said = await self.ask_state(task, *place)
+            async with self._turn(task):
+                said = await self.ask_state(task, *place)
+        expected_ms = await self._usual_ms(task)
         if isinstance(said, TaskState):
-            if said.unknown_state is not None:
-                self._log.warning("unknown state", task_id=task.id, state=said.unknown_state)
-            moved = lifecycle.advanced(task, said, now_ms)
-            if moved is not None:
-                due_ms = lifecycle.next_poll_ms(moved, now_ms, schedule, self._random01())
-                event = None if moved.stage is task.stage else moved.stage.value
-                await self._write(task, moved, due_ms, event)
+            self._failures.pop(task.id, None)
+            if await self._take_in(task, said, now_ms, expected_ms):
                 return
         else:
+            self._failures[task.id] = self._failures.get(task.id, 0) + 1
             self._log.info("poll says nothing", task_id=task.id, why=said.reason)
-        if lifecycle.is_overdue(task, now_ms, schedule):
+        if lifecycle.is_overdue(task, now_ms, self._max_age_ms(task)):
             error = TaskError("timeout", "The provider did not finish in time.")
             await self._end(task, error, "gave up waiting")
             return
-        wait_s = said.retry_after_s if isinstance(said, Transient) else None
-        due_ms = lifecycle.next_poll_ms(task, now_ms, schedule, self._random01(), wait_s)
+        due_ms = lifecycle.next_poll_ms(
+            task,
+            now_ms,
+            self._schedule(),
+            self._random01(),
+            expected_ms=expected_ms,
+            retry_after_s=said.retry_after_s if isinstance(said, Transient) else None,
+            failures=self._failures.get(task.id, 0),
+        )
         assert due_ms is not None
         await self._store.tasks.reschedule(task.id, due_ms)
+
+    async def _take_in(
+        self, task: Task, said: TaskState, now_ms: int, expected_ms: int | None
+    ) -> bool:
+        """Write what a poll brought; False when that was nothing new."""
+        if said.unknown_state is not None:
+            self._log.warning("unknown state", task_id=task.id, state=said.unknown_state)
+        if said.progress is None and said.status is Status.IN_PROGRESS:
+            guess = lifecycle.estimated_progress(task, now_ms, expected_ms)
+            said = replace(said, progress=guess)
+        moved = lifecycle.advanced(task, said, now_ms)
+        if moved is None:
+            return False
+        due_ms = lifecycle.next_poll_ms(
+            moved, now_ms, self._schedule(), self._random01(), expected_ms=expected_ms
+        )
+        event = None if moved.stage is task.stage else moved.stage.value
+        await self._write(task, moved, due_ms, event)
+        if moved.stage is Stage.COMPLETED and moved.bound_ms is not None:
+            took_ms = now_ms - moved.bound_ms
+            await self._store.durations.add(moved.upstream, moved.upstream_model, took_ms)
+        return True
+
+    @asynccontextmanager
+    async def _turn(self, task: Task) -> AsyncIterator[None]:
+        """At most `AT_ONCE_EACH` polls of one credential at a time."""
+        key = (task.upstream, task.credential)
+        turns = self._turns.get(key)
+        if turns is None:
+            turns = self._turns[key] = asyncio.Semaphore(AT_ONCE_EACH)
+        async with turns:
+            yield
+
+    async def _usual_ms(self, task: Task) -> int | None:
+        """How long this model usually takes on this upstream; asked of the store now and then."""
+        key = (task.upstream, task.upstream_model)
+        known = self._usual.get(key)
+        now_ms = self._now_ms()
+        if known is None or now_ms - known[0] > USUAL_LIFE_MS:
+            self._usual[key] = known = (now_ms, await self._store.durations.usual_ms(*key))
+        return known[1]
+
+    def _max_age_ms(self, task: Task) -> int:
+        config = self._config()
+        ages = [route.max_age_s for route in config.routes if route.model == task.route]
+        seconds = ages[0] if ages and ages[0] is not None else config.timeouts.task_max_age_s
+        return round(seconds * 1000)
 
     async def ask_state(
         self, task: Task, upstream: Upstream, credential: Credential
@@ -226,16 +286,46 @@ class Tracker:
         other = await self._store.tasks.swap(task, fresh, None, None, self._retention_s)
         return other or fresh
 
+    async def cancel(self, task: Task) -> str:
+        """Ask the provider to stop a deleted task's render: `stopped`, `will_finish` (it knows
+        no stopping), or `unknown`."""
+        place = self._place(task)
+        if task.upstream_id is None or place is None:
+            return "unknown"
+        draft = self._providers[task.provider].cancel(task, place[0])
+        if draft is None:
+            return "will_finish"
+        answer = await self._ask(task, draft, *place)
+        if answer is None or not 200 <= answer.status < 300:
+            return "unknown"
+        stopped = TaskError("cancelled", "It was cancelled by its owner.")
+        await self._end(task, stopped, "cancelled at the provider")
+        return "stopped"
+
     # ------------------------------------------------------------ writing
 
-    async def _end(self, task: Task, error: TaskError, event: str) -> None:
+    async def _end(
+        self, task: Task, error: TaskError, event: str, *, never_sent: bool = False
+    ) -> None:
         ended = lifecycle.failed(task, error, self._now_ms())
         if ended is not None:
-            await self._write(task, ended, None, event)
+            await self._write(task, ended, None, event, never_sent=never_sent)
 
-    async def _write(self, task: Task, new: Task, due_ms: int | None, event: str | None) -> None:
+    async def _write(
+        self,
+        task: Task,
+        new: Task,
+        due_ms: int | None,
+        event: str | None,
+        *,
+        never_sent: bool = False,
+    ) -> None:
         """A lost race is fine: whoever won has brought the task forward and set its due time."""
-        await self._store.tasks.swap(task, new, due_ms, event, self._retention_s)
+        if new.stage.is_final:
+            self._failures.pop(task.id, None)
+        await self._store.tasks.swap(
+            task, new, due_ms, event, self._retention_s, never_sent=never_sent
+        )
 
     def _place(self, task: Task) -> tuple[Upstream, Credential] | None:
         """The upstream and credential that made the task: the only ones that may ask after it."""

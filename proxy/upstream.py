@@ -128,6 +128,31 @@ class Upstreams:
         except (ClientError, TimeoutError, OSError, ValueError) as exc:
             raise Ambiguous(f"no whole answer: {_reason(exc)}") from exc
 
+    async def notify(
+        self, url: str, body: bytes, headers: Mapping[str, str], allowed: frozenset[str]
+    ) -> int:
+        """POST to an address a client chose; returns the status. `allowed` host:port pairs may
+        be private, nothing else may. A redirect is an answer like any other."""
+        try:
+            target = URL(url)
+        except ValueError as exc:
+            raise NotSent("not a usable URL") from exc
+        if target.scheme not in ("http", "https") or target.host is None:
+            raise NotSent("not an http address")
+        kind = "webhook" if _host_port(target) in allowed else "guarded"
+        timeout = ClientTimeout(
+            total=self._deadlines.poll_s, sock_connect=self._deadlines.connect_s
+        )
+        try:
+            async with self._session(kind, "webhooks").post(
+                target, data=body, headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
+                return response.status
+        except (ClientConnectorError, ConnectionTimeoutError, InvalidURL) as exc:
+            raise NotSent(f"no connection: {_reason(exc)}") from exc
+        except (ClientError, TimeoutError, OSError, ValueError) as exc:
+            raise Ambiguous(f"no answer: {_reason(exc)}") from exc
+
     # ------------------------------------------------------------ bodies
 
     async def open(

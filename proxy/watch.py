@@ -23,6 +23,7 @@ class Watch:
     def __init__(self, load: Load) -> None:
         self._load = load
         self._waiting: dict[str, asyncio.Future[None]] = {}
+        self.is_closed = False
 
     def heard(self, task_id: str) -> None:
         future = self._waiting.pop(task_id, None)
@@ -33,6 +34,11 @@ class Watch:
         """Changes may have been missed: everybody looks."""
         for task_id in list(self._waiting):
             self.heard(task_id)
+
+    def close(self) -> None:
+        """A drain began: nobody waits any longer."""
+        self.is_closed = True
+        self.lost()
 
     @property
     def waiters(self) -> int:
@@ -49,7 +55,7 @@ class Watch:
             change = self._change_of(task_id)  # before the look, so that none falls between
             task = await self._load(task_id)
             left = deadline - asyncio.get_running_loop().time()
-            if task is None or is_it(task) or left <= 0:
+            if task is None or is_it(task) or left <= 0 or self.is_closed:
                 return task
             # Not cancelled with its waiter: others wait for the same future.
             await asyncio.wait([change], timeout=min(left, LOOK_S))

@@ -110,6 +110,17 @@ def video_object(task: Task) -> dict[str, Json]:
     return video
 
 
+def event_of(task: Task, status: Status, event_id: str, created_ms: int) -> dict[str, Json]:
+    """OpenAI's webhook event (its webhooks guide, 2026): what happened, and to which video."""
+    return {
+        "id": event_id,
+        "object": "event",
+        "created_at": created_ms // 1000,
+        "type": f"video.{status.value}",
+        "data": {"id": task.id},
+    }
+
+
 def metadata_of(task: Task) -> dict[str, Json]:
     """`metadata` of the VideoTaskResponse: numbers, null where nobody has said (0 would be a
     seed or a duration somebody believes)."""

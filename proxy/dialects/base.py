@@ -13,7 +13,16 @@ from typing import Protocol
 
 from proxy.dialects.fields import Fields
 from proxy.errors import ProxyError
-from proxy.model import Call, DialectName, Operation, PageRequest, Reply, Task, VideoRequest
+from proxy.model import (
+    Call,
+    DialectName,
+    Operation,
+    PageRequest,
+    Reply,
+    Status,
+    Task,
+    VideoRequest,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,10 @@ class Dialect(Protocol):
     ) -> Reply: ...
 
     def deleted(self, view: View, request_id: str) -> Reply: ...
+
+    def notice(self, view: View, status: Status, event_id: str, created_ms: int) -> bytes:
+        """A webhook's body: that this task came to `status`."""
+        ...
 
     def missing(self, call: Call, reference: str, request_id: str) -> Reply:
         """The answer for a task that is unknown or somebody else's."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from proxy.dialects.answers import (
     encoded,
     error_of,
+    event_of,
     metadata_of,
     percent,
     task_headers,
@@ -102,6 +103,9 @@ class Generic:
 
     def deleted(self, view: View, request_id: str) -> Reply:
         return self.failure(UnsupportedOperation(_NO_LISTING), request_id)
+
+    def notice(self, view: View, status: Status, event_id: str, created_ms: int) -> bytes:
+        return encoded(event_of(view.task, status, event_id, created_ms))
 
     def missing(self, call: Call, reference: str, request_id: str) -> Reply:
         error = NotFound(f"Task '{reference[:128]}' not found.", code="task_not_exist")

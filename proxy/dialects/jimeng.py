@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import orjson
 
-from proxy.dialects.answers import encoded, task_headers
+from proxy.dialects.answers import encoded, event_of, task_headers
 from proxy.dialects.base import Endpoint, View, error_object, json_reply
 from proxy.dialects.fields import Fields, kind_of
 from proxy.dialects.media import picture, web_address
@@ -51,6 +51,7 @@ from proxy.model import (
 
 PROMPT_MAX_CHARS = 800
 FRAMES_PER_SECOND = 24
+ANY_SEED = -1
 FRAMES_MIN = 25  # one second: a clip of s seconds has 24·s + 1 frames
 VERSION = "2022-08-31"
 
@@ -114,7 +115,8 @@ class Jimeng:
 
     def submission(self, call: Call, fields: Fields, default_model: str) -> VideoRequest:
         """Raises `Invalid`. Fields of one model only (`template_id`, `camera_strength`, …) and
-        unknown ones go to `native`."""
+        unknown ones go to `native`; so does a seed of -1, the vendor's word for "any": a Jimeng
+        upstream gets it, so that no default of a route's stands in, and for others it is none."""
         media = _media(fields)
         prompt = fields.prose("prompt", max_chars=PROMPT_MAX_CHARS)
         if prompt is None and not media:
@@ -124,11 +126,12 @@ class Jimeng:
                 param="prompt",
             )
         frames = fields.integer("frames", low=FRAMES_MIN)
-        seed = fields.integer("seed", low=-1)
+        seed = fields.integer("seed", low=ANY_SEED)
         callback = fields.name_of("callback_url", "webhook")
         callback_url = fields.long_text("callback_url", "webhook")
         if callback_url is not None:
             web_address(callback_url, callback)
+        is_any_seed = seed == ANY_SEED
         return VideoRequest(
             operation=Operation.CREATE,
             dialect=self.name,
@@ -137,10 +140,10 @@ class Jimeng:
             prompt=prompt,
             seconds=None if frames is None else (frames - 1) / FRAMES_PER_SECOND,
             aspect_ratio=fields.word("aspect_ratio"),
-            seed=None if seed == -1 else seed,  # -1 is the vendor's word for "any"
+            seed=None if is_any_seed else seed,
             media=media,
             callback_url=callback_url,
-            native=fields.rest(),
+            native=fields.rest() | ({"seed": ANY_SEED} if is_any_seed else {}),
         )
 
     def reference(self, call: Call, fields: Fields) -> str:
@@ -185,6 +188,9 @@ class Jimeng:
 
     def deleted(self, view: View, request_id: str) -> Reply:
         raise UnsupportedOperation("Jimeng's API has no way to delete a task.")
+
+    def notice(self, view: View, status: Status, event_id: str, created_ms: int) -> bytes:
+        return encoded(event_of(view.task, status, event_id, created_ms))
 
     def missing(self, call: Call, reference: str, request_id: str) -> Reply:
         """The vendor's answer: a success that says `not_found`, for a client polls by it."""

@@ -225,6 +225,10 @@ class Kling:
     def deleted(self, view: View, request_id: str) -> Reply:
         raise UnsupportedOperation("Kling's API has no way to delete a task.")
 
+    def notice(self, view: View, status: Status, event_id: str, created_ms: int) -> bytes:
+        """Kling posts the bare task object, as it is when it is sent."""
+        return encoded(_data(view))
+
     def missing(self, call: Call, reference: str, request_id: str) -> Reply:
         return self.failure(NotFound(f"There is no task {shown(reference)}."), request_id)
 

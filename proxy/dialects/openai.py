@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
-from proxy.dialects.answers import encoded, task_headers, video_object
+from proxy.dialects.answers import encoded, event_of, task_headers, video_object
 from proxy.dialects.base import Endpoint, View, error_object, json_reply
 from proxy.dialects.fields import Fields, kind_of
 from proxy.dialects.media import clip
@@ -23,6 +23,7 @@ from proxy.model import (
     Operation,
     PageRequest,
     Reply,
+    Status,
     VideoRequest,
 )
 
@@ -33,6 +34,7 @@ _ROWS = (
     Endpoint("DELETE", "/videos/{task_id}", Operation.DELETE),
     Endpoint("GET", "/videos/{task_id}/content", Operation.CONTENT, public=True),
     Endpoint("HEAD", "/videos/{task_id}/content", Operation.CONTENT, public=True),
+    Endpoint("GET", "/videos/{task_id}/events", Operation.EVENTS),
     Endpoint("POST", "/videos/{task_id}/remix", Operation.REMIX),
     Endpoint("POST", "/videos/edits", Operation.EDIT),
     Endpoint("POST", "/videos/extensions", Operation.EXTEND),
@@ -115,6 +117,9 @@ class OpenAI:
                 ],
             }
         )
+
+    def notice(self, view: View, status: Status, event_id: str, created_ms: int) -> bytes:
+        return encoded(event_of(view.task, status, event_id, created_ms))
 
     def missing(self, call: Call, reference: str, request_id: str) -> Reply:
         return self.failure(NotFound(f"Video with id '{reference[:128]}' not found."), request_id)

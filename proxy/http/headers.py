@@ -33,6 +33,11 @@ def media_type(value: str | None) -> str:
 
 
 def content_length(value: str | None) -> int | None:
+    return whole_number(value)
+
+
+def whole_number(value: str | None) -> int | None:
+    """A header's number: digits only, of a sane length."""
     if value is None or not value.isascii() or not value.isdigit() or len(value) > 18:
         return None
     return int(value)

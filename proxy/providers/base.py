@@ -61,6 +61,12 @@ class Provider(Protocol):
         """Of a result's content; the first is the default."""
         ...
 
+    @property
+    def callback_field(self) -> str | None:
+        """The body field that names an address the provider calls on every change; None where
+        it cannot call back."""
+        ...
+
     def draft(
         self,
         request: VideoRequest,

@@ -131,9 +131,14 @@ def dropped(request: VideoRequest, kept: Collection[str] = ()) -> list[str]:
 
 def foreign(request: VideoRequest) -> list[str]:
     """The `native` fields to drop for a provider of another kind than the client's. One that
-    decides the picture is `Invalid`; null, false and empty ones were never asked for."""
+    decides the picture is `Invalid`; null, false and empty ones, and Jimeng's "any seed", were
+    never asked for."""
     decisive = _DECISIVE.get(request.dialect, frozenset())
-    names = [name for name, value in request.native.items() if _is_asked(value)]
+    names = [
+        name
+        for name, value in request.native.items()
+        if _is_asked(value) and (name, value) != ("seed", -1)
+    ]
     for name in names:
         if name in decisive:
             raise Invalid(
@@ -154,7 +159,8 @@ def literal(request: VideoRequest, ours: Collection[str]) -> dict[str, DraftValu
 
 
 def _is_asked(value: Json) -> bool:
-    return value not in (None, False, "", [], {})
+    """A 0 is asked for: it is a cfg_scale."""
+    return value is not None and value is not False and value not in ("", [], {})
 
 
 def fit_seconds(

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import cast
 from urllib.parse import unquote, urlsplit
 
 from multidict import CIMultiDict
@@ -173,6 +174,7 @@ class Jimeng:
     credentials: tuple[frozenset[str], ...] = (frozenset({"access_key", "secret_key"}),)
     operations = frozenset({Operation.CREATE})
     variants: tuple[str, ...] = ("video",)
+    callback_field: str | None = None
 
     def draft(
         self,
@@ -195,7 +197,7 @@ class Jimeng:
         values: dict[str, DraftValue] = {
             "req_key": req_key,
             "prompt": request.prompt,
-            "seed": request.seed,
+            "seed": _seed(request),
             "frames": FRAMES[seconds] if seconds and family.has_frames else None,
             "aspect_ratio": aspect_ratio,
             **_pictures(first, last),
@@ -348,6 +350,13 @@ def _req_key(
         param = demands.picture_param(request)
         raise Invalid(f"'{param}' is required: the video starts from a picture.", param=param)
     return upstream_model
+
+
+def _seed(request: VideoRequest) -> DraftValue:
+    """A Jimeng client's "any" (-1) stands among its own fields."""
+    if request.seed is None and request.dialect == "jimeng":
+        return cast("DraftValue", request.native.get("seed"))
+    return request.seed
 
 
 def _pictures(first: Media | None, last: Media | None) -> dict[str, DraftValue]:

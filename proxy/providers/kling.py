@@ -141,6 +141,7 @@ class Kling:
     )
     operations = frozenset({Operation.CREATE})
     variants: tuple[str, ...] = ("video", "watermark")
+    callback_field: str | None = "callback_url"
 
     def draft(
         self,

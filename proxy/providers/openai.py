@@ -155,6 +155,7 @@ class OpenAI:
     credentials: tuple[frozenset[str], ...] = (frozenset({"api_key"}),)
     operations = _ALL
     variants: tuple[str, ...] = ("video", "thumbnail", "spritesheet")
+    callback_field: str | None = None
 
     def draft(
         self,

@@ -16,8 +16,10 @@ from proxy.store import keys
 from proxy.store.batch import Answer, Batcher
 from proxy.store.client import Connections, connect
 from proxy.store.codec import LineEntry, TokenRecord
+from proxy.store.durations import Durations
 from proxy.store.embedded import MIN_VERSION, Embedded, parse_version
 from proxy.store.faults import StoreDown, StoreFault, StoreFull, StoreUnsafe, StoreUnusable
+from proxy.store.hooks import Hooks
 from proxy.store.keys import new_task_id, shard_of, shard_of_task
 from proxy.store.listen import Heard, Listener
 from proxy.store.tasks import Taken, Tasks, Why
@@ -57,6 +59,8 @@ class Store:
         self.batch = Batcher(connections.commands, timeout_s)
         self.tokens = Tokens(self.batch)
         self.tasks = Tasks(self.batch)
+        self.hooks = Hooks(self.batch)
+        self.durations = Durations(self.batch)
 
     @classmethod
     async def open(
@@ -90,6 +94,13 @@ class Store:
     async def ping(self) -> None:
         """StoreDown when the store does not answer within its time-out."""
         await self.batch.call("PING")
+
+    async def fullness(self) -> float:
+        """How much of its memory limit the store uses, 0 to 1; 0 when it has no limit."""
+        info = await self.batch.call("INFO", "memory")
+        assert isinstance(info, dict)
+        most = int(info.get("maxmemory", 0))
+        return int(info.get("used_memory", 0)) / most if most else 0.0
 
     async def listen(self, callback: Heard, on_lost: Callable[[], None]) -> None:
         """Call `callback(kind, id, version)` for every change by anyone, from a job that `close`

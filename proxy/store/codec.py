@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from proxy.errors import TooLarge
-from proxy.model import Json, Kind, Operation, Result, Stage, Task, TaskError
+from proxy.model import Hook, Json, Kind, Operation, Result, Stage, Status, Task, TaskError
 
 MAX_TASK_BYTES: Final = 32 * 1024
 MAX_LINE_ENTRIES: Final = 64
@@ -43,6 +43,7 @@ class TokenRecord:
     max_in_flight: int | None = None
     expires_ms: int | None = None
     revoked_ms: int | None = None
+    webhook: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,20 @@ def decode_line(document: bytes) -> LineEntry:
         attempt=raw["attempt"],
         event=raw["event"],
     )
+
+
+# ---------------------------------------------------------------- webhooks
+
+
+def encode_hook(hook: Hook) -> bytes:
+    return orjson.dumps(hook)
+
+
+def decode_hook(document: bytes) -> Hook:
+    raw = _object(document)
+    raw["status"] = Status(raw["status"])
+    raw["log"] = tuple((int(ms), str(what)) for ms, what in raw["log"])
+    return Hook(**raw)
 
 
 # ---------------------------------------------------------------- tokens

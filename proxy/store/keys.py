@@ -91,6 +91,16 @@ def hooks(shard: str) -> str:
     return f"rw:{{{shard}}}:hook"
 
 
+def told(shard: str) -> str:
+    """zset: webhook delivered or dead → ms when that was."""
+    return f"rw:{{{shard}}}:hooked"
+
+
+def durations(upstream: str, model: str) -> str:
+    """list: how long the latest renders of a model took, ms."""
+    return f"rw:sched:{upstream}:{model}"
+
+
 def hook(name: str) -> str:
     """hash: one webhook, v and doc. Its name is `task id:version`."""
     return _tagged(name.partition(":")[0], "hook") + name[name.index(":") :]

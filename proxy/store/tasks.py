@@ -11,12 +11,13 @@ change, and only one of them may act on it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal, TypeAlias
 
 from proxy.errors import Invalid, NotFound
+from proxy.lifecycle import notice_of
 from proxy.model import Kind, Task
 from proxy.store import keys
 from proxy.store.batch import Answer, Batcher, Durability, Script
@@ -25,6 +26,7 @@ from proxy.store.codec import (
     LineEntry,
     decode_line,
     decode_task,
+    encode_hook,
     encode_line,
     task_fields,
 )
@@ -53,11 +55,6 @@ class Why(StrEnum):
 class Taken:
     why: Why
     task_id: str
-
-
-def hook_name(task: Task) -> str:
-    """Names the webhook about this version of the task."""
-    return f"{task.id}:{task.version}"
 
 
 _Ids: TypeAlias = list[str]  # inside the class, `list` is its method
@@ -110,7 +107,6 @@ class Tasks:
         event: str | None,
         retention_s: int,
         *,
-        hook: bytes | None = None,
         never_sent: bool = False,
         durability: Durability = "local",
     ) -> Task | None:
@@ -119,7 +115,7 @@ class Tasks:
 
         `due_ms` None: nobody needs to look at it again. `event` names a line of the time line,
         None adds no line. A task that is final lives on for `retention_s`, counted from the
-        swap that made it final. `hook` is the document of a webhook this change causes.
+        swap that made it final. A webhook the change causes is written with it.
         `never_sent` frees the names it took (its alias and key): the client may ask again.
         `durability` other than "local" waits until the change is safe there; StoreUnsafe when
         it is not in time (the change itself may stay).
@@ -127,10 +123,10 @@ class Tasks:
         if new.id != old.id or new.version != old.version + 1:
             raise ValueError("a swap goes from one version of a task to the next")
         retention_ms = retention_s * 1000
-        name = hook_name(new)
+        hook = notice_of(old, new)
         answer = await self._batch.run(
             self._swap,
-            (*_keys_of(new), keys.hooks(_shard(new.id)), keys.hook(name)),
+            (*_keys_of(new), keys.hooks(_shard(new.id)), keys.hook(f"{new.id}:{new.version}")),
             [
                 new.id,
                 old.version,
@@ -142,9 +138,9 @@ class Tasks:
                 retention_ms if new.stage.is_final else "",
                 new.updated_ms - retention_ms - _LONGEST_OPEN_MS,
                 int(never_sent),
-                "" if hook is None else name,
+                "" if hook is None else hook.name,
                 new.updated_ms,
-                b"" if hook is None else hook,
+                b"" if hook is None else encode_hook(hook),
                 *task_fields(new),
             ],
             durability=durability,
@@ -263,24 +259,7 @@ class Tasks:
         is handed them before. `swap` or `reschedule` ends a lease; a worker that dies lets it
         lapse. Shards share the limit; a shard with less to do leaves its share to the others.
         """
-        counts = await asyncio.gather(
-            *(
-                self._batch.call("ZCOUNT", keys.due(shard), "-inf", now_ms)
-                for shard in keys.ALL_SHARDS
-            )
-        )
-        waiting = {
-            shard: count
-            for shard, count in zip(keys.ALL_SHARDS, counts, strict=True)
-            if isinstance(count, int)
-        }
-        claimed = await asyncio.gather(
-            *(
-                self._batch.run(self._claim, [keys.due(shard)], [now_ms, now_ms + lease_ms, share])
-                for shard, share in share_out(waiting, limit).items()
-            )
-        )
-        return tuple(task_id for answer in claimed for task_id in _texts(answer))
+        return await claim(self._batch, self._claim, keys.due, now_ms, lease_ms, limit)
 
     async def reschedule(self, task_id: str, due_ms: int) -> bool:
         """Look again at `due_ms`, the task itself unchanged (a poll that said nothing new).
@@ -299,6 +278,32 @@ class Tasks:
             *(self._batch.call("ZCARD", keys.due(shard)) for shard in keys.ALL_SHARDS)
         )
         return sum(count for count in counts if isinstance(count, int))
+
+
+async def claim(
+    batch: Batcher,
+    script: Script,
+    key: Callable[[str], str],
+    now_ms: int,
+    lease_ms: int,
+    limit: int,
+) -> tuple[str, ...]:
+    """Lease what is due in the zset `key(shard)` of every shard."""
+    counts = await asyncio.gather(
+        *(batch.call("ZCOUNT", key(shard), "-inf", now_ms) for shard in keys.ALL_SHARDS)
+    )
+    waiting = {
+        shard: count
+        for shard, count in zip(keys.ALL_SHARDS, counts, strict=True)
+        if isinstance(count, int)
+    }
+    claimed = await asyncio.gather(
+        *(
+            batch.run(script, [key(shard)], [now_ms, now_ms + lease_ms, share])
+            for shard, share in share_out(waiting, limit).items()
+        )
+    )
+    return tuple(name for answer in claimed for name in _texts(answer))
 
 
 def share_out(waiting: dict[str, int], limit: int) -> dict[str, int]:

@@ -33,6 +33,7 @@ def principal(record: TokenRecord) -> Principal:
         max_in_flight=record.max_in_flight,
         expires_ms=record.expires_ms,
         revoked=record.revoked_ms is not None,
+        webhook=record.webhook,
     )
 
 

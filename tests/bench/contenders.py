@@ -78,6 +78,18 @@ class Contender:
             return refusal.code, refusal.read()
 
 
+def wait_answer(running: Contender) -> None:
+    """Until it answers a status poll at all: the gateway binds its port before it is ready."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        running.process.check()
+        with contextlib.suppress(OSError):
+            running.get("status")
+            return
+        time.sleep(0.002)
+    raise BenchError(f"{running.name} gave no answer within {START_S:g} s")
+
+
 Recipe = Callable[[contextlib.ExitStack], Contender]
 
 
@@ -95,7 +107,7 @@ class Gateway:
         values = {"port": self._port, "admin": admin, "tiers": tiers, "workers": workers}
         self.config = site.config("gateway.toml", f"{name}/config.toml", values)
         self._headers = {"Authorization": f"Bearer {self._new_token()}"}
-        self._paths: dict[str, str] = {}
+        self._paths = {"status": "/v1/videos/none"}
         with contextlib.ExitStack() as stack:
             self._make_tasks(self.start("gateway", stack, [site.cores.contender]))
 
@@ -105,11 +117,12 @@ class Gateway:
         """Its access lines are formatted and written, to nowhere."""
         argv = [sys.executable, "-m", "proxy", "serve", "--config", str(self.config)]
         trust = {"SSL_CERT_FILE": str(self._site.work / "cert.pem")}
-        log = None if self._paths else self.config.with_name("first.log")
+        log = None if "plain" in self._paths else self.config.with_name("first.log")
         process = spawn(stack, name, argv, cores, log, trust, ROOT)
+        running = Contender(name, process, self._port, self._paths, self._headers)
         if is_waited:
-            wait_port(process, self._port)
-        return Contender(name, process, self._port, self._paths, self._headers)
+            wait_answer(running)
+        return running
 
     def recipe(self, name: str) -> Recipe:
         return lambda stack: self.start(name, stack, [self._site.cores.contender])

@@ -18,6 +18,8 @@ from tests.bench.procs import cpu_s
 
 PIECE = 4 << 20
 TICK_S = 0.1
+OPEN_S = 60.0
+ASKING = 8
 _HEAD_BYTES = 16 << 10
 
 
@@ -30,9 +32,9 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`stream`: as fast as they can for `warm_s` and `window_s`; the bytes of the window and the
-    CPU of `pids` in it. `slow`: each client takes `rate` bytes a second, and a first line says
-    when `warm_s` are over. `first`: one request after the other, `rounds` of each target in
+    """`stream`: as fast as they can once all have begun; after `warm_s`, the bytes of `window_s`
+    and the CPU of `pids` in it. `slow`: each client takes `rate` bytes a second, and a first line
+    says when `warm_s` are over. `first`: one request after the other, `rounds` of each target in
     turn, and the milliseconds until each body's first byte."""
 
     kind: str
@@ -66,6 +68,7 @@ class Download:
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.settimeout(30 if blocking else 0)
         self.left = 0  # bytes of the body still to come
+        self.heads = 0  # answers begun
         self._head = b""
         self._request = target.request.encode()
         self._name = target.name
@@ -89,6 +92,7 @@ class Download:
         if not end:
             return 0
         self._head = b""
+        self.heads += 1
         self.left = self._length(head.decode("latin-1")) - len(body)
         return len(body)
 
@@ -101,11 +105,20 @@ class Download:
 
 
 def stream(job: Job) -> dict[str, float]:
-    downloads = _opened(job)
-    poller = select.epoll()
-    for fd in downloads:
-        poller.register(fd, select.EPOLLIN)
-    buffer = bytearray(PIECE)
+    (target,) = job.targets
+    buffer, poller = bytearray(PIECE), select.epoll()
+    downloads: dict[int, Download] = {}
+    deadline = time.monotonic() + OPEN_S
+    while (begun := sum(1 for d in downloads.values() if d.heads)) < job.streams:
+        # A few at a time: what is measured is a stream's cost, not a stampede's.
+        while len(downloads) < min(begun + ASKING, job.streams):
+            download = Download(target, blocking=False)
+            downloads[download.sock.fileno()] = download
+            poller.register(download.sock, select.EPOLLIN)
+            download.ask()
+        _pump(downloads, poller, buffer, time.monotonic() + TICK_S / 10)
+        if time.monotonic() > deadline:
+            raise Fault(f"{target.name} began {begun} downloads in {OPEN_S:g} s")
     _pump(downloads, poller, buffer, time.monotonic() + job.warm_s)
     began, cpu = time.monotonic(), cpu_s(job.pids)
     size = _pump(downloads, poller, buffer, began + job.window_s)
@@ -114,14 +127,6 @@ def stream(job: Job) -> dict[str, float]:
         "cpu_s": cpu_s(job.pids) - cpu,
         "wall_s": time.monotonic() - began,
     }
-
-
-def _opened(job: Job) -> dict[int, Download]:
-    (target,) = job.targets
-    downloads = [Download(target, blocking=False) for _ in range(job.streams)]
-    for download in downloads:
-        download.ask()
-    return {download.sock.fileno(): download for download in downloads}
 
 
 def _pump(
@@ -140,10 +145,13 @@ def _pump(
 
 
 def slow(job: Job) -> dict[str, float]:
-    downloads = list(_opened(job).values())
+    (target,) = job.targets
+    downloads = [Download(target, blocking=False) for _ in range(job.streams)]
     buffer = bytearray(PIECE)
     began = time.monotonic()
     is_told, size, ticks = False, 0, 0
+    for download in downloads:
+        download.ask()
     while (now := time.monotonic()) < began + job.warm_s + job.window_s:
         if not is_told and now >= began + job.warm_s:
             print(json.dumps({"warm": size}), flush=True)

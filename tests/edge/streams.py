@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -28,7 +28,7 @@ WAIT_S = 20.0  # only a hang gets here
 SIZE = 700_001  # takes every tier, and is no multiple of anything
 PROMPT = f"a cat size={SIZE}"
 
-each_tier = pytest.mark.parametrize("tier", ["splice", "pipe", "copy"])
+TIERS = ("splice", "pipe", "copy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +223,28 @@ async def told(
     **options: Any,
 ) -> tuple[Heard, Mapping[str, object]]:
     """`fetch`, and the access line it left."""
-    before = len(house.lines)
     reply = await fetch(house, path, headers, **options)
-    line = await house.line(lambda line: any(line is new for new in house.lines[before:]))
-    return reply, line
+    return reply, await line_of(house, reply)
+
+
+async def line_of(house: House, reply: Heard | Raw) -> Mapping[str, object]:
+    request_id = reply.headers["X-Request-Id"]
+    return await house.line(lambda line: line["request_id"] == request_id)
+
+
+def tune(house: House, **limits: Any) -> None:
+    """Other limits from the next request on, as a reload would bring them."""
+    config = house.server.config
+    house.server.config = replace(config, limits=config.limits.model_copy(update=limits))
+
+
+def tiers(house: House) -> Iterator[str]:
+    """Move bytes in one way only, then in the next; a download is given up soon."""
+    for tier in TIERS:
+        house.sim.faults.clear()
+        house.sim.log.clear()
+        tune(house, relay_tiers=(tier,), heal_attempts=2)
+        yield tier
 
 
 def add(house: House, *faults: Fault) -> list[Active]:

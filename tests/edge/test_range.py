@@ -12,7 +12,9 @@ import pytest
 
 from proxy.sim import Fault, pattern, pattern_sha256
 from tests.edge.streams import (
+    KLING,
     OPENAI,
+    PLACES,
     PROMPT,
     SIZE,
     Heard,
@@ -20,7 +22,6 @@ from tests.edge.streams import (
     add,
     content,
     each_kind_of_place,
-    each_place,
     fetch,
     of,
     told,
@@ -59,9 +60,10 @@ UPSTREAMS: dict[str, tuple[Fault, ...]] = {
     "chunked": (OPENAI.fault("chunked", times=None),),
     "ending by closing": (OPENAI.fault("http10", times=None),),
 }
+# On a result URL, which is not asked by HEAD: that might tell the length.
 SIZELESS = {
-    "chunked": (OPENAI.fault("chunked", times=None), OPENAI.fault("no_range", times=None)),
-    "ending by closing": (OPENAI.fault("http10", times=None), OPENAI.fault("no_range", times=None)),
+    "chunked": (KLING.fault("chunked", times=None), KLING.fault("no_range", times=None)),
+    "ending by closing": (KLING.fault("http10", times=None), KLING.fault("no_range", times=None)),
 }
 
 
@@ -99,17 +101,19 @@ async def test_every_form_of_range_gets_exactly_its_bytes(
     check(await fetch(house, content(task_id)), None)
 
 
-@each_place
-async def test_a_range_reaches_the_upstream_as_a_range(house: House, place: Place) -> None:
+async def test_a_range_reaches_the_upstream_as_a_range(house: House) -> None:
     """The upstream is not made to send what nobody wants."""
-    task_id = await house.completed(place.model, PROMPT)
-    for value, span in (RANGES["one"], RANGES["suffix"], RANGES["open end"]):
-        check(await fetch(house, content(task_id), {"Range": value}), span)
-        assert span is not None
-        asked = await house.sim.wait_for(
-            lambda entry: entry.headers.get("Range") == value and entry.done  # noqa: B023
-        )
-        assert (asked.headers["Range"], asked.status, asked.bytes_sent) == (value, 206, span[1])
+    for place in PLACES.values():
+        task_id = await house.completed(place.model, PROMPT)
+        house.sim.log.clear()
+        for value, span in (RANGES["one"], RANGES["suffix"], RANGES["open end"]):
+            check(await fetch(house, content(task_id), {"Range": value}), span)
+            assert span is not None
+            asked = await house.sim.wait_for(
+                lambda entry: entry.headers.get("Range") == value and entry.done  # noqa: B023
+            )
+            assert (asked.service, asked.operation) == (place.service, place.operation)
+            assert (asked.status, asked.bytes_sent) == (206, span[1])
 
 
 @pytest.mark.parametrize("upstream", SIZELESS.values(), ids=SIZELESS)
@@ -117,7 +121,7 @@ async def test_without_any_known_length_the_whole_file_is_sent(
     house: House, upstream: tuple[Fault, ...]
 ) -> None:
     """A range of a file of unknown length cannot be computed, and may be ignored."""
-    task_id = await house.completed(prompt=PROMPT)
+    task_id = await house.completed(KLING.model, PROMPT)
     add(house, *upstream)
     for headers in ({}, {"Range": "bytes=5-6"}, {"Range": "bytes=-5"}):
         reply = await fetch(house, content(task_id), headers)
@@ -131,7 +135,7 @@ async def test_without_any_known_length_the_whole_file_is_sent(
         assert old.headers["Connection"] == "close"
 
 
-@each_place
+@each_kind_of_place
 async def test_conditions_are_judged_by_our_validators(house: House, place: Place) -> None:
     task_id = await house.completed(place.model, PROMPT)
     path = content(task_id)
@@ -194,17 +198,17 @@ async def test_an_if_range_this_worker_never_saw_is_judged_before_the_range(
     assert [entry.status for entry in place.asked(house, "GET")][-1] == 200
 
 
-@each_place
-async def test_the_validators_outlive_a_re_signed_url(house: House, place: Place) -> None:
+async def test_the_validators_outlive_a_re_signed_url(house: House) -> None:
     """A client may resume with the ETag of a URL that has expired since."""
-    task_id = await house.completed(place.model, PROMPT)
-    first = await fetch(house, content(task_id), {"Range": "bytes=0-99"})
-    house.sim.expire_links()
-    resumed = {"Range": "bytes=100-", "If-Range": first.headers["ETag"]}
-    second = await fetch(house, content(task_id), resumed)
-    check(second, (100, SIZE - 100))
-    assert second.headers["ETag"] == first.headers["ETag"]
-    assert second.headers["Last-Modified"] == first.headers["Last-Modified"]
+    for place in PLACES.values():
+        task_id = await house.completed(place.model, PROMPT)
+        first = await fetch(house, content(task_id), {"Range": "bytes=0-99"})
+        house.sim.expire_links()
+        resumed = {"Range": "bytes=100-", "If-Range": first.headers["ETag"]}
+        second = await fetch(house, content(task_id), resumed)
+        check(second, (100, SIZE - 100))
+        assert second.headers["ETag"] == first.headers["ETag"]
+        assert second.headers["Last-Modified"] == first.headers["Last-Modified"]
 
 
 async def test_a_player_that_seeks_gets_the_bytes_of_each_place(house: House) -> None:

@@ -141,14 +141,16 @@ async def test_sora_code_runs_on_every_provider_and_hears_what_was_fitted(
 async def test_create_and_poll_with_the_sdks_own_pace_and_defaults(
     house: House, client: openai.OpenAI, one_render: OneRender
 ) -> None:
-    async def run(model: str, service: str) -> None:
+    async def run(model: str) -> str:
         video = await asyncio.to_thread(client.videos.create_and_poll, model=model, prompt="cat")
         assert (video.status, video.error) == ("completed", None)
         content = await asyncio.to_thread(client.videos.download_content, video.id)
         assert content.content == _CLIP.read_bytes()
-        await one_render(house, service, video.id)
+        return video.id
 
-    await asyncio.gather(*(run(model, service) for model, service in MODELS))
+    made = await asyncio.gather(*(run(model) for model, _ in MODELS))
+    for task_id, (_, service) in zip(made, MODELS, strict=True):
+        await one_render(house, service, task_id)
 
 
 async def test_a_client_that_names_no_model_gets_the_default(
@@ -164,7 +166,7 @@ async def test_the_async_client_does_the_same_side_by_side(
 ) -> None:
     videos = concurrent.videos
 
-    async def run(model: str, service: str) -> str:
+    async def run(model: str) -> str:
         video = await videos.create_and_poll(model=model, prompt="cat, size=300001", **_QUICK)
         assert video.status == "completed"
         digest = hashlib.sha256()
@@ -172,10 +174,11 @@ async def test_the_async_client_does_the_same_side_by_side(
             async for chunk in response.iter_bytes(40_000):
                 digest.update(chunk)
         assert digest.hexdigest() == pattern_sha256(300_001)
-        await one_render(house, service, video.id)
         return video.id
 
-    made = await asyncio.gather(*(run(model, service) for model, service in MODELS))
+    made = await asyncio.gather(*(run(model) for model, _ in MODELS))
+    for task_id, (_, service) in zip(made, MODELS, strict=True):
+        await one_render(house, service, task_id)
     assert {v.id async for v in videos.list(limit=2)} == set(made)
 
 
@@ -629,10 +632,11 @@ async def test_a_rate_limit_is_retried_by_the_sdk_into_one_render(
         video = await asyncio.to_thread(client.videos.create, model=model, prompt="cat")
         assert video.status == "queued"
         assert (house.sim.submits(service), house.sim.renders(service)) == (2, 1)
-        await one_render(house, service, video.id)
         return video.id
 
     made = await asyncio.gather(*(run(model, service) for model, service in MODELS))
+    for task_id, (_, service) in zip(made, MODELS, strict=True):
+        await one_render(house, service, task_id)
     lines = [line for line in house.lines if line["operation"] == "create"]
     assert sorted(str(line["status"]) for line in lines) == ["200"] * 3 + ["429"] * 3
     assert await asyncio.to_thread(lambda: {v.id for v in client.videos.list()}) == set(made)

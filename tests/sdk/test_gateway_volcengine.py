@@ -289,7 +289,7 @@ async def test_broken_fields_and_moderation_have_their_codes_and_cost_nothing(
         ({"frames": 500}, 50200, "invalid_value", "frames"),
         ({"seed": -2}, 50200, "invalid_value", "seed"),
         ({"req_key": "jimeng_t2v_v99"}, 50400, "model_not_found", "req_key"),
-        ({"binary_data_base64": "aaaa"}, 50200, "invalid_value", "binary_data_base64"),
+        ({"binary_data_base64": "!!!"}, 50200, "invalid_value", "binary_data_base64"),
         (
             {"image_urls": ["https://a.example/b.png"], "binary_data_base64": [image]},
             50200,

@@ -118,6 +118,7 @@ def test_the_vendors_body_is_read_into_common_words() -> None:
         prompt="A calico cat playing a piano on stage",
         seconds=5.0,
         aspect_ratio="16:9",
+        native={"seed": -1},
     )
 
 
@@ -136,7 +137,9 @@ def test_frames_are_24_a_second_and_one(frames: object, seconds: float) -> None:
 
 @pytest.mark.parametrize(("seed", "kept"), [(-1, None), (0, 0), (7, 7), ("7", 7)])
 def test_a_seed_of_minus_one_means_none(seed: object, kept: int | None) -> None:
-    assert parsed({"prompt": "p", "seed": seed}).seed == kept
+    """It stays among the client's own fields, for an upstream of the same kind."""
+    request = parsed({"prompt": "p", "seed": seed})
+    assert (request.seed, dict(request.native)) == (kept, {} if kept is not None else {"seed": -1})
 
 
 def test_one_picture_is_the_first_frame_and_two_are_first_and_last() -> None:

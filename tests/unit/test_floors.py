@@ -44,13 +44,17 @@ FLOORS: dict[str, int] = {
     "admin": 6,
     "content": 6,
     "delivery": 6,
+    "events": 6,
     "gateway": 6,
+    "notify": 6,
     "source": 6,
     "submission": 6,
     "tracker": 6,
     "server": 7,
+    "command": 8,
     "demo": 8,
     "cli": 8,
+    "cli_tokens": 8,
     "__main__": 8,
 }
 PURE_UP_TO = 3

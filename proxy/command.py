@@ -1,0 +1,119 @@
+"""What the commands share: how they run, read their configuration, reach the store, and say it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from proxy.config import Config, load
+from proxy.config_source import ConfigErrors
+from proxy.errors import ProxyError
+from proxy.providers import PROVIDERS
+from proxy.server import CannotServe, make_state_dir, new_event_loop
+from proxy.store import Store, StoreDown, StoreFault, StoreFull, StoreUnusable
+
+T = TypeVar("T")
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a command's loop; what an operator can mend ends in one line, not a traceback.
+
+    SIGTERM is like Ctrl-C: what the command has started is ended before it goes.
+    """
+    got = signal.SIGINT
+
+    def terminated(*_: object) -> None:
+        nonlocal got
+        got = signal.SIGTERM
+        signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGTERM, terminated)
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(main)
+    except (StoreDown, StoreFull, StoreFault) as error:
+        raise click.ClickException(f"[redis] url: {error.reason}") from error
+    except (CannotServe, StoreUnusable, ProxyError) as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise click.ClickException(f"{where}{error.strerror or error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit(128 + got) from None
+
+
+def read_config(path: Path | None) -> Config:
+    """The named file, else ./config.toml where there is one, else the defaults. ConfigErrors."""
+    if path is None and Path("config.toml").exists():
+        path = Path("config.toml")
+    return load(path, os.environ, PROVIDERS)
+
+
+def load_config(path: Path | None) -> Config:
+    """`read_config` for a command that cannot go on without: all mistakes are told, exit 1."""
+    try:
+        return read_config(path)
+    except ConfigErrors as errors:
+        for problem in errors.problems:
+            click.echo(str(problem), err=True)
+        raise SystemExit(1) from None
+
+
+def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="The configuration file (default: ./config.toml).",
+    )(command)
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")(
+        command
+    )
+
+
+def no_config_option(why: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """For a command without a configuration: --config is refused by name, not as unknown."""
+
+    def refuse(_context: click.Context, _option: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            raise click.ClickException(f"{why}; leave --config out")
+
+    return click.option("--config", hidden=True, expose_value=False, callback=refuse)
+
+
+def say_json(value: object) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def with_store(config: Config, action: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
+    async def go() -> None:
+        if config.redis.url == "embedded":
+            make_state_dir(config.server.state_dir, "[server] state_dir")
+        store = await Store.open(
+            config.redis.url,
+            state_dir=config.server.state_dir,
+            timeout_s=config.redis.timeout_s,
+        )
+        try:
+            await action(store)
+        finally:
+            await store.close()
+
+    run(go())
+
+
+class InOrder(click.Group):
+    """Lists its commands in the order they are written down, the first to need first."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
