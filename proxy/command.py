@@ -34,7 +34,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         got = signal.SIGTERM
         signal.raise_signal(signal.SIGINT)
 
-    signal.signal(signal.SIGTERM, terminated)
+    before = signal.signal(signal.SIGTERM, terminated)
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(main)
@@ -47,6 +47,8 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         raise click.ClickException(f"{where}{error.strerror or error}") from error
     except KeyboardInterrupt:
         raise SystemExit(128 + got) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def read_config(path: Path | None) -> Config:

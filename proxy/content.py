@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
@@ -20,7 +21,7 @@ from aiohttp import web
 from proxy.auth import Admission, Authenticator, bad_link
 from proxy.config import Config
 from proxy.delivery import Delivery, Promise, Terms, pause_s
-from proxy.errors import Invalid, NotFound, NotReady, RangeNotSatisfiable, UpstreamFailed
+from proxy.errors import Expired, Invalid, NotFound, NotReady, RangeNotSatisfiable, UpstreamFailed
 from proxy.http import cors
 from proxy.http.headers import forwarded
 from proxy.http.ranges import (
@@ -197,7 +198,8 @@ class ContentServer:
         """The same with the size, if that can be had: an opening does not tell it when it is
         chunked or ends by closing, and a body that ends by closing never says if it was whole."""
         if facts.size is None and known is None:
-            known = await self._look(source, wanted)
+            with suppress(UpstreamFailed, NotReady, Expired):  # then it stays unknown
+                known = await self._look(source, wanted)
         if facts.size is None and known is not None and is_same(known, facts):
             facts = replace(facts, size=known.size)
         self._facts.put(wanted.task.id, wanted.variant, wanted.index, facts)

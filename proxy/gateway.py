@@ -36,6 +36,7 @@ from proxy.errors import (
 from proxy.events import EventStreams
 from proxy.fingerprint import fingerprint, idempotency_of, retries_of
 from proxy.http import cors
+from proxy.http.addresses import client_address
 from proxy.http.headers import forwarded
 from proxy.intake import read_fields, read_whole
 from proxy.lifecycle import Schedule
@@ -116,7 +117,7 @@ class Gateway:
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        head = head_of(request)
+        head = head_of(request, self._config().server.trusted_proxies)
         exchange = Exchange(self._new_request_id(), head, time.perf_counter_ns())
         try:
             return await self._serve(request, exchange)
@@ -384,8 +385,9 @@ def is_visible(task: Task, principal: Principal) -> bool:
     return task.token_id == principal.token_id and not task.deleted
 
 
-def head_of(request: web.BaseRequest) -> Head:
-    """The head as our own value; a query that is no UTF-8 keeps its bytes as surrogates."""
+def head_of(request: web.BaseRequest, trusted: tuple[str, ...]) -> Head:
+    """The head as our own value; a query that is no UTF-8 keeps its bytes as surrogates. Behind
+    `trusted` proxies the peer is who they say it is."""
     path, _, query = request.raw_path.partition("?")
     pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape") if query else []
     return Head(
@@ -394,5 +396,6 @@ def head_of(request: web.BaseRequest) -> Head:
         path=path,
         query=tuple(pairs),
         headers=request.headers,
-        peer=request.remote or "-",
+        peer=client_address(request.remote or "", request.headers.get("X-Forwarded-For"), trusted)
+        or "-",
     )

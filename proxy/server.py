@@ -266,7 +266,7 @@ class Server:
             lambda line: self.log.info("connection", what=line),
         )
         stack.push_async_callback(self.listener.close)
-        self.url = f"http://{await self.listener.start(sock=front)}"
+        self.url = _url(await self.listener.start(sock=front))
         await self._start_admin(back)
         self.tracker.start()
         self.notifier.start()
@@ -302,7 +302,7 @@ class Server:
         self._stack.push_async_callback(runner.cleanup)
         site = web.SockSite(runner, bound)
         await site.start()
-        self.admin_url = f"http://{address_of(bound)}"
+        self.admin_url = _url(address_of(bound))
 
     async def _why_not_ready(self) -> str | None:
         if self._draining:
@@ -353,6 +353,10 @@ class Server:
             settle_ms=round((timeouts.submit_s + timeouts.connect_s) * 1000),
             confirm_ms=round(timeouts.confirm_s * 1000),
         )
+
+
+def _url(address: str) -> str:
+    return address if address.startswith("unix:") else f"http://{address}"
 
 
 async def _ended(job: asyncio.Task[None]) -> None:

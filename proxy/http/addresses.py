@@ -1,4 +1,4 @@
-"""Which addresses a request that somebody else chose may go to (the SSRF guard's rule).
+"""Addresses: who asks, and where a request that somebody else chose may go (the SSRF guard).
 
 `ipaddress.is_global` is not enough: it calls NAT64 (64:ff9b::/96), 6to4 (2002::/16), multicast
 and some IETF blocks global although they lead to, or stand for, inner addresses. The deny list
@@ -7,7 +7,15 @@ is therefore written out (IANA special-purpose registries, read 2026-10), on top
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from functools import lru_cache
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from typing import Final
 
 _DENIED: Final = tuple(
@@ -47,3 +55,36 @@ def is_public(address: str) -> bool:
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
     return not any(ip in block for block in _DENIED if block.version == ip.version)
+
+
+def client_address(peer: str, forwarded_for: str | None, trusted: tuple[str, ...]) -> str:
+    """Who really asks: the last hop of X-Forwarded-For that is no proxy of ours, if the peer is
+    one. `trusted` are networks; an empty `peer` is a unix socket, which only this machine can
+    reach, and trusted when anything is.
+    """
+    if not trusted or forwarded_for is None:
+        return peer
+    networks = _networks(trusted)
+    hop = peer
+    for claimed in reversed(forwarded_for.split(",")):
+        if hop and not _is_in(hop, networks):
+            break
+        hop = claimed.strip()
+    return hop if _address(hop) is not None else peer
+
+
+@lru_cache(maxsize=8)
+def _networks(trusted: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(ip_network(block, strict=False) for block in trusted)
+
+
+def _is_in(address: str, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
+    ip = _address(address)
+    return ip is not None and any(ip in block for block in networks if block.version == ip.version)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.http.addresses import is_public
+from proxy.http.addresses import client_address, is_public
 
 PRIVATE = [
     "0.0.0.0",
@@ -102,3 +102,23 @@ def test_only_literals_are_judged(text: str) -> None:
     """A name is never an address: the guard looks at what it resolved to."""
     with pytest.raises(ValueError, match="does not appear to be"):
         is_public(text)
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded_for", "trusted", "client"),
+    [
+        ("10.0.0.1", None, ("10.0.0.0/8",), "10.0.0.1"),
+        ("10.0.0.1", "203.0.113.9", (), "10.0.0.1"),
+        ("10.0.0.1", "203.0.113.9", ("10.0.0.0/8",), "203.0.113.9"),
+        ("198.51.100.1", "203.0.113.9", ("10.0.0.0/8",), "198.51.100.1"),
+        ("10.0.0.1", "6.6.6.6, 203.0.113.9", ("10.0.0.0/8",), "203.0.113.9"),
+        ("10.0.0.1", "203.0.113.9, 10.0.0.2", ("10.0.0.0/8",), "203.0.113.9"),
+        ("10.0.0.1", "nonsense", ("10.0.0.0/8",), "10.0.0.1"),
+        ("", "203.0.113.9", ("10.0.0.0/8",), "203.0.113.9"),
+        ("::1", "2001:db8::5", ("::1/128",), "2001:db8::5"),
+    ],
+)
+def test_only_our_own_proxies_say_who_asks(
+    peer: str, forwarded_for: str | None, trusted: tuple[str, ...], client: str
+) -> None:
+    assert client_address(peer, forwarded_for, trusted) == client
