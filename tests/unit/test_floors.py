@@ -27,6 +27,7 @@ FLOORS: dict[str, int] = {
     "rewrite": 3,
     "lifecycle": 3,
     "planning": 3,
+    "pricing": 3,
     "logs": 4,
     "listener": 4,
     "mirror": 4,
