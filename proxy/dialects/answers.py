@@ -165,9 +165,12 @@ def seconds_text(task: Task) -> str:
 
 
 def size_of(task: Task) -> tuple[int, int] | None:
-    """(width, height): as rendered, else as asked."""
+    """(width, height): as rendered, else as asked; None when it is rendered otherwise in a size
+    nobody told (a video in its picture's shape)."""
     if task.size is not None:
         return task.size
+    if any(told.startswith("size=") for told in task.adjusted) or "size" in task.dropped:
+        return None
     width, height = task.request.get("width"), task.request.get("height")
     if isinstance(width, int) and isinstance(height, int):
         return width, height

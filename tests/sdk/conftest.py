@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _WAIT_S = 20.0  # only a hang gets here
 _PROVIDERS = ("openai", "kling", "jimeng")
+_SUBMITS = {operation.value for operation in Operation if operation.is_submit}
 
 
 class OneRender(Protocol):
@@ -70,9 +71,7 @@ def one_render() -> OneRender:
         )
         assert (entry.service, entry.status) == (service, 200)
         accepted = [
-            line
-            for line in house.lines
-            if line["status"] == 200 and Operation(str(line["operation"])).is_submit
+            line for line in house.lines if line["operation"] in _SUBMITS and line["status"] == 200
         ]
         assert sum(house.sim.renders(name) for name in _PROVIDERS) == len(accepted)
         (line,) = (line for line in accepted if line["task_id"] == task_id)

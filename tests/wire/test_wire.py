@@ -27,7 +27,7 @@ import hashlib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -53,7 +53,6 @@ from proxy.model import (
     Refused,
     Reply,
     Route,
-    Stage,
     Status,
     Task,
     Transient,
@@ -178,7 +177,9 @@ class House:
         default_model = told.pop("default_model", "sora-2")
         named = told.pop("task_id", None)
         ids = iter([named]) if named else (f"video_{n:048x}" for n in range(1, 100))
-        return cls(provider, upstream, Route("*", ((upstream.name, 1),), **told), default_model, ids)
+        return cls(
+            provider, upstream, Route("*", ((upstream.name, 1),), **told), default_model, ids
+        )
 
 
 # ---------------------------------------------------------------- the runner
@@ -347,9 +348,7 @@ class Conversation:
         assert self.sent is not None
         headers = self.sent.headers
         secret = JIMENG_KEYS["secret_key"]
-        signature = volcengine_signature(
-            canonical, headers["X-Date"], "cn-north-1", "cv", secret
-        )
+        signature = volcengine_signature(canonical, headers["X-Date"], "cn-north-1", "cv", secret)
         assert headers["Authorization"].endswith(f"Signature={signature}")
 
     def answer(self, message: Message) -> None:
