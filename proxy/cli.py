@@ -188,7 +188,7 @@ main.add_command(token)
 @no_config_option("the simulated upstreams have no configuration file")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def simulate(arguments: tuple[str, ...]) -> None:
-    """Start the simulated upstreams alone; `simulate --help` tells how."""
+    """Start the simulated upstreams alone; see `simulate --help`."""
     from proxy.sim.__main__ import main as simulate_main
 
     raise SystemExit(simulate_main(list(arguments)))

@@ -365,6 +365,7 @@ class Cors(Table):
 
 class Webhooks(Table):
     allow: tuple[HostPort, ...] = ()
+    first_pause_s: Seconds = 5.0
 
 
 class Defaults(Table):

@@ -36,7 +36,7 @@ from proxy.listener import StreamReply, WholeReply, cut
 from proxy.mirror import Mirror
 from proxy.model import Call, Exchange, Status, Task
 from proxy.providers.base import Provider
-from proxy.relay import RelayOptions, usable_tiers
+from proxy.relay import RelayOptions, Turns, usable_tiers
 from proxy.slots import Slots
 from proxy.source import Facts, FactsCache, Opened, Source, is_same
 from proxy.tracker import Tracker
@@ -83,6 +83,7 @@ class ContentServer:
         self._stopping = stopping
         self._log = log
         self._facts = FactsCache()
+        self._turns = Turns()
         self._tiers, faults = usable_tiers(("splice", "pipe", "copy"))
         for fault in faults:
             log.warning("relay", what=fault)
@@ -359,7 +360,9 @@ class ContentServer:
             send_lowat_bytes=limits.send_lowat_bytes,
             upstream_rcvbuf_bytes=limits.upstream_rcvbuf_bytes,
         )
-        return Terms(options, limits.heal_attempts, timeouts.heal_s, self._stopping, self._log)
+        return Terms(
+            options, self._turns, limits.heal_attempts, timeouts.heal_s, self._stopping, self._log
+        )
 
 
 def _framing(promise: Promise, wish: Wish | None) -> dict[str, str]:

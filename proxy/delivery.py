@@ -15,7 +15,7 @@ from aiohttp import web
 from proxy.errors import NotReady, ProxyError, UpstreamFailed
 from proxy.http.ranges import Span, Wish
 from proxy.model import Exchange
-from proxy.relay import End, RelayOptions, move
+from proxy.relay import End, RelayOptions, Turns, move
 from proxy.source import Facts, Opened, Source, is_same
 from proxy.upstream import UpstreamTrouble
 
@@ -40,6 +40,7 @@ class Terms:
     bring no byte, within `heal_s` seconds. `stop` is set when a drain has lasted too long."""
 
     options: RelayOptions
+    turns: Turns
     attempts: int
     heal_s: float
     stop: asyncio.Event
@@ -95,6 +96,7 @@ class Delivery:
             skip=position - opened.offset,
             count=None if self._stop is None else self._stop - position,
             options=self._terms.options,
+            turns=self._terms.turns,
             on_bytes=self._count,
             on_tier=self._note_tier,
             chunked=self._promise.chunked,

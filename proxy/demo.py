@@ -68,6 +68,8 @@ name = "sim-openai"
 provider = "openai"
 base_url = "$openai_url"
 credentials = [{ name = "demo", api_key = "$openai_key" }]
+# What Sora renders; other lengths and sizes are fitted to these.
+options = { seconds = [4, 8, 12], sizes = ["720x1280", "1280x720", "1024x1792", "1792x1024"] }
 
 [[upstreams]]
 name = "sim-kling"
@@ -142,6 +144,7 @@ curl -sSf "$url/v1/videos/$$ID/content" -H "Authorization: Bearer $$KEY" -o cat.
 
 # 2. The official OpenAI SDK$sdk_hint: only the base URL and the key are ours.
 #    The model is rendered by Kling, which has no 4 seconds: it makes 5, and says so.
+#    (The SDK warns that OpenAI's own service shuts down; this one goes on.)
 $python - <<'END'
 from openai import OpenAI
 client = OpenAI(base_url="$url/v1", api_key="$token")
@@ -342,7 +345,7 @@ async def _simulator(
     """The simulated upstreams as a child process, and what it announces of itself."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "proxy.sim", "--json", "--die-with-parent", str(os.getpid())),
+        *("-m", "proxy.sim", "--json", "--die-with-parent"),
         *("--speed", str(options.speed), "--journal", str(state / "simulated-tasks.jsonl")),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

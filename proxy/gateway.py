@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 
 import structlog
 from aiohttp import web
+from multidict import CIMultiDictProxy
 
 from proxy import lifecycle
 from proxy.account import Account
@@ -53,7 +54,9 @@ from proxy.watch import Watch
 
 CALLBACKS = "/callbacks/"
 MAX_WAIT_S = 60
-_PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d{1,4})(?:$|[,;\s])", re.IGNORECASE | re.ASCII)
+_PREFER_WAIT = re.compile(
+    r"""(?:^|[,;])\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])""", re.IGNORECASE | re.ASCII
+)
 _BAD_PATH = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -96,7 +99,7 @@ class Gateway:
         self._tracker = tracker
         self._watch = watch
         self._schedule = schedule
-        self._events = EventStreams(watch, self._shown)
+        self._events = EventStreams(watch, self._shown, log)
         self._links = links
         self._account = account
         self._new_request_id = new_request_id
@@ -221,12 +224,14 @@ class Gateway:
         if exchange.head.method != "POST" or not self._auth.is_callback(task_id, signature):
             raise EndpointNotFound("There is no such callback.")
         exchange.task_id, exchange.reason = task_id, "callback"
-        await self._store.tasks.reschedule(task_id, int(self._clock() * 1000))
+        self._tracker.ask_now(task_id)
         return Reply(200, b"{}", {"Content-Type": "application/json"})
 
     async def _delete(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
     ) -> Reply:
+        """Hidden at once; a render under way is stopped where the provider can, and followed to
+        its end where it cannot, for then it is paid for."""
         dialect = self._dialects[call.dialect]
         reference, task = await self._find(request, exchange, call, admission)
         while task is not None:
@@ -234,7 +239,7 @@ class Gateway:
             removed = lifecycle.removed(task, now_ms)
             if removed is None:
                 break
-            due_ms = None if removed.stage.is_final else now_ms
+            due_ms = lifecycle.removed_due_ms(removed, now_ms, self._schedule())
             event = "deleted by its owner"
             retention_s = self._config().limits.retention_s
             other = await self._store.tasks.swap(task, removed, due_ms, event, retention_s)
@@ -361,12 +366,13 @@ class Gateway:
         return self._whole(exchange, self._dialects[name].failure(error, exchange.id))
 
 
-def wait_of(query: Mapping[str, str], headers: Mapping[str, str]) -> float:
+def wait_of(query: Mapping[str, str], headers: CIMultiDictProxy[str]) -> float:
     """How long a status request may wait for the task's end: `?wait=N`, or `Prefer: wait=N`
-    (RFC 7240); 0 when it does not ask. Raises `Invalid` for a query that is no number to 60."""
+    (RFC 7240, which leaves it to the server how much of it is granted); 0 when it does not ask.
+    Raises `Invalid` for a query that is no number to 60."""
     text = query.get("wait")
     if text is None:
-        match = _PREFER_WAIT.search(headers.get("Prefer", ""))
+        match = _PREFER_WAIT.search(",".join(headers.getall("Prefer", ())))
         return min(int(match[1]), MAX_WAIT_S) if match else 0
     if not (text.isascii() and text.isdigit() and len(text) < 4 and int(text) <= MAX_WAIT_S):
         raise Invalid(f"'wait' must be a whole number of seconds, 0 to {MAX_WAIT_S}.", param="wait")

@@ -26,8 +26,12 @@ from proxy.model import (
     TaskState,
     Upstream,
 )
+from proxy.pricing import settle_micro
 
 MAX_DOUBLINGS: Final = 4
+# Of the usual duration: from here to there a render probably ends, and is asked after often.
+NEAR_FROM: Final = 0.8
+NEAR_TO: Final = 1.2
 _ORDER: Final = {stage: place for place, stage in enumerate(Stage)}
 
 # A signed link and a finished task are good for this long where the provider names no end.
@@ -74,6 +78,9 @@ def sent(
         dropped=draft.dropped,
         seconds=rendered.seconds,
         size=rendered.size,
+        n=rendered.n,
+        audio=rendered.audio,
+        mode=rendered.mode,
     )
 
 
@@ -118,6 +125,7 @@ def failed(task: Task, error: TaskError, now_ms: int, *, hidden: bool = False) -
         completed_ms=now_ms,
         error=error,
         deleted=task.deleted or hidden,
+        settled_micro=0,
     )
 
 
@@ -142,7 +150,7 @@ def advanced(task: Task, state: TaskState, now_ms: int) -> Task | None:
         native=native,
     )
     if stage is Stage.COMPLETED:
-        return replace(
+        done = replace(
             changed,
             completed_ms=now_ms,
             results=state.results,
@@ -150,9 +158,10 @@ def advanced(task: Task, state: TaskState, now_ms: int) -> Task | None:
             size=state.size or task.size,
             expires_ms=_expiry(state, now_ms),
         )
+        return replace(done, settled_micro=_cost(done))
     if stage is Stage.FAILED:
         error = state.error or TaskError("upstream_error", "The provider gave no reason.")
-        return replace(changed, completed_ms=now_ms, error=error)
+        return replace(changed, completed_ms=now_ms, error=error, settled_micro=0)
     return changed
 
 
@@ -170,6 +179,22 @@ def removed(task: Task, now_ms: int) -> Task | None:
     return replace(task, version=task.version + 1, updated_ms=now_ms, deleted=True)
 
 
+def removed_due_ms(removed: Task, now_ms: int, schedule: Schedule) -> int | None:
+    """When to look at a deleted task again. What may still be on its way to the upstream is left
+    alone as long as its submit may take, or a look-up would not find it yet."""
+    if removed.stage.is_final:
+        return None
+    if removed.upstream_id is None:
+        return now_ms + schedule.settle_ms
+    return next_poll_ms(removed, now_ms, schedule, 0.5)
+
+
+def _cost(task: Task) -> int:
+    """As delivered, at the price of the day it was made, never more than was held for it."""
+    delivered = Rendered(task.seconds, task.size, task.n, task.audio, task.mode)
+    return settle_micro(task.hold_micro, task.price, delivered)
+
+
 def _expiry(state: TaskState, now_ms: int) -> int:
     ends = [r.expires_ms for r in state.results if r.expires_ms is not None]
     if state.expires_ms is not None:
@@ -177,8 +202,19 @@ def _expiry(state: TaskState, now_ms: int) -> int:
     return min(ends) if ends else now_ms + RESULT_LIFE_MS
 
 
-def unconfirmed_due_ms(task: Task, now_ms: int, schedule: Schedule, *, can_find: bool) -> int:
-    """When to look again after a submit nobody can confirm."""
+def is_settled(task: Task, now_ms: int, schedule: Schedule) -> bool:
+    """Whether an upstream that does not know the task is to be believed: what was lost on its
+    way may still arrive for a while after its sender gave up on it."""
+    return not task.unconfirmed or now_ms - task.updated_ms >= schedule.settle_ms
+
+
+def unconfirmed_due_ms(
+    task: Task, now_ms: int, schedule: Schedule, *, can_find: bool, is_settled: bool = True
+) -> int:
+    """When to look again after a submit nobody can confirm. Before it is settled a look can only
+    find it, and is worth having early: its client waits for a render that goes on."""
+    if can_find and not is_settled:
+        return now_ms + schedule.interval_ms
     if can_find:
         return now_ms + schedule.settle_ms
     return task.created_ms + schedule.confirm_ms
@@ -196,10 +232,11 @@ def next_poll_ms(
 ) -> int | None:
     """The next due time; None when the task needs no more asking.
 
-    Where the usual duration is known (`expected_ms`) little is asked before four fifths of it.
-    A task that has been running for a while is asked less often (a tenth of its age), so that
-    hour-long renders do not cost an hour of short polls; polls that fail in a row (`failures`)
-    double the pause each. `jitter01` in [0, 1) spreads ±10 %.
+    Where the usual duration is known (`expected_ms`) little is asked before `NEAR_FROM` of it,
+    and often from there to `NEAR_TO`. Else a task that has been running for a while is asked
+    less often (a tenth of its age), so that hour-long renders do not cost an hour of short
+    polls; polls that fail in a row (`failures`) double the pause each. `jitter01` in [0, 1)
+    spreads ±10 %.
     """
     if task.stage.is_final:
         return None
@@ -209,7 +246,9 @@ def next_poll_ms(
     else:
         wait_ms = max(schedule.interval_ms, age_ms / 10)
     if expected_ms is not None:
-        wait_ms = max(wait_ms, expected_ms * 0.8 - age_ms)
+        if NEAR_FROM * expected_ms <= age_ms < NEAR_TO * expected_ms:
+            wait_ms = min(wait_ms, float(schedule.interval_ms))
+        wait_ms = max(wait_ms, NEAR_FROM * expected_ms - age_ms)
     wait_ms = min(wait_ms, schedule.max_ms) * (1 << min(failures, MAX_DOUBLINGS))
     wait_ms *= 0.9 + 0.2 * jitter01
     if retry_after_s is not None:

@@ -1,53 +1,101 @@
 """Reads kept in the worker, true because `rw:chan` names every change.
 
 Rule: a read is kept only if no message about anything arrived since it began; while nobody is
-listening nothing is kept, and a lost subscription forgets everything. Those who ask for one key
-at the same time share one read.
+listening nothing is kept. Those who ask for one key at the same time share one read.
+
+Rule: what was kept when the subscription was lost is stale. For a grace it stands in for a
+store that is down, never for one that answers: where the store can be asked, it is asked.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from proxy.store import StoreDown
+
 T = TypeVar("T")
+
+# While the store is down one read in so many seconds goes and looks; the others have the stale
+# value at once instead of a time-out each.
+PROBE_S = 1.0
 
 
 class Mirror(Generic[T]):
     """At most `room` values by key, the least recently used leaves first. Only what was found
-    is kept: a missing key is asked for again each time."""
+    is kept: a missing key is asked for again each time. `grace_s` is how long a stale value is
+    good; `clock` counts seconds and never goes back."""
 
-    __slots__ = ("_is_listening", "_load", "_messages", "_reads", "_room", "_values")
+    __slots__ = (
+        "_clock",
+        "_grace_s",
+        "_is_down",
+        "_is_listening",
+        "_load",
+        "_messages",
+        "_probe_s",
+        "_reads",
+        "_room",
+        "_stale",
+        "_values",
+    )
 
     def __init__(
         self,
         load: Callable[[str], Awaitable[T | None]],
         is_listening: Callable[[], bool],
         room: int,
+        grace_s: Callable[[], float] = lambda: 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
         self._is_listening = is_listening
         self._room = room
+        self._grace_s = grace_s
+        self._clock = clock
         self._values: OrderedDict[str, T] = OrderedDict()
+        self._stale: dict[str, tuple[float, T]] = {}  # with the second each ends
         self._reads: dict[str, asyncio.Task[T | None]] = {}
         self._messages = 0
+        self._is_down = False  # what the last read found
+        self._probe_s = 0.0  # when the next one may look, while it is down
 
     async def get(self, key: str) -> T | None:
+        """Raises what the load raises; StoreDown only when nothing stale is at hand."""
         value = self._values.get(key)
         if value is not None:
             self._values.move_to_end(key)
             return value
+        stale = self._stale_value(key)
+        if stale is not None and self._is_down and not self._is_listening():
+            now_s = self._clock()
+            if now_s < self._probe_s:
+                return stale
+            self._probe_s = now_s + PROBE_S
         read = self._reads.get(key)
         if read is None:
             read = self._reads[key] = asyncio.create_task(self._read(key), name=f"read {key}")
             read.add_done_callback(lambda done: self._read_ended(key, done))
-        return await asyncio.shield(read)  # one that leaves does not take it from the others
+        try:
+            return await asyncio.shield(read)  # one that leaves does not take it from the others
+        except StoreDown:
+            stale = self._stale_value(key)
+            if stale is None:
+                raise
+            return stale
 
     async def _read(self, key: str) -> T | None:
         messages = self._messages
-        value = await self._load(key)
+        try:
+            value = await self._load(key)
+        except StoreDown:
+            self._is_down, self._probe_s = True, self._clock() + PROBE_S
+            raise
+        self._is_down = False
+        self._stale.pop(key, None)  # also when it is gone: the store has said so
         if value is not None and messages == self._messages and self._is_listening():
             self._values[key] = value
             if len(self._values) > self._room:
@@ -60,10 +108,15 @@ class Mirror(Generic[T]):
         if not read.cancelled():
             read.exception()  # whoever waited has it; nobody may have
 
+    def _stale_value(self, key: str) -> T | None:
+        end_s, value = self._stale.get(key, (0.0, None))
+        return value if self._clock() < end_s else None
+
     def drop(self, key: str) -> None:
         """A message named this key: a read under way may be older than it."""
         self._messages += 1
         self._values.pop(key, None)
+        self._stale.pop(key, None)
         self._reads.pop(key, None)
 
     def heard(self) -> None:
@@ -73,5 +126,12 @@ class Mirror(Generic[T]):
     def forget(self) -> None:
         """The subscription was lost: changes may have been missed."""
         self._messages += 1
+        now_s = self._clock()
+        end_s = now_s + self._grace_s()
+        stale = {key: old for key, old in self._stale.items() if now_s < old[0]}
+        stale.update((key, (end_s, value)) for key, value in self._values.items())
+        for key in list(stale)[: max(0, len(stale) - self._room)]:
+            del stale[key]
+        self._stale = stale
         self._values.clear()
         self._reads.clear()

@@ -181,6 +181,23 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a token, an owner, or an owner's use of one model may have. None: any amount."""
+
+    budget_micro: int | None = None
+    budget_day_micro: int | None = None  # per UTC day and month, by the time of the submit
+    budget_month_micro: int | None = None
+    requests_per_minute: int | None = None
+    submits_per_minute: int | None = None
+    max_in_flight: int | None = None
+    max_streams: int | None = None
+    max_body_bytes: int | None = None
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
     """Who a token stands for. `models` are globs; empty means every model."""
 
@@ -501,6 +518,12 @@ class Task:
     unconfirmed: bool = False  # sent, and nobody can say whether it arrived
     bound_ms: int | None = None
     webhook: str | None = None  # where the client wants to be told
+    n: int = 1
+    audio: bool = False
+    mode: str | None = None
+    price: Mapping[str, Json] = field(default_factory=dict)  # of its route, the day it was made
+    hold_micro: int = 0  # the most it may cost, in micro-units of [billing] currency
+    settled_micro: int | None = None  # what it cost, once it has ended
 
     @property
     def status(self) -> Status:

@@ -5,6 +5,9 @@ leased, sent, retried with growing pauses for 72 hours, then dead, and can be se
 
 Rule: a webhook goes only where the SSRF guard lets it, follows no redirect, and carries nothing
 but the event and its signature (Standard Webhooks, as OpenAI's own are signed).
+
+Rule: a receiver hears of a task's changes one after the other, and never of an older one again:
+what failed is not sent any more once a later one is due.
 """
 
 from __future__ import annotations
@@ -17,26 +20,32 @@ import structlog
 
 from proxy.config import Config
 from proxy.dialects.base import Dialect, View
-from proxy.errors import Unavailable
+from proxy.errors import ProxyError, Unavailable
 from proxy.links import Links
-from proxy.model import DialectName, Hook
+from proxy.model import DialectName, Hook, Stage, Status, Task
 from proxy.signing import sign_webhook
-from proxy.store import Store
+from proxy.store import Store, StoreFault, TokenRecord
 from proxy.tokens import webhook_secret
 from proxy.upstream import Upstreams, UpstreamTrouble
 
-AT_ONCE = 16
-TICK_S = 0.5
-LEASE_MS = 60_000
-GIVE_UP_MS = 72 * 3600 * 1000
-FIRST_PAUSE_S = 5.0
+AT_ONCE = 256  # webhooks under way in one worker
+AT_ONCE_EACH = 32  # of them for one token: a receiver that hangs holds up its own alone
+TICK_S = 0.5  # how often it looks for hooks that are due, when the channel names none
+# How long a hook waits while its task is being told something else, while its token has its
+# share, and while that token's receiver is one that takes longer than `SLOW_S`.
+TASK_BUSY_MS = 100
+TOKEN_BUSY_MS = 500
+TOKEN_SLOW_MS = 15_000
+SLOW_S = 2.0
+CLOSE_S = 1.0  # how long a worker that stops waits for receivers to answer
+LEASE_MARGIN_S = 10.0  # beside what a delivery may take
+GIVE_UP_S = 72 * 3600.0
 MAX_PAUSE_S = 3600.0
 MAX_LOG = 16
 
 
 class Notifier:
-    """Runs until `aclose`; any number of workers share the work. `tick_s` is how often it looks
-    for hooks that are due, when the channel names none."""
+    """Runs until `aclose`; any number of workers share the work."""
 
     def __init__(
         self,
@@ -62,81 +71,143 @@ class Notifier:
         self._loop_job: asyncio.Task[None] | None = None
         self._jobs: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._under_way: dict[str, dict[str, float]] = {}  # by token: task id → since when
 
     def start(self) -> None:
         self._loop_job = asyncio.create_task(self._run(), name="notifier")
 
     async def aclose(self) -> None:
-        jobs = [*self._jobs, *([self._loop_job] if self._loop_job else [])]
+        """What is under way may end, for a little while: a hook cut off is sent again."""
+        if self._loop_job is not None:
+            self._loop_job.cancel()
+            await asyncio.wait([self._loop_job])
+        if self._jobs:
+            await asyncio.wait(set(self._jobs), timeout=CLOSE_S)
+        jobs = list(self._jobs)
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
 
     def wake(self) -> None:
-        """Something changed: there may be a hook to send."""
+        """A hook was written: it is due."""
         self._wake.set()
+
+    # ------------------------------------------------------------ what is due
 
     async def _run(self) -> None:
         while True:
+            self._wake.clear()  # before the look: a hook written after it wakes us again
             found = 0
             try:
                 found = await self._claim()
             except Unavailable as down:
                 self._log.warning("webhooks cannot reach the store", why=str(down))
+                await asyncio.sleep(TICK_S)
             except Exception:  # noqa: BLE001 -- the outermost rim: logged
                 self._log.exception("webhook round failed")
+                await asyncio.sleep(TICK_S)
             if found == 0:
-                self._wake.clear()
-                await asyncio.wait([asyncio.create_task(self._wake.wait())], timeout=TICK_S)
+                await self._wait()
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(TICK_S):
+                await self._wake.wait()
+        except TimeoutError:
+            return
 
     async def _claim(self) -> int:
-        room = AT_ONCE - len(self._jobs)
-        if room <= 0:
+        """Lease what is due and start a job for each; returns how many."""
+        while len(self._jobs) >= AT_ONCE:
             await asyncio.wait(set(self._jobs), return_when=asyncio.FIRST_COMPLETED)
-            return 1
-        names = await self._store.hooks.claim_due(self._now_ms(), LEASE_MS, room)
+        room = AT_ONCE - len(self._jobs)
+        names = await self._store.hooks.claim_due(self._now_ms(), self._lease_ms(), room)
         for name in names:
-            job = asyncio.create_task(self._send(name), name=f"webhook {name}")
+            job = asyncio.create_task(self._tell(name), name=f"webhook {name}")
             self._jobs.add(job)
             job.add_done_callback(self._jobs.discard)
         return len(names)
 
-    async def _send(self, name: str) -> None:
+    def _lease_ms(self) -> int:
+        """Longer than a delivery: nobody else may be handed a hook that is being sent."""
+        timeouts = self._config().timeouts
+        return round((timeouts.connect_s + timeouts.poll_s + LEASE_MARGIN_S) * 1000)
+
+    async def _tell(self, name: str) -> None:
         try:
             hook = await self._store.hooks.get(name)
-            if hook is None:
+            if hook is None or hook.state != "pending":
                 await self._store.hooks.forget(name)
                 return
-            what = await self._deliver(hook)
-            await self._record(hook, what)
+            busy_ms = self._busy_ms(hook)
+            if busy_ms:
+                await self._store.hooks.put_back(name, self._now_ms() + busy_ms)
+                return
+            under_way = self._under_way.setdefault(hook.token_id, {})
+            under_way[hook.task_id] = asyncio.get_running_loop().time()
+            try:
+                await self._record(hook, await self._attempt(hook))
+            finally:
+                del under_way[hook.task_id]
+                if not under_way:
+                    del self._under_way[hook.token_id]
         except Unavailable as down:
             self._log.warning("webhook not recorded", hook=name, why=str(down))
+        except StoreFault as fault:
+            self._log.error("webhook dropped", hook=name, why=fault.reason)
+            await self._drop(name)
         except Exception:  # noqa: BLE001 -- the outermost rim: logged; the lease brings it back
             self._log.exception("webhook failed", hook=name)
 
-    async def _deliver(self, hook: Hook) -> str:
-        """One attempt: `ok` or what went wrong."""
+    def _busy_ms(self, hook: Hook) -> int:
+        """How long it has to wait: one delivery of a task at a time, so that they arrive in
+        order, and few of a token. 0: it is free to go."""
+        under_way = self._under_way.get(hook.token_id, {})
+        if hook.task_id in under_way:
+            return TASK_BUSY_MS
+        if len(under_way) < AT_ONCE_EACH:
+            return 0
+        oldest_s = asyncio.get_running_loop().time() - min(under_way.values())
+        return TOKEN_SLOW_MS if oldest_s > SLOW_S else TOKEN_BUSY_MS
+
+    async def _drop(self, name: str) -> None:
+        try:
+            await self._store.hooks.forget(name)
+        except ProxyError as error:
+            self._log.warning("webhook not recorded", hook=name, why=str(error))
+
+    # ------------------------------------------------------------ one attempt
+
+    async def _attempt(self, hook: Hook) -> str:
+        """`ok`, `gone` or `outdated` when there is nothing (more) to tell, or what went wrong."""
         task = await self._store.tasks.get(hook.task_id)
         record = await self._store.tokens.get(hook.token_id)
-        if task is None or record is None or record.revoked_ms is not None:
+        if task is None or task.deleted or record is None or record.revoked_ms is not None:
             return "gone"
-        now_s = int(self._clock())
-        event_id = "evt_" + hook.name.removeprefix("video_").replace(":", "_")
-        view = View(task, *self._links.of(task))
-        body = self._dialects[hook.dialect].notice(view, hook.status, event_id, hook.created_ms)
-        secret = webhook_secret(self._secret, record.id, record.generation)
-        headers = {
-            "Content-Type": "application/json",
-            "webhook-id": event_id,
-            "webhook-timestamp": str(now_s),
-            "webhook-signature": sign_webhook(secret, event_id, now_s, body),
-        }
+        if hook.attempts and task.status is not hook.status:
+            return "outdated"
+        body, headers = self._message(hook, as_it_was(task, hook), record)
         allowed = frozenset(self._config().webhooks.allow)
         try:
             status = await self._upstreams.notify(hook.url, body, headers, allowed)
         except UpstreamTrouble as trouble:
             return str(trouble)
         return "ok" if 200 <= status < 300 else f"answered {status}"
+
+    def _message(
+        self, hook: Hook, task: Task, record: TokenRecord
+    ) -> tuple[bytes, dict[str, str]]:
+        now_s = int(self._clock())
+        event_id = event_id_of(hook)
+        view = View(task, *self._links.of(task))
+        body = self._dialects[hook.dialect].notice(view, hook.status, event_id, hook.created_ms)
+        secret = webhook_secret(self._secret, record.id, record.generation)
+        return body, {
+            "Content-Type": "application/json",
+            "webhook-id": event_id,
+            "webhook-timestamp": str(now_s),
+            "webhook-signature": sign_webhook(secret, event_id, now_s, body),
+        }
 
     async def _record(self, hook: Hook, what: str) -> None:
         now_ms = self._now_ms()
@@ -145,19 +216,51 @@ class Notifier:
             attempts=hook.attempts + 1,
             log=(*hook.log, (now_ms, what[:200]))[-MAX_LOG:],
         )
+        first_s = self._config().webhooks.first_pause_s
         if what == "ok":
             await self._store.hooks.write(replace(tried, state="delivered"), now_ms, None)
-        elif what == "gone" or now_ms - hook.created_ms > GIVE_UP_MS:
+        elif what in ("gone", "outdated") or waited_s(tried.attempts, first_s) > GIVE_UP_S:
             self._log.warning("webhook given up", hook=hook.name, why=what)
             await self._store.hooks.write(replace(tried, state="dead"), now_ms, None)
         else:
             self._log.info("webhook not delivered", hook=hook.name, why=what)
-            await self._store.hooks.write(tried, now_ms, now_ms + self._pause_ms(tried.attempts))
-
-    def _pause_ms(self, attempts: int) -> int:
-        """5 s, 10 s, 20 s … an hour, ±10 %."""
-        pause_s = min(FIRST_PAUSE_S * 2.0 ** (attempts - 1), MAX_PAUSE_S)
-        return round(pause_s * 1000 * (0.9 + 0.2 * self._random01()))
+            pause_ms = pause_s(tried.attempts, first_s) * 1000 * (0.9 + 0.2 * self._random01())
+            await self._store.hooks.write(tried, now_ms, now_ms + round(pause_ms))
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
+
+
+def event_id_of(hook: Hook) -> str:
+    """The same for every attempt: receivers know by it what they have had."""
+    return "evt_" + hook.name.removeprefix("video_").replace(":", "_")
+
+
+def as_it_was(task: Task, hook: Hook) -> Task:
+    """The task as the change left it that the hook tells of, when it has moved on since."""
+    if task.status is hook.status:
+        return task
+    stage = {Status.QUEUED: Stage.QUEUED, Status.IN_PROGRESS: Stage.IN_PROGRESS}.get(hook.status)
+    if stage is None:
+        return task  # ended is ended
+    return replace(
+        task,
+        stage=stage,
+        updated_ms=hook.created_ms,
+        progress=0,
+        results=(),
+        error=None,
+        native={},
+        completed_ms=None,
+        expires_ms=None,
+    )
+
+
+def pause_s(attempts: int, first_s: float) -> float:
+    """After so many attempts: `first_s`, twice that, four times … an hour."""
+    return min(first_s * 2.0 ** min(attempts - 1, 60), MAX_PAUSE_S)
+
+
+def waited_s(attempts: int, first_s: float) -> float:
+    """All pauses of so many attempts."""
+    return sum(pause_s(n, first_s) for n in range(1, attempts + 1))

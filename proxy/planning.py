@@ -46,8 +46,11 @@ def route_for(
     route = choose_route(routes, model)
     if route is None or not permits(principal, model):
         names = ", ".join(allowed_models(routes, principal.models)[:20])
+        why = f"Model '{model}' is not served here for this key"
+        if not model:
+            why = "The request names no model, and there is no default one"
         raise ModelNotFound(
-            f"Model '{model}' is not served here for this key. It may use: {names or 'none'}.",
+            f"{why}. It may use: {names or 'none'}.",
             param=_MODEL_FIELD.get(request.dialect, "model"),
         )
     return route

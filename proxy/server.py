@@ -37,7 +37,7 @@ from proxy.model import Task
 from proxy.notify import Notifier
 from proxy.providers import PROVIDERS
 from proxy.spool import Spool
-from proxy.store import Embedded, Store, StoreDown, StoreUnusable, TokenRecord
+from proxy.store import Embedded, Store, StoreDown, StoreFault, StoreUnusable, TokenRecord
 from proxy.submission import Submitter
 from proxy.tracker import Tracker
 from proxy.upstream import Deadlines, Upstreams
@@ -47,6 +47,7 @@ TOKENS_KEPT = 10_000
 TASKS_KEPT = 20_000
 FULL_MARK = 0.8  # of the store's maxmemory
 FULLNESS_S = 1.0
+SWEEP_S = 5.0
 REVIVE_S = 0.25  # how often the embedded store is looked at
 CUT_S = 1.0  # how long the drain waits for what it has cut
 SECRET_BYTES = 32  # the least a signing secret may have
@@ -158,8 +159,8 @@ class Server:
         self.store_url = url
         self.store = await Store.open(url, timeout_s=config.redis.timeout_s)
         stack.push_async_callback(self.store.close)
-        tokens = Mirror(self.store.tokens.get, self._is_listening, TOKENS_KEPT)
-        tasks = Mirror(self.store.tasks.get, self._is_listening, TASKS_KEPT)
+        tokens = Mirror(self.store.tokens.get, self._is_listening, TOKENS_KEPT, self._grace_s)
+        tasks = Mirror(self.store.tasks.get, self._is_listening, TASKS_KEPT, self._grace_s)
         self.spool = Spool(
             config.server.state_dir,
             upload_bytes=config.limits.upload_bytes,
@@ -184,12 +185,15 @@ class Server:
             self._schedule,
             self._clock,
             self._random.random,
+            self.registry,
             self.log,
         )
         stack.push_async_callback(self.tracker.aclose)
         self.watch = Watch(tasks.get)
         gauge = asyncio.create_task(self._watch_fullness(), name="watch the store's memory")
         stack.push_async_callback(_ended, gauge)
+        broom = asyncio.create_task(self._sweep(), name="sweep the store's indexes")
+        stack.push_async_callback(_ended, broom)
 
         def callback_url(task_id: str) -> str | None:
             if config.server.public_url is None:
@@ -279,10 +283,11 @@ class Server:
             if kind == "token":
                 tokens.drop(key)
                 tasks.heard()
-            else:
+            elif kind == "task":
                 tasks.drop(key)
                 tokens.heard()
                 self.watch.heard(key)
+            else:
                 self.notifier.wake()
 
         def lost() -> None:
@@ -332,6 +337,15 @@ class Server:
                 self._is_full = await self.store.fullness() > FULL_MARK
             await asyncio.sleep(FULLNESS_S)
 
+    async def _sweep(self) -> None:
+        """Take what has expired out of the indexes that outlive it."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            try:
+                await self.store.ended.sweep(int(self._clock() * 1000))
+            except (StoreDown, StoreFault) as fault:
+                self.log.warning("the store's indexes were not swept", why=fault.reason)
+
     # ------------------------------------------------------------ what rooms ask for
 
     @property
@@ -340,6 +354,9 @@ class Server:
 
     def _is_listening(self) -> bool:
         return self.store.is_listening
+
+    def _grace_s(self) -> float:
+        return self.config.timeouts.redis_grace_s
 
     def _config(self) -> Config:
         return self.config

@@ -124,6 +124,7 @@ class Submitter:
         """Returns the accepted (or unconfirmed) task; raises what the client is to be told.
         `release` frees the uploads; it is called once, when nobody needs them any more."""
         held = True
+        last: str | None = None  # the id whose names were still taken when we looked last
         try:
             if self._is_full():
                 raise StoreFull("above the memory mark")
@@ -134,7 +135,8 @@ class Submitter:
                 if taken is None:
                     held = False
                     return Born(await self._begin(exchange, task, attempts, ask, release))
-                earlier = await self._earlier(exchange, taken, ask.request)
+                again, last = taken.what == last, taken.what
+                earlier = await self._earlier(exchange, taken, ask.request, again=again)
                 if earlier is not None:
                     return Born(earlier, replayed=True)
         finally:
@@ -223,14 +225,15 @@ class Submitter:
         return None if taken is not None and taken.why is Why.SAME else taken
 
     async def _earlier(
-        self, exchange: Exchange, taken: Taken, request: VideoRequest
+        self, exchange: Exchange, taken: Taken, request: VideoRequest, *, again: bool
     ) -> Task | None:
         """The task an earlier submit made, once its outcome is known; None when that one was
-        refused, so that this one may try."""
+        refused, so that this one may try. A refused one frees its names: the second time
+        (`again`) it is one that failed later and was deleted by its owner."""
         if taken.why is Why.ALIAS:
             raise Invalid(
                 f"'external_task_id' {request.external_id!r} was used before, "
-                f"by task {taken.task_id}.",
+                f"by task {taken.what}.",
                 param="external_task_id",
             )
         if taken.why is Why.MISMATCH:
@@ -239,13 +242,13 @@ class Submitter:
                 "use a new key, or repeat that request exactly.",
                 param="Idempotency-Key",
             )
-        exchange.task_id = taken.task_id
-        job = self._jobs.get(taken.task_id)
+        exchange.task_id = taken.what
+        job = self._jobs.get(taken.what)
         if job is not None:
             return await asyncio.shield(job)  # a refusal is everybody's who waited for it
         seconds = self._config().timeouts.submit_s + self._config().timeouts.connect_s
-        task = await self._watch.until(taken.task_id, _has_outcome, seconds)
-        if task is None or (task.stage is Stage.FAILED and task.deleted):
+        task = await self._watch.until(taken.what, _has_outcome, seconds)
+        if task is None or (task.stage is Stage.FAILED and task.deleted and not again):
             return None
         exchange.route = task.route
         return task

@@ -29,6 +29,7 @@ class NewToken:
     rpm: int | None = None
     max_in_flight: int | None = None
     expires_s: float | None = None
+    webhook: str | None = None  # where its tasks' ends are told, unless a request says otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ def mint(secret: bytes, wanted: NewToken, entropy: bytes, now_ms: int) -> MadeTo
         rpm=wanted.rpm,
         max_in_flight=wanted.max_in_flight,
         expires_ms=None if wanted.expires_s is None else now_ms + round(wanted.expires_s * 1000),
+        webhook=wanted.webhook,
     )
     return MadeToken(
         record,

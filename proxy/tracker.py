@@ -3,16 +3,22 @@
 Rule: clients never cause upstream polls; status answers come from state. Any number of workers
 run a tracker: a task that is due is leased by whichever asks first and taken over when that one
 dies. HTTP errors, rate limits and bodies that cannot be read never fail a task.
+
+Rule: a lease outlasts whatever one look at a task can take (its turn at the account, the poll,
+the writing), so that no task is asked after twice at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
+from functools import partial
 
 import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from proxy import lifecycle
 from proxy.config import Config
@@ -22,6 +28,7 @@ from proxy.model import (
     Accepted,
     Credential,
     Draft,
+    Outcome,
     Refused,
     Stage,
     Status,
@@ -33,15 +40,20 @@ from proxy.model import (
 )
 from proxy.providers.base import Provider
 from proxy.store import Store
+from proxy.turnstile import TurnedAway, Turnstile
 from proxy.upstream import Answer, Upstreams, UpstreamTrouble
 
-AT_ONCE = 64  # polls under way in one worker
-AT_ONCE_EACH = 16  # of them with one credential
-USUAL_LIFE_MS = 30_000
+AT_ONCE = 256  # tasks leased by one worker
+AT_ONCE_EACH = 32  # of them being asked after with one credential
+FAILURES_KEPT = 20_000
+_LAG_S = (0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300)
+# A DELETE these answer has been read and refused: the render goes on. A 404 says less.
+_NOT_STOPPED = (400, 403, 405, 409, 422, 501)
 
 
 class Tracker:
-    """Runs until `aclose`. `clock` gives seconds since the epoch, `random01` the jitter."""
+    """Runs until `aclose`. `clock` gives seconds since the epoch, `random01` the jitter.
+    `registry` gets how late tasks are looked at, and which upstreams speak of unknown states."""
 
     def __init__(
         self,
@@ -52,6 +64,7 @@ class Tracker:
         schedule: Callable[[], Schedule],
         clock: Callable[[], float],
         random01: Callable[[], float],
+        registry: CollectorRegistry,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._config = config
@@ -63,64 +76,118 @@ class Tracker:
         self._random01 = random01
         self._log = log
         self._loop_job: asyncio.Task[None] | None = None
-        self._jobs: set[asyncio.Task[None]] = set()
-        self._turns: dict[tuple[str, str], asyncio.Semaphore] = {}
-        self._failures: dict[str, int] = {}  # polls in a row that said nothing, by task
-        self._usual: dict[tuple[str, str], tuple[int, int | None]] = {}
+        self._jobs: dict[str, asyncio.Task[None]] = {}  # by task id
+        self._again: set[str] = set()  # of these, those that came due while being looked at
+        self._freed = asyncio.Event()
+        self._turnstile = Turnstile(AT_ONCE_EACH)
+        self._called: dict[str, bool] = {}  # asked after at once; True: and once more
+        self._calls: set[asyncio.Task[None]] = set()
+        # Polls in a row that said nothing, by task. The oldest are forgotten: another worker
+        # may have had the task's end.
+        self._failures: OrderedDict[str, int] = OrderedDict()
+        self._lag = Histogram(
+            "reelway_poll_lag_seconds",
+            "How long after its due time a task was looked at.",
+            buckets=_LAG_S,
+            registry=registry,
+        )
+        self._unknown_states = Counter(
+            "reelway_unknown_states",
+            "Answers to polls with a state no table has, shown as in_progress.",
+            ("upstream",),
+            registry=registry,
+        )
 
     def start(self) -> None:
         self._loop_job = asyncio.create_task(self._run(), name="tracker")
 
     async def aclose(self) -> None:
-        jobs = [*self._jobs, *([self._loop_job] if self._loop_job else [])]
+        """What was under way is given back: another worker may look at it at once."""
+        held = list(self._jobs)
+        jobs = [*self._jobs.values(), *self._calls, *([self._loop_job] if self._loop_job else [])]
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
+        now_ms = self._now_ms()
+        given = (self._store.tasks.reschedule(task_id, now_ms) for task_id in held)
+        with suppress(Unavailable):  # then their leases end by themselves
+            await asyncio.gather(*given)
 
     # ------------------------------------------------------------ what is due
 
     async def _run(self) -> None:
         while True:
+            room = AT_ONCE - len(self._jobs)
+            found = 0
             try:
-                found = await self._claim()
+                found = await self._claim(room)
             except Unavailable as down:
                 self._log.warning("tracker cannot reach the store", why=str(down))
-                found = 0
-            except Exception:  # noqa: BLE001 -- the outermost rim: logged, counted
+            except Exception:  # noqa: BLE001 -- the outermost rim: logged
                 self._log.exception("tracker round failed")
-                found = 0
-            if found < AT_ONCE:
+            if found < room:
                 await asyncio.sleep(self._tick_s())
+            # Claiming one by one as places become free would be a round trip for each.
+            while len(self._jobs) > AT_ONCE * 3 // 4:
+                self._freed.clear()
+                await self._freed.wait()
 
     def _tick_s(self) -> float:
         return min(max(self._schedule().first_ms / 4000, 0.01), 0.5)
 
-    async def _claim(self) -> int:
-        """Lease what is due and start a job for each; returns how many."""
-        now_ms = int(self._clock() * 1000)
-        lease_ms = round(self._config().timeouts.lease_s * 1000)
-        room = AT_ONCE - len(self._jobs)
-        if room <= 0:
-            await asyncio.wait(set(self._jobs), return_when=asyncio.FIRST_COMPLETED)
-            return AT_ONCE
-        ids = await self._store.tasks.claim_due(now_ms, lease_ms, room)
-        for task_id in ids:
+    async def _claim(self, room: int) -> int:
+        """Lease up to `room` of what is due and start a job for each; returns how many."""
+        now_ms = self._now_ms()
+        due = await self._store.tasks.claim_due(now_ms, round(self._lease_s * 1000), room)
+        for task_id, due_ms in due.items():
+            self._lag.observe(max(0, now_ms - due_ms) / 1000)
+            if task_id in self._jobs:
+                self._again.add(task_id)
+                continue
             job = asyncio.create_task(self._look(task_id), name=f"poll {task_id}")
-            self._jobs.add(job)
-            job.add_done_callback(self._jobs.discard)
-        return len(ids)
+            self._jobs[task_id] = job
+            job.add_done_callback(partial(self._looked, task_id))
+        return len(due)
+
+    def _looked(self, task_id: str, _job: asyncio.Task[None]) -> None:
+        del self._jobs[task_id]
+        self._again.discard(task_id)
+        self._freed.set()
+
+    @property
+    def _lease_s(self) -> float:
+        timeouts = self._config().timeouts
+        return max(timeouts.lease_s, 1.5 * timeouts.poll_s)
+
+    @property
+    def _patience_s(self) -> float:
+        """How long a task may wait for its turn at the account: half of what the lease has left
+        beside the poll itself. The other half is for the store."""
+        return (self._lease_s - self._config().timeouts.poll_s) / 2
 
     async def _look(self, task_id: str) -> None:
+        """Look once, and once more when it came due again meanwhile: its provider has called
+        back, or its owner has deleted it."""
+        self._again.add(task_id)
+        while task_id in self._again:
+            self._again.discard(task_id)
+            try:
+                await self._look_once(task_id)
+            except Unavailable as down:
+                self._log.warning("poll not recorded", task_id=task_id, why=str(down))
+            except Exception:  # noqa: BLE001 -- the outermost rim: logged
+                self._log.exception("poll failed", task_id=task_id)
+
+    async def _look_once(self, task_id: str) -> None:
+        task = await self._store.tasks.get(task_id)
+        if task is None:
+            await self._store.tasks.forget_due(task_id)
+            return
         try:
-            task = await self._store.tasks.get(task_id)
-            if task is None:
-                await self._store.tasks.forget_due(task_id)
-            else:
-                await self._step(task)
-        except Unavailable as down:
-            self._log.warning("poll not recorded", task_id=task_id, why=str(down))
-        except Exception:  # noqa: BLE001 -- the outermost rim: logged, counted
-            self._log.exception("poll failed", task_id=task_id)
+            await self._step(task)
+        except TurnedAway:  # the account is slow; its tasks keep the pace of polls
+            pause_ms = self._schedule().interval_ms * (0.5 + self._random01())
+            await self._store.tasks.reschedule(task.id, self._now_ms() + round(pause_ms))
 
     async def _step(self, task: Task) -> None:
         """One look at a due task. The lease's end brings back what fails here."""
@@ -134,33 +201,68 @@ class Tracker:
         else:
             await self._poll(task)
 
+    def ask_now(self, task_id: str) -> None:
+        """Its provider says that this task has moved: ask, whatever the schedule says.
+
+        A poll that is already under way may be older than the news, so this one is made all
+        the same, and one more for a call that comes while it is made.
+        """
+        if task_id in self._called:
+            self._called[task_id] = True
+            return
+        self._called[task_id] = False
+        job = asyncio.create_task(self._ask_now(task_id), name=f"called back {task_id}")
+        self._calls.add(job)
+        job.add_done_callback(self._calls.discard)
+
+    async def _ask_now(self, task_id: str) -> None:
+        try:
+            while True:
+                self._called[task_id] = False
+                task = await self._store.tasks.get(task_id)
+                # One that has no upstream id yet is asked after as soon as it has.
+                if task is not None and task.upstream_id is not None and not task.stage.is_final:
+                    await self._poll(task)
+                if not self._called[task_id]:
+                    return
+        except TurnedAway:
+            self._log.info("callback not followed: the account is busy", task_id=task_id)
+        except Unavailable as down:
+            self._log.warning("callback not followed", task_id=task_id, why=str(down))
+        except Exception:  # noqa: BLE001 -- the outermost rim: logged, counted
+            self._log.exception("poll failed", task_id=task_id)
+        finally:
+            del self._called[task_id]
+
     # ------------------------------------------------------------ a submit nobody confirmed
 
     async def _reconcile(self, task: Task) -> None:
-        now_ms = self._now_ms()
         schedule = self._schedule()
-        overdue = now_ms - task.created_ms >= schedule.confirm_ms
         place = self._place(task)
         draft = None
         if place is not None:
             draft = self._providers[task.provider].find(task, place[0])
+        found: Outcome | Transient | None = None
         if place is not None and draft is not None:
-            answer = await self._ask(task, draft, *place)
+            async with self._turn(task):
+                answer = await self._ask(task, draft, *place)
             if answer is not None:
                 found = self._providers[task.provider].found(
                     answer.status, answer.headers, answer.body
                 )
-                if isinstance(found, Accepted):
-                    named = lifecycle.bound(task, found, now_ms)
-                    due_ms = lifecycle.next_poll_ms(named, now_ms, schedule, self._random01())
-                    await self._write(task, named, due_ms, f"found as {found.upstream_id}")
-                    return
-                if isinstance(found, Refused):
-                    error = TaskError("not_submitted", "It never reached the provider.")
-                    event = "the upstream does not know it"
-                    await self._end(task, error, event, never_sent=True)
-                    return
-        if overdue:
+        now_ms = self._now_ms()
+        if isinstance(found, Accepted):
+            named = lifecycle.bound(task, found, now_ms)
+            due_ms = lifecycle.next_poll_ms(named, now_ms, schedule, self._random01())
+            await self._write(task, named, due_ms, f"found as {found.upstream_id}")
+            return
+        is_settled = lifecycle.is_settled(task, now_ms, schedule)
+        if isinstance(found, Refused) and is_settled:
+            error = TaskError("not_submitted", "It never reached the provider.")
+            event = "the upstream does not know it"
+            await self._end(task, error, event, never_sent=True)
+            return
+        if now_ms - task.created_ms >= schedule.confirm_ms:
             error = TaskError(
                 "submission_unconfirmed",
                 "Nobody can say whether the provider took it; it is not charged.",
@@ -168,26 +270,30 @@ class Tracker:
             await self._end(task, error, "unconfirmed for too long")
             return
         due_ms = lifecycle.unconfirmed_due_ms(
-            task, now_ms, schedule, can_find=place is not None and draft is not None
+            task, now_ms, schedule, can_find=draft is not None, is_settled=is_settled
         )
-        await self._write(task, lifecycle.noted(task, now_ms), due_ms, None)
+        if task.unconfirmed:
+            await self._store.tasks.reschedule(task.id, due_ms)
+        else:  # whoever sent it did not live to say what came of it
+            event = "unconfirmed: whoever sent it is gone"
+            await self._write(task, lifecycle.unconfirmed(task, now_ms), due_ms, event)
 
     # ------------------------------------------------------------ polling
 
     async def _poll(self, task: Task) -> None:
-        now_ms = self._now_ms()
         place = self._place(task)
         said: TaskState | Transient = Transient("its upstream or credential left the config")
         if place is not None:
             async with self._turn(task):
                 said = await self.ask_state(task, *place)
-        expected_ms = await self._usual_ms(task)
+        expected_ms = await self._store.durations.usual_ms(task.upstream, task.upstream_model)
+        now_ms = self._now_ms()
         if isinstance(said, TaskState):
             self._failures.pop(task.id, None)
             if await self._take_in(task, said, now_ms, expected_ms):
                 return
         else:
-            self._failures[task.id] = self._failures.get(task.id, 0) + 1
+            self._count_failure(task.id)
             self._log.info("poll says nothing", task_id=task.id, why=said.reason)
         if lifecycle.is_overdue(task, now_ms, self._max_age_ms(task)):
             error = TaskError("timeout", "The provider did not finish in time.")
@@ -210,41 +316,39 @@ class Tracker:
     ) -> bool:
         """Write what a poll brought; False when that was nothing new."""
         if said.unknown_state is not None:
+            self._unknown_states.labels(task.upstream).inc()
             self._log.warning("unknown state", task_id=task.id, state=said.unknown_state)
         if said.progress is None and said.status is Status.IN_PROGRESS:
             guess = lifecycle.estimated_progress(task, now_ms, expected_ms)
             said = replace(said, progress=guess)
-        moved = lifecycle.advanced(task, said, now_ms)
-        if moved is None:
-            return False
-        due_ms = lifecycle.next_poll_ms(
-            moved, now_ms, self._schedule(), self._random01(), expected_ms=expected_ms
-        )
-        event = None if moved.stage is task.stage else moved.stage.value
-        await self._write(task, moved, due_ms, event)
+        while True:
+            moved = lifecycle.advanced(task, said, now_ms)
+            if moved is None:
+                return False
+            due_ms = lifecycle.next_poll_ms(
+                moved, now_ms, self._schedule(), self._random01(), expected_ms=expected_ms
+            )
+            event = None if moved.stage is task.stage else moved.stage.value
+            other = await self._write(task, moved, due_ms, event)
+            if other is None:
+                break
+            # Changed meanwhile (deleted, or by an older poll): this answer still counts, and
+            # stages only move forward.
+            task = other
         if moved.stage is Stage.COMPLETED and moved.bound_ms is not None:
             took_ms = now_ms - moved.bound_ms
             await self._store.durations.add(moved.upstream, moved.upstream_model, took_ms)
         return True
 
-    @asynccontextmanager
-    async def _turn(self, task: Task) -> AsyncIterator[None]:
-        """At most `AT_ONCE_EACH` polls of one credential at a time."""
-        key = (task.upstream, task.credential)
-        turns = self._turns.get(key)
-        if turns is None:
-            turns = self._turns[key] = asyncio.Semaphore(AT_ONCE_EACH)
-        async with turns:
-            yield
+    def _turn(self, task: Task) -> AbstractAsyncContextManager[None]:
+        """TurnedAway when the account has been too slow for too long."""
+        return self._turnstile.turn((task.upstream, task.credential), self._patience_s)
 
-    async def _usual_ms(self, task: Task) -> int | None:
-        """How long this model usually takes on this upstream; asked of the store now and then."""
-        key = (task.upstream, task.upstream_model)
-        known = self._usual.get(key)
-        now_ms = self._now_ms()
-        if known is None or now_ms - known[0] > USUAL_LIFE_MS:
-            self._usual[key] = known = (now_ms, await self._store.durations.usual_ms(*key))
-        return known[1]
+    def _count_failure(self, task_id: str) -> None:
+        self._failures[task_id] = self._failures.get(task_id, 0) + 1
+        self._failures.move_to_end(task_id)
+        if len(self._failures) > FAILURES_KEPT:
+            self._failures.popitem(last=False)
 
     def _max_age_ms(self, task: Task) -> int:
         config = self._config()
@@ -283,12 +387,16 @@ class Tracker:
         fresh = lifecycle.refreshed(task, said.results, self._now_ms())
         if fresh is None:
             return task
-        other = await self._store.tasks.swap(task, fresh, None, None, self._retention_s)
+        try:
+            other = await self._store.tasks.swap(task, fresh, None, None, self._retention_s)
+        except Unavailable as down:  # the addresses are good all the same
+            self._log.warning("fresh result URLs not recorded", task_id=task.id, why=str(down))
+            return fresh
         return other or fresh
 
     async def cancel(self, task: Task) -> str:
         """Ask the provider to stop a deleted task's render: `stopped`, `will_finish` (it knows
-        no stopping), or `unknown`."""
+        no stopping, or says no to it), or `unknown`."""
         place = self._place(task)
         if task.upstream_id is None or place is None:
             return "unknown"
@@ -296,8 +404,10 @@ class Tracker:
         if draft is None:
             return "will_finish"
         answer = await self._ask(task, draft, *place)
-        if answer is None or not 200 <= answer.status < 300:
+        if answer is None:
             return "unknown"
+        if not 200 <= answer.status < 300:
+            return "will_finish" if answer.status in _NOT_STOPPED else "unknown"
         stopped = TaskError("cancelled", "It was cancelled by its owner.")
         await self._end(task, stopped, "cancelled at the provider")
         return "stopped"
@@ -307,9 +417,14 @@ class Tracker:
     async def _end(
         self, task: Task, error: TaskError, event: str, *, never_sent: bool = False
     ) -> None:
-        ended = lifecycle.failed(task, error, self._now_ms())
-        if ended is not None:
-            await self._write(task, ended, None, event, never_sent=never_sent)
+        """Fail a task. One that was deleted or polled meanwhile fails all the same; one that was
+        sent or bound meanwhile is not what its caller has judged."""
+        known: Task | None = task
+        while known is not None and (known.stage is task.stage or task.upstream_id is not None):
+            ended = lifecycle.failed(known, error, self._now_ms())
+            if ended is None:
+                return
+            known = await self._write(known, ended, None, event, never_sent=never_sent)
 
     async def _write(
         self,
@@ -319,11 +434,12 @@ class Tracker:
         event: str | None,
         *,
         never_sent: bool = False,
-    ) -> None:
-        """A lost race is fine: whoever won has brought the task forward and set its due time."""
+    ) -> Task | None:
+        """None when written. A lost race is fine: whoever won has brought the task forward and
+        set its due time; this is the task as it is then."""
         if new.stage.is_final:
             self._failures.pop(task.id, None)
-        await self._store.tasks.swap(
+        return await self._store.tasks.swap(
             task, new, due_ms, event, self._retention_s, never_sent=never_sent
         )
 

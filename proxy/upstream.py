@@ -3,9 +3,10 @@
 Rule: foreign exceptions of aiohttp's client end here. A call either has an `Answer`, or it
 raises `NotSent` (the upstream provably heard nothing) or `Ambiguous` (nobody can say).
 
-Three kinds of sessions: *submit* (a fresh connection each time, for a POST on a stale
-keep-alive cannot be told from a lost reply), *query* (kept alive, one per upstream), and
-*guarded* for addresses a provider gave us, whose sockets refuse what is not public.
+Kinds of sessions: *submit* (a fresh connection each time, for a POST on a stale keep-alive
+cannot be told from a lost reply), *query* (kept alive, one per upstream), *guarded* for
+addresses a provider gave us, whose sockets refuse what is not public, and *hook* for addresses
+a client gave us: guarded, and a fresh connection each time.
 """
 
 from __future__ import annotations
@@ -132,19 +133,22 @@ class Upstreams:
         self, url: str, body: bytes, headers: Mapping[str, str], allowed: frozenset[str]
     ) -> int:
         """POST to an address a client chose; returns the status. `allowed` host:port pairs may
-        be private, nothing else may. A redirect is an answer like any other."""
+        be private, nothing else may. A redirect is an answer like any other: it is not followed.
+        """
         try:
             target = URL(url)
+            known = _host_port(target) in allowed
         except ValueError as exc:
             raise NotSent("not a usable URL") from exc
-        if target.scheme not in ("http", "https") or target.host is None:
+        if target.scheme not in ("http", "https") or not target.host:
             raise NotSent("not an http address")
-        kind = "webhook" if _host_port(target) in allowed else "guarded"
+        # A host of the operator's own is let through by name and port, never to another port.
+        session = self._session("trusted hook" if known else "hook", "webhooks")
         timeout = ClientTimeout(
             total=self._deadlines.poll_s, sock_connect=self._deadlines.connect_s
         )
         try:
-            async with self._session(kind, "webhooks").post(
+            async with session.post(
                 target, data=body, headers=headers, timeout=timeout, allow_redirects=False
             ) as response:
                 return response.status
@@ -215,9 +219,11 @@ class Upstreams:
     def _new_session(self, kind: str) -> ClientSession:
         connector = TCPConnector(
             limit=0,
-            force_close=kind == "submit",
+            force_close=kind in ("submit", "hook", "trusted hook"),
             ttl_dns_cache=30,
-            socket_factory=self._guarded_socket if kind == "guarded" else self._plain_socket,
+            socket_factory=(
+                self._guarded_socket if kind in ("guarded", "hook") else self._plain_socket
+            ),
         )
         return ClientSession(
             connector=connector,

@@ -7,7 +7,8 @@ brings the new state into the worker's mirror for the others.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from proxy.model import Task
 
@@ -17,18 +18,30 @@ Load = Callable[[str], Awaitable[Task | None]]
 LOOK_S = 5.0
 
 
-class Watch:
-    """Fed by the store's channel through `heard` and `lost`."""
+class _Change:
+    """One task's next change, and how many wait for it."""
 
-    def __init__(self, load: Load) -> None:
+    __slots__ = ("future", "waiters")
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiters = 0
+
+
+class Watch:
+    """Fed by the store's channel through `heard` and `lost`. `look_s` is how often a waiter
+    looks when nobody says that anything changed."""
+
+    def __init__(self, load: Load, look_s: float = LOOK_S) -> None:
         self._load = load
-        self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._look_s = look_s
+        self._waiting: dict[str, _Change] = {}
         self.is_closed = False
 
     def heard(self, task_id: str) -> None:
-        future = self._waiting.pop(task_id, None)
-        if future is not None and not future.done():
-            future.set_result(None)
+        change = self._waiting.pop(task_id, None)
+        if change is not None:
+            change.future.set_result(None)
 
     def lost(self) -> None:
         """Changes may have been missed: everybody looks."""
@@ -42,26 +55,41 @@ class Watch:
 
     @property
     def waiters(self) -> int:
-        """How many tasks are waited for."""
-        return len(self._waiting)
+        """How many wait."""
+        return sum(change.waiters for change in self._waiting.values())
 
     async def until(
         self, task_id: str, is_it: Callable[[Task], bool], seconds: float
     ) -> Task | None:
-        """The task as soon as it is as wanted, or as it is when the time is over; None when
-        there is none (any more)."""
-        deadline = asyncio.get_running_loop().time() + seconds
+        """The task as soon as it is as wanted, or as it is when the time is over or `close` was
+        called; None when there is none (any more)."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
         while True:
-            change = self._change_of(task_id)  # before the look, so that none falls between
-            task = await self._load(task_id)
-            left = deadline - asyncio.get_running_loop().time()
-            if task is None or is_it(task) or left <= 0 or self.is_closed:
-                return task
-            # Not cancelled with its waiter: others wait for the same future.
-            await asyncio.wait([change], timeout=min(left, LOOK_S))
+            with self._change_of(task_id) as change:  # before the look: none falls between
+                task = await self._load(task_id)
+                left = deadline - loop.time()
+                if task is None or is_it(task) or left <= 0 or self.is_closed:
+                    return task
+                # `wait`, because a waiter that leaves must not cancel what others wait for.
+                await asyncio.wait([change], timeout=min(left, self._look_s))
 
-    def _change_of(self, task_id: str) -> asyncio.Future[None]:
-        future = self._waiting.get(task_id)
-        if future is None:
-            future = self._waiting[task_id] = asyncio.get_running_loop().create_future()
-        return future
+    async def pause(self, seconds: float) -> None:
+        """Sleep, unless a drain begins."""
+        with self._change_of("") as closed:  # no task's id: only `lost` and `close` end it
+            if not self.is_closed:
+                await asyncio.wait([closed], timeout=seconds)
+
+    @contextmanager
+    def _change_of(self, task_id: str) -> Iterator[asyncio.Future[None]]:
+        """The last of its waiters to leave forgets it."""
+        change = self._waiting.get(task_id)
+        if change is None:
+            change = self._waiting[task_id] = _Change()
+        change.waiters += 1
+        try:
+            yield change.future
+        finally:
+            change.waiters -= 1
+            if not change.waiters and self._waiting.get(task_id) is change:
+                del self._waiting[task_id]

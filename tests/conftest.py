@@ -269,21 +269,21 @@ async def open_house(folder: Path, plan: Plan = Plan()) -> AsyncIterator[House]:
         stack.callback(back.close)
         path = folder / "config.toml"
         write_config(path, plan, sim, address_of(front))
-        with (folder / "gateway.log").open("a") as log_file:
-            server = await stack.enter_async_context(
-                Server(load(path, {}, PROVIDERS), make_logger(log_file), sockets=(front, back))
-            )
-            secret = signing_secrets(server.config)[0]
-            made = await create_token(
-                server.store, secret, NewToken(name="test"), secrets.token_bytes, time.time
-            )
-            client = await stack.enter_async_context(
-                ClientSession(timeout=ClientTimeout(total=WAIT_S), auto_decompress=False)
-            )
-            house = House(sim, server, made, client, path, stack=stack)
-            server.account.watch(house.take)
-            yield house
-            await client.close()
+        log_file = stack.enter_context((folder / "gateway.log").open("a"))
+        server = await stack.enter_async_context(
+            Server(load(path, {}, PROVIDERS), make_logger(log_file), sockets=(front, back))
+        )
+        secret = signing_secrets(server.config)[0]
+        made = await create_token(
+            server.store, secret, NewToken(name="test"), secrets.token_bytes, time.time
+        )
+        client = await stack.enter_async_context(
+            ClientSession(timeout=ClientTimeout(total=WAIT_S), auto_decompress=False)
+        )
+        house = House(sim, server, made, client, path, stack=stack)
+        server.account.watch(house.take)
+        yield house
+        await client.close()
 
 
 @pytest_asyncio.fixture

@@ -88,7 +88,7 @@ def _joined(entries: Iterable[str]) -> str:
 
 
 def video_object(task: Task) -> dict[str, Json]:
-    """The OpenAI Video object: its 13 keys, always all, and `quality` when the client set one."""
+    """The OpenAI Video object: its 13 keys, always all, and `quality` when the client's counted."""
     video: dict[str, Json] = {
         "id": task.id,
         "object": "video",
@@ -104,7 +104,7 @@ def video_object(task: Task) -> dict[str, Json]:
         "remixed_from_video_id": task.source_id if task.operation is Operation.REMIX else None,
         "error": error_of(task),
     }
-    quality = task.request.get("quality_level")
+    quality = _honoured(task, "quality_level")
     if quality is not None:
         video["quality"] = quality
     return video
@@ -128,11 +128,17 @@ def metadata_of(task: Task) -> dict[str, Json]:
     seconds = seconds_of(task)
     return {
         "duration": None if seconds is None else whole(seconds),
-        "fps": task.request.get("fps"),
+        "fps": _honoured(task, "fps"),
         "width": width,
         "height": height,
-        "seed": task.request.get("seed"),
+        "seed": _honoured(task, "seed"),
     }
+
+
+def _honoured(task: Task, name: str) -> Json:
+    """What the client asked for, unless the provider was not told of it: said of the video, it
+    would be untrue."""
+    return None if name in task.dropped else task.request.get(name)
 
 
 def error_of(task: Task) -> dict[str, Json] | None:

@@ -6,7 +6,8 @@ Shapes: Volcengine's pages on Jimeng 3.0 (85621/1777001) and on gateway errors (
 Rule: an envelope holds what the vendor's holds, plus `error`. `time_elapsed` is a constant,
 since nothing here reads a clock; no client measures by it.
 
-A task that failed is told as the vendor tells it: outer `code` ≠ 10000 and `data` null. Its
+A task that is gone at the provider is told by `data.status`, as the vendor does. Any other that
+failed is told by the outer `code`, ≠ 10000, and `data` null. Its
 HTTP status is always 400, also where the vendor would say 500: the failure is the final answer
 about the task, and a 5xx would be asked again by HTTP libraries and middleboxes on their own.
 The vendor's Python SDK raises the body's text for any status but 200.
@@ -167,6 +168,9 @@ class Jimeng:
 
     def task(self, view: View, request_id: str) -> Reply:
         task = view.task
+        if task.error is not None and task.error.code == "expired":
+            word = "not_found" if task.error.provider_code == "not_found" else "expired"
+            return _success({"status": word}, request_id, task_headers(task))
         if task.status is Status.FAILED:
             return _failed(task, request_id)
         data: dict[str, Json] = {"status": _TASK_STATUS[task.status]}

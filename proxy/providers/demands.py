@@ -231,12 +231,16 @@ def lines_of(request: VideoRequest) -> tuple[int | None, str]:
         return min(request.size), size_param(request)
     if request.resolution is None:
         return None, "resolution"
-    name = request.resolution.lower()
-    match = _LINES.fullmatch(name)
-    lines = int(match[1]) if match else _NAMED_LINES.get(name)
+    lines = named_lines(request.resolution)
     if lines is None:
         raise Invalid("'resolution' must be like 720p or 1080p.", param="resolution")
     return lines, "resolution"
+
+
+def named_lines(resolution: str) -> int | None:
+    """Lines of the short side in "720p", "4K"."""
+    match = _LINES.fullmatch(resolution)
+    return int(match[1]) if match else _NAMED_LINES.get(resolution.lower())
 
 
 def spelled(size: tuple[int, int]) -> str:

@@ -394,6 +394,10 @@ def _shape(
     if not is_text:
         if request.aspect_ratio is not None:
             dropped.append("aspect_ratio")
+        if request.size is not None and family.lines is None:
+            dropped.append("size")
+        elif request.size is not None and min(request.size) != family.lines:
+            told.append(Adjustment("size", demands.spelled(request.size), f"{family.lines}p"))
         return None, told, dropped
     aspect_ratio, fitted = demands.shape_of(request, family.ratios)
     told += fitted
@@ -408,29 +412,35 @@ def _shape(
 def _check_lines(
     request: VideoRequest, family: _Family, told: list[Adjustment], dropped: list[str]
 ) -> None:
+    """The first to ask for lines, of size, resolution and mode, may not ask for more than the
+    model has; where resolution or mode say otherwise than it, that is told."""
     asked, param = demands.lines_of(request)
-    name = request.resolution or ""
-    if asked is None and request.mode is not None:
-        asked, param, name = _MODE_LINES.get(request.mode), "mode", request.mode
-        if asked is None:
-            raise Invalid("'mode' must be std or pro.", param=param)
+    mode_lines = None if request.mode is None else _MODE_LINES.get(request.mode)
+    if request.mode is not None and mode_lines is None:
+        raise Invalid("'mode' must be std or pro.", param="mode")
     if asked is None:
-        return
-    if family.lines is None:
-        if request.size is None:  # a size still sets the shape
-            dropped.append(param)
-        return
-    most = family.lines
-    if request.size is not None:  # squarer shapes have more lines: 1:1 on 720p is 960x960
-        shape = demands.nearest(Fraction(*request.size), family.ratios)
-        most = max(most, min(family.sizes.get(shape, (0, 0))))
-    if asked > most:
-        raise Invalid(
-            f"'{param}' asks for {asked} lines on the short side; this model renders {most}.",
-            param=param,
-        )
-    if request.size is None and asked != family.lines:
-        told.append(Adjustment(param, name, f"{family.lines}p"))
+        asked, param = mode_lines, "mode"
+    if asked is not None and family.lines is not None:
+        most = family.lines
+        if request.size is not None:  # squarer shapes have more lines: 1:1 on 720p is 960x960
+            shape = demands.nearest(Fraction(*request.size), family.ratios)
+            most = max(most, min(family.sizes.get(shape, (0, 0))))
+        if asked > most:
+            raise Invalid(
+                f"'{param}' asks for {asked} lines on the short side; this model renders {most}.",
+                param=param,
+            )
+    named = None if request.resolution is None else demands.named_lines(request.resolution)
+    for name, wish, lines in (
+        ("resolution", request.resolution, named),
+        ("mode", request.mode, mode_lines),
+    ):
+        if wish is None or lines == family.lines:
+            continue
+        if family.lines is None:
+            dropped.append(name)
+        else:
+            told.append(Adjustment(name, wish, f"{family.lines}p"))
 
 
 # ---------------------------------------------------------------- reading

@@ -341,7 +341,7 @@ def _mode(request: VideoRequest, model: _Model) -> tuple[str | None, int | None]
             names = [name for name in modes if name]
             accepted = f"must be {' or '.join(names)}" if names else "is not known to this model"
             raise Invalid(f"'mode' {accepted}.", param="mode")
-        return request.mode, modes.get(request.mode)
+        return request.mode, modes.get(None) or modes.get(request.mode)
     asked, param = demands.lines_of(request)
     if asked is None:
         return None, None
@@ -356,19 +356,32 @@ def _mode(request: VideoRequest, model: _Model) -> tuple[str | None, int | None]
 
 
 def _told(request: VideoRequest, aspect_ratio: str | None, lines: int | None) -> list[Adjustment]:
-    """What a client that asked for a size or resolution gets instead."""
-    asked, param = demands.lines_of(request)
-    if asked is None or lines is None:
-        return []
-    if request.size is None:
-        asked_name = str(request.resolution)
-        return [] if asked == lines else [Adjustment(param, asked_name, f"{lines}p")]
+    """What a client that asked for a size or resolution gets instead. `lines` None: its own mode,
+    newer than our table; what that renders nobody here knows."""
+    told = []
+    if request.size is not None:
+        given = _given_size(request, request.size, aspect_ratio, lines)
+        if given is not None:
+            told.append(Adjustment("size", demands.spelled(request.size), given))
+    if request.resolution is not None and lines is not None:
+        named = demands.named_lines(request.resolution)
+        if named != lines:
+            told.append(Adjustment("resolution", request.resolution, f"{lines}p"))
+    return told
+
+
+def _given_size(
+    request: VideoRequest, asked: tuple[int, int], aspect_ratio: str | None, lines: int | None
+) -> str | None:
+    """None: the size asked for; with a picture, which keeps its shape, its short side."""
+    if lines is None:
+        return aspect_ratio or request.mode
     if aspect_ratio is None:
-        given = None if asked == lines else f"{lines}p"
-    else:
-        size = _size(aspect_ratio, lines)
-        given = None if size is None or size == request.size else demands.spelled(size)
-    return [] if given is None else [Adjustment("size", demands.spelled(request.size), given)]
+        return None if min(asked) == lines else f"{lines}p"
+    size = _size(aspect_ratio, lines)
+    if size is None:
+        return aspect_ratio
+    return None if size == asked else demands.spelled(size)
 
 
 def _size(aspect_ratio: str, lines: int) -> tuple[int, int] | None:

@@ -27,6 +27,7 @@ from proxy.model import (
     Draft,
     DraftValue,
     Json,
+    Media,
     Operation,
     Outbound,
     Outcome,
@@ -340,10 +341,8 @@ class _Making:
     def add_extra(self) -> None:
         self.dropped += foreign(self.request)
         for name, value in self.request.extra.items():
-            if self.request.dialect != "openai" or name in _NEVER_SENT:
+            if self.request.dialect != "openai" or name in _NEVER_SENT or name in self.fields:
                 self.dropped.append(name)
-            elif name in self.fields:
-                continue
             elif self.traits.nested_as_text and isinstance(value, dict | list):
                 self.fields[name] = orjson.dumps(value).decode()
             else:
@@ -358,15 +357,21 @@ class _Making:
             )
         if first is None:
             return
-        if first.blob is not None:
-            self.fields["input_reference"] = first.blob
-        elif self.traits.picture_url == "object":
-            self.fields["input_reference"] = _member("image_url", first.url)
-        elif self.traits.picture_url == "text":
-            text = orjson.dumps({"image_url": first.url}).decode()
-            self.fields["image_reference"] = text
-        else:
-            self.fields["reference_url"] = first.url
+        name, value = self._pictured(first)
+        if name in self.fields:  # an extra of the client's, in the server's own words
+            self.dropped.append(name)
+        self.fields[name] = value
+
+    def _pictured(self, picture: Media) -> tuple[str, DraftValue]:
+        if picture.blob is not None:
+            return "input_reference", picture.blob
+        match self.traits.picture_url:
+            case "object":
+                return "input_reference", _member("image_url", picture.url)
+            case "text":
+                return "image_reference", orjson.dumps({"image_url": picture.url}).decode()
+            case "plain":
+                return "reference_url", picture.url
 
     def add_source(self, source: Task | None) -> None:
         """The video an edit or extension works on: the task it names, or an upload."""

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from proxy.errors import Invalid
 from proxy.model import Adjustment, VideoRequest
-from proxy.providers.demands import lines_of, ratio, size_param, spelled
+from proxy.providers.demands import lines_of, named_lines, ratio, size_param, spelled
 
 Size: TypeAlias = "tuple[int, int]"
 
@@ -37,11 +37,18 @@ def fit_size(
     """The size to send, None when the client asked for none. `accepted` empty: any.
 
     Where several accepted sizes have the shape and no resolution was asked for, the first one
-    counts; where only a resolution was asked for, 16:9 sizes before others.
+    counts; where only a resolution was asked for, 16:9 sizes before others. `size` outranks the
+    two; where they say otherwise, that is told.
     """
-    asked = request.size
-    if asked is None:
+    if request.size is None:
         return _by_shape(request, accepted)
+    given, told = _by_size(request, request.size, accepted)
+    return given, told + _outranked(request, given)
+
+
+def _by_size(
+    request: VideoRequest, asked: Size, accepted: Sequence[Size]
+) -> tuple[Size, list[Adjustment]]:
     if not accepted or asked in accepted:
         return asked, []
     above = [
@@ -53,6 +60,17 @@ def fit_size(
         raise _none(spelled(asked), size_param(request), accepted)
     given = min(above)
     return given, [Adjustment("size", spelled(asked), spelled(given))]
+
+
+def _outranked(request: VideoRequest, given: Size) -> list[Adjustment]:
+    told = []
+    if request.aspect_ratio is not None:
+        shape = ratio(request.aspect_ratio)
+        if shape is None or not _is_like(given, shape):
+            told.append(Adjustment("aspect_ratio", request.aspect_ratio, spelled(given)))
+    if request.resolution is not None and named_lines(request.resolution) != min(given):
+        told.append(Adjustment("resolution", request.resolution, spelled(given)))
+    return told
 
 
 def _by_shape(

@@ -28,12 +28,14 @@ from proxy.relay.base import (
 from proxy.relay.pipe import Taken, take_over
 from proxy.relay.probe import usable_tiers
 from proxy.relay.splice import PipePool
+from proxy.relay.turns import Turns
 
 __all__ = [
     "End",
     "Moved",
     "PipePool",
     "RelayOptions",
+    "Turns",
     "move",
     "socket_factory",
     "usable_tiers",
@@ -55,6 +57,7 @@ async def move(
     on_bytes: Callable[[int], None],
     chunked: bool = False,
     pipes: PipePool | None = None,
+    turns: Turns | None = None,
     stop: Stop | None = None,
     on_tier: Callable[[str], None] | None = None,
 ) -> Moved:
@@ -66,9 +69,11 @@ async def move(
     `count`; ends DONE only if exactly that much was written. After an upstream's fault the
     client's connection is in order: open the upstream again at the byte reached and call
     `move` once more. The upstream response is always closed. `pipes` keeps pipes for the next
-    call; `stop` is looked at every second. `on_tier` is told the tier before its first byte, for
-    who must know it after a cancellation too.
+    call; `turns` is shared with the other streams of the loop. `stop` is looked at every second.
+    `on_tier` is told the tier before its first byte, for who must know it after a cancellation
+    too.
     """
+    turns = turns or Turns()
     client = request.transport
     if client is None or client.is_closing():
         drop(response)
@@ -83,10 +88,10 @@ async def move(
         if count == 0 and not chunked:
             transfer.finish(End.DONE)
         elif length is None:
-            await copy.run(transfer, response, chunked=chunked)
+            await copy.run(transfer, response, chunked=chunked, turns=turns)
         elif (taken := _take(transfer, response, length)) is not None:
             set_rcvbuf(taken.transport, options.upstream_rcvbuf_bytes)
-            tier = await _run(transfer, taken, options, pipes, note)
+            tier = await _run(transfer, taken, options, pipes, turns, note)
     finally:
         transfer.close()
         transfer.conn.flow = None
@@ -129,6 +134,7 @@ async def _run(
     taken: Taken,
     options: RelayOptions,
     pipes: PipePool | None,
+    turns: Turns,
     note: Callable[[str], None],
 ) -> str:
     """The best tier on a connection taken over; returns its name.
@@ -142,13 +148,13 @@ async def _run(
             pair = pool.get()
             if pair is not None:
                 note("splice")
-                await splice.run(transfer, taken, pool, pair)
+                await splice.run(transfer, taken, pool, pair, turns)
                 return "splice"
         finally:
             if pool is not pipes:
                 pool.close()
     note("pipe")
-    await pipe.run(transfer, taken)
+    await pipe.run(transfer, taken, turns)
     return "pipe"
 
 

@@ -211,7 +211,10 @@ class Transfer:
         elif now - self._heard_at > options.idle_upstream_s:
             self.finish(End.IDLE_UPSTREAM)
         if options.min_rate_bytes_s and now - self._window_at >= options.min_rate_window_s:
-            if taken - self._window_taken < options.min_rate_bytes_s * (now - self._window_at):
+            missing = options.min_rate_bytes_s * (now - self._window_at)
+            missing -= taken - self._window_taken
+            # Its fault only if it had that much to take: the upstream may be the slow one.
+            if missing > 0 and (self._blocked or self._outstanding() >= missing):
                 self.finish(End.MIN_RATE)
             self._window_taken, self._window_at = taken, now
 

@@ -8,11 +8,12 @@ import aiohttp
 from aiohttp import ClientResponse
 
 from proxy.relay.base import End, Gate, Transfer
+from proxy.relay.turns import Turns
 
 LAST_CHUNK = b"0\r\n\r\n"
 
 
-async def run(transfer: Transfer, response: ClientResponse, *, chunked: bool) -> None:
+async def run(transfer: Transfer, response: ClientResponse, *, chunked: bool, turns: Turns) -> None:
     """Read and write until the run ends; with `chunked`, in chunk framing.
 
     The last chunk is written only when everything was: any other end leaves the framing open,
@@ -27,7 +28,7 @@ async def run(transfer: Transfer, response: ClientResponse, *, chunked: bool) ->
             # Deadlines are the transfer's: it ends the run, and that ends whatever is awaited.
             transfer.on_end = lambda: limit.reschedule(transfer.loop.time())
             try:
-                await _move(transfer, gate, response, chunked=chunked)
+                await _move(transfer, gate, response, chunked=chunked, turns=turns)
             finally:
                 transfer.on_end = None
     except TimeoutError:
@@ -39,9 +40,12 @@ async def run(transfer: Transfer, response: ClientResponse, *, chunked: bool) ->
         transfer.finish(End.UPSTREAM_RESET if reset else End.UPSTREAM_SHORT)
 
 
-async def _move(transfer: Transfer, gate: Gate, response: ClientResponse, *, chunked: bool) -> None:
+async def _move(
+    transfer: Transfer, gate: Gate, response: ClientResponse, *, chunked: bool, turns: Turns
+) -> None:
     while transfer.end is None and transfer.left != 0:
         await gate.wait()
+        await turns.turn()
         data = await response.content.readany()
         transfer.heard()
         if not data:

@@ -6,7 +6,6 @@ nothing. A poller left on a closed descriptor once took the whole process down.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import os
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 
 from proxy.relay.base import End, Gate, Transfer
 from proxy.relay.pipe import Taken
+from proxy.relay.turns import Turns
 
 # A pipe holds a number of socket buffers, however small: a large one is needed to hold even
 # one wakeup's worth of packets. Users but root may have few of them.
@@ -22,7 +22,7 @@ PIPE_SIZES = (1 << 20, 1 << 18)
 # (a third less CPU than with 256 KiB), little for one that must be waited for.
 FAST_BYTES = 1 << 20
 SLOW_BYTES = 1 << 17
-ROUNDS = 8  # of one stream, before other streams have their turn
+ROUNDS = 2  # of one stream, before other streams have their turn
 KEPT_PIPES = 32
 
 
@@ -73,27 +73,37 @@ class _Splice:
     """The pump between two dup'ed sockets (a loop refuses pollers on a transport's own)."""
 
     def __init__(
-        self, transfer: Transfer, pair: PipePair, upstream: int, client: int, wire_bytes: int
+        self,
+        transfer: Transfer,
+        pair: PipePair,
+        upstream: int,
+        client: int,
+        wire_bytes: int,
+        turns: Turns,
     ) -> None:
-        self._transfer, self._pair = transfer, pair
+        self._transfer, self._pair, self._turns = transfer, pair, turns
         self._upstream, self._client = upstream, client
         left = transfer.left
         assert left is not None
         self._wire = min(wire_bytes, left)
         self._last = End.UPSTREAM_SHORT  # what it is when the wire ends and bytes are lacking
-        self._again: asyncio.Handle | None = None
+        self._is_queued = self._is_stopped = False
         self._room = FAST_BYTES
         self.in_pipe = 0
 
     def start(self) -> None:
-        self._transfer.loop.add_reader(self._upstream, self._fill)
+        self._transfer.loop.add_reader(self._upstream, self._readable)
 
     def stop(self) -> None:
         loop = self._transfer.loop
         loop.remove_reader(self._upstream)
         loop.remove_writer(self._client)
-        if self._again is not None:
-            self._again.cancel()
+        self._is_stopped = True
+
+    def _readable(self) -> None:
+        if not self._is_queued:
+            self._is_queued = True
+            self._turns.ask(self._fill)
 
     def _fill(self) -> None:
         """Upstream side: until there is nothing more, or the client must be waited for.
@@ -101,8 +111,10 @@ class _Splice:
         Never only a part: when a connection is reset behind readable bytes, uvloop calls a
         poller once and not again.
         """
+        self._is_queued = False
+        if self._is_stopped:  # its descriptors may be another stream's by now
+            return
         transfer = self._transfer
-        self._again = None
         for _ in range(ROUNDS):
             if transfer.end is not None or transfer.blocked:
                 return
@@ -123,7 +135,8 @@ class _Splice:
             transfer.heard()
             self._empty()
         if transfer.end is None and not transfer.blocked:
-            self._again = transfer.loop.call_soon(self._fill)
+            self._is_queued = True
+            self._turns.again(self._fill)
 
     def _empty(self) -> None:
         """Client side; also the poller's callback while the client was not writable."""
@@ -148,7 +161,7 @@ class _Splice:
         elif transfer.blocked:
             transfer.blocked = False
             transfer.loop.remove_writer(self._client)
-            transfer.loop.add_reader(self._upstream, self._fill)
+            transfer.loop.add_reader(self._upstream, self._readable)
 
     def _wait_for_client(self) -> None:
         transfer = self._transfer
@@ -159,7 +172,9 @@ class _Splice:
             transfer.loop.add_writer(self._client, self._empty)
 
 
-async def run(transfer: Transfer, taken: Taken, pipes: PipePool, pair: PipePair) -> None:
+async def run(
+    transfer: Transfer, taken: Taken, pipes: PipePool, pair: PipePair, turns: Turns
+) -> None:
     """Send what the client's transport still holds, then splice `taken` until the run ends."""
     fds: list[int] = []
     pump: _Splice | None = None
@@ -169,7 +184,7 @@ async def run(transfer: Transfer, taken: Taken, pipes: PipePool, pair: PipePair)
             return
         fds.append(os.dup(taken.transport.get_extra_info("socket").fileno()))
         fds.append(os.dup(transfer.client.get_extra_info("socket").fileno()))
-        pump = _Splice(transfer, pair, fds[0], fds[1], taken.wire_bytes)
+        pump = _Splice(transfer, pair, fds[0], fds[1], taken.wire_bytes, turns)
         pump.start()
         await transfer.done
     finally:

@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError("--speed must be above 0.")
     except ValueError as exc:
         parser.error(str(exc))
-    if options.die_with_parent is not None:
-        _die_with_parent(options.die_with_parent or os.getppid())
+    if options.die_with_parent:
+        _die_with_parent()
     settings = Settings(
         host=options.host,
         openai_port=ports.get("openai", 0),
@@ -66,12 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--journal", type=Path, help="a file to remember tasks in")
     parser.add_argument("--json", action="store_true", help="print one JSON line when ready")
     parser.add_argument(
-        "--die-with-parent",
-        type=int,
-        nargs="?",
-        const=0,
-        metavar="PID",
-        help="end when the starting process ends; with its id also if it already has",
+        "--die-with-parent", action="store_true", help="end when the starting process ends"
     )
     return parser
 
@@ -88,10 +83,11 @@ def _ports(text: str) -> dict[str, int]:
     return ports
 
 
-def _die_with_parent(parent: int) -> None:
+def _die_with_parent() -> None:
     """SIGTERM from the kernel when the parent thread ends; at once if it already has."""
     import ctypes
 
+    parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         raise SystemExit(0)

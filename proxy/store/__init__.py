@@ -18,6 +18,7 @@ from proxy.store.client import Connections, connect
 from proxy.store.codec import LineEntry, TokenRecord
 from proxy.store.durations import Durations
 from proxy.store.embedded import MIN_VERSION, Embedded, parse_version
+from proxy.store.ended import Ended
 from proxy.store.faults import StoreDown, StoreFault, StoreFull, StoreUnsafe, StoreUnusable
 from proxy.store.hooks import Hooks
 from proxy.store.keys import new_task_id, shard_of, shard_of_task
@@ -60,6 +61,7 @@ class Store:
         self.tokens = Tokens(self.batch)
         self.tasks = Tasks(self.batch)
         self.hooks = Hooks(self.batch)
+        self.ended = Ended(self.batch)
         self.durations = Durations(self.batch)
 
     @classmethod
@@ -104,7 +106,8 @@ class Store:
 
     async def listen(self, callback: Heard, on_lost: Callable[[], None]) -> None:
         """Call `callback(kind, id, version)` for every change by anyone, from a job that `close`
-        ends; kind is "task" (version: the task's) or "token" (version: its generation).
+        ends; kind is "task" (version: the task's), "token" (version: its generation) or "hook"
+        (id: the webhook that was written with a change).
 
         Returns once subscribed, StoreDown when that fails. `on_lost` is called once per loss:
         whatever was cached may be stale, and stays so until `is_listening` is True again.

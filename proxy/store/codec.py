@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import orjson
 
@@ -55,6 +55,23 @@ class LineEntry:
     stage: Stage
     attempt: int
     event: str
+
+
+BookingKind: TypeAlias = Literal["hold", "settle", "refund", "loss"]
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """One line of the ledger. For every task hold = settle + refund; a `loss` only notes that a
+    provider may charge what no client paid."""
+
+    kind: BookingKind
+    task_id: str
+    token_id: str
+    owner: str
+    model: str
+    micro: int
+    ms: int
 
 
 # ---------------------------------------------------------------- tasks
@@ -181,6 +198,17 @@ def decode_line(document: bytes) -> LineEntry:
     )
 
 
+# ---------------------------------------------------------------- ledger
+
+
+def encode_booking(booking: Booking) -> bytes:
+    return orjson.dumps(booking)
+
+
+def decode_booking(document: bytes) -> Booking:
+    return Booking(**_object(document))
+
+
 # ---------------------------------------------------------------- webhooks
 
 
@@ -232,6 +260,7 @@ def decode_token(stored: Mapping[bytes, bytes]) -> TokenRecord:
             created_ms=int(text["created_ms"]),
             expires_ms=number("expires_ms"),
             revoked_ms=number("revoked_ms"),
+            webhook=text.get("webhook"),
         )
     except KeyError as exc:
         raise ValueError(f"not a token: {exc} is missing") from exc

@@ -1,22 +1,26 @@
 """Webhooks in Redis: written by the change they tell of, leased when due, kept a while after.
 
-A hook that has ended (delivered, or dead after 72 h) stays for 7 days, so that an operator can
-look at it and send it again.
+A hook that has ended (delivered, or dead after 72 h) stays for 7 days, or as long as its task,
+so that an operator can look at it and send it again; of all that have ended at most `MAX_ENDED`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, TypeAlias
 
 from proxy.model import Hook
 from proxy.store import keys
 from proxy.store.batch import Batcher, Script
 from proxy.store.codec import decode_hook, encode_hook
+from proxy.store.faults import StoreFault
 from proxy.store.tasks import claim
 
 KEPT_MS: Final = 7 * 24 * 3600 * 1000
-MAX_ENDED: Final = 10_000 // keys.SHARDS
+MAX_ENDED: Final = 10_000
+
+_Hooks: TypeAlias = list[Hook]  # inside the class, `list` is its method
 
 
 class Hooks:
@@ -27,13 +31,19 @@ class Hooks:
 
     async def claim_due(self, now_ms: int, lease_ms: int, limit: int) -> tuple[str, ...]:
         """Lease up to `limit` webhooks that are to be sent now; see `Tasks.claim_due`."""
-        return await claim(self._batch, self._claim, keys.hooks, now_ms, lease_ms, limit)
+        return tuple(await claim(self._batch, self._claim, keys.hooks, now_ms, lease_ms, limit))
 
     async def get(self, name: str) -> Hook | None:
-        if keys.shard_of_task(name.partition(":")[0]) is None or ":" not in name:
+        """None for what is no hook, or is gone; StoreFault for a record nobody can read."""
+        if _shard_of(name) is None:
             return None
         document = await self._batch.call("HGET", keys.hook(name), "doc")
-        return decode_hook(document) if isinstance(document, bytes) else None
+        if not isinstance(document, bytes):
+            return None
+        try:
+            return decode_hook(document)
+        except (ValueError, TypeError, KeyError) as exc:
+            raise StoreFault(f"a webhook's record is unreadable: {exc}") from exc
 
     async def write(self, hook: Hook, now_ms: int, due_ms: int | None) -> None:
         """What came of an attempt; `due_ms` None when it was the last."""
@@ -41,33 +51,57 @@ class Hooks:
         assert shard is not None
         await self._batch.run(
             self._write,
-            [keys.hooks(shard), keys.hook(hook.name), keys.told(shard)],
+            [
+                keys.hooks(shard),
+                keys.hook(hook.name),
+                keys.told(shard),
+                keys.task(hook.task_id),
+            ],
             [
                 hook.name,
                 encode_hook(hook),
                 "" if due_ms is None else due_ms,
                 now_ms,
                 KEPT_MS,
-                MAX_ENDED,
+                MAX_ENDED // keys.SHARDS,
             ],
         )
 
+    async def put_back(self, name: str, due_ms: int) -> None:
+        """End a lease without an attempt."""
+        shard = _shard_of(name)
+        if shard is not None:
+            await self._batch.call("ZADD", keys.hooks(shard), "XX", due_ms, name)
+
     async def forget(self, name: str) -> None:
         """Take a due name away whose hook is gone."""
-        shard = keys.shard_of_task(name.partition(":")[0])
+        shard = _shard_of(name)
         if shard is not None:
             await self._batch.call("ZREM", keys.hooks(shard), name)
 
-    async def list(self) -> tuple[Hook, ...]:
-        """All that are waiting or have ended, the latest last."""
-        found = await asyncio.gather(
-            *(
-                self._batch.call("ZRANGE", key(shard), 0, -1)
-                for shard in keys.ALL_SHARDS
-                for key in (keys.hooks, keys.told)
-            )
-        )
-        names = {n.decode() for some in found if isinstance(some, list) for n in some}  # type: ignore[union-attr]
-        hooks = await asyncio.gather(*(self.get(name) for name in names))
-        known = [hook for hook in hooks if hook is not None]
-        return tuple(sorted(known, key=lambda hook: (hook.created_ms, hook.name)))
+    async def list(self, limit: int) -> tuple[tuple[Hook, ...], bool]:
+        """The latest `limit` of those that wait or have ended, the oldest first, and whether
+        there are more."""
+        rooms = [room(shard) for shard in keys.ALL_SHARDS for room in (keys.hooks, keys.told)]
+        found = await asyncio.gather(*(self._batch.call("ZRANGE", room, 0, -1) for room in rooms))
+        names = [
+            name.decode()
+            for some in found
+            if isinstance(some, list)
+            for name in some
+            if isinstance(name, bytes)
+        ]
+        hooks = sorted(await self._known(names), key=lambda hook: (hook.created_ms, hook.name))
+        return tuple(hooks[-limit:]), len(hooks) > limit
+
+    async def _known(self, names: Sequence[str]) -> _Hooks:
+        hooks: _Hooks = []
+        for first in range(0, len(names), 1000):  # a bound on what waits for the store at once
+            some = await asyncio.gather(*(self.get(name) for name in names[first : first + 1000]))
+            hooks += [hook for hook in some if hook is not None]
+        return hooks
+
+
+def _shard_of(name: str) -> str | None:
+    task_id, colon, _version = name.partition(":")
+    return keys.shard_of_task(task_id) if colon else None

@@ -92,8 +92,13 @@ def hooks(shard: str) -> str:
 
 
 def told(shard: str) -> str:
-    """zset: webhook delivered or dead → ms when that was."""
+    """zset: webhook delivered or dead → ms when it is forgotten."""
     return f"rw:{{{shard}}}:hooked"
+
+
+def ended(shard: str) -> str:
+    """zset: `task id owner` of a finished task → ms when it expires."""
+    return f"rw:{{{shard}}}:end"
 
 
 def durations(upstream: str, model: str) -> str:
@@ -104,6 +109,31 @@ def durations(upstream: str, model: str) -> str:
 def hook(name: str) -> str:
     """hash: one webhook, v and doc. Its name is `task id:version`."""
     return _tagged(name.partition(":")[0], "hook") + name[name.index(":") :]
+
+
+def in_flight(owner: str, who: str) -> str:
+    """zset: open task id → ms when it is taken for lost. `who`: see `holders`."""
+    return f"rw:{{{shard_of(owner)}}}:fly:{who}"
+
+
+def rate(owner: str, who: str, kind: str) -> str:
+    """string: µs at which the bucket of this rate would be full again."""
+    return f"rw:{{{shard_of(owner)}}}:rate:{who}:{kind}"
+
+
+def balance(owner: str, who: str, period: str = "") -> str:
+    """hash: micro-units held and spent; of a UTC day (`20260131`), a month (`202601`), or all."""
+    return f"rw:{{{shard_of(owner)}}}:bal:{who}{':' + period if period else ''}"
+
+
+def ledger(owner: str, month: str) -> str:
+    """stream: every hold, settlement, refund and loss of an owner in a UTC month (`202601`)."""
+    return f"rw:{{{shard_of(owner)}}}:led:{owner}:{month}"
+
+
+def holders(token_id: str, owner: str, model: str) -> tuple[str, str, str]:
+    """Whose limits a task counts against: its token, its owner, its owner's use of the model."""
+    return f"t:{token_id}", f"o:{owner}", f"m:{owner}:{model}"
 
 
 def due(shard: str) -> str:

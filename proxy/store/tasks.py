@@ -13,19 +13,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, Literal, TypeAlias
 
 from proxy.errors import Invalid, NotFound
 from proxy.lifecycle import notice_of
-from proxy.model import Kind, Task
+from proxy.model import NO_LIMITS, Kind, Limits, Task
 from proxy.store import keys
-from proxy.store.batch import Answer, Batcher, Durability, Script
+from proxy.store.batch import Answer, Arg, Batcher, Durability, Script
 from proxy.store.codec import (
     MAX_LINE_ENTRIES,
+    Booking,
+    BookingKind,
     LineEntry,
     decode_line,
     decode_task,
+    encode_booking,
     encode_hook,
     encode_line,
     task_fields,
@@ -39,6 +43,8 @@ _WINDOWS: Final = (32, 256)  # index entries looked at in one step of a listing:
 KEY_LIFE_MS: Final = 24 * 3600 * 1000
 RECENT_MS: Final = 10 * 60 * 1000
 MAX_RECENT: Final = 16
+DAY_KEPT_MS: Final = 40 * 24 * 3600 * 1000
+MONTH_KEPT_MS: Final = 400 * 24 * 3600 * 1000
 
 
 class Why(StrEnum):
@@ -49,12 +55,29 @@ class Why(StrEnum):
     MISMATCH = "mismatch"  # the key was used for another request
     RETRY = "retry"  # the submit the client says it is repeating
     ALIAS = "alias"  # the task that has the client's own id
+    FLIGHT = "flight"  # as many tasks under way as it may have: `what` names whose limit
+    BUDGET = "budget"  # what it would cost is more than is left: `what` names whose
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
+    """`what` is a task's id, or the name of an exhausted limit."""
+
     why: Why
-    task_id: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a submit may take: the limits of its token, its owner, and its owner's use of the
+    model, in this order."""
+
+    token: Limits = NO_LIMITS
+    owner: Limits = NO_LIMITS
+    model: Limits = NO_LIMITS
+
+
+FREE: Final = Allowance()
 
 
 _Ids: TypeAlias = list[str]  # inside the class, `list` is its method
@@ -70,15 +93,18 @@ class Tasks:
 
     # ------------------------------------------------------------ changes
 
-    async def reserve(self, task: Task, due_ms: int, retries: int = 0) -> Taken | None:
-        """Write a new task. None: written. Else nothing was, and somebody was there before.
+    async def reserve(
+        self, task: Task, due_ms: int, retries: int = 0, allowance: Allowance = FREE
+    ) -> Taken | None:
+        """Write a new task. None: written. Else nothing was: somebody was there before, or
+        `allowance` has no room for it.
 
         With `task.idempotency` the key decides; without one, `retries` > 0 (a retry the client
         announces) takes the oldest recent submit of the same fingerprint that has served fewer.
         """
         answer = await self._batch.run(
             self._reserve,
-            _keys_of(task),
+            (*_keys_of(task), keys.ledger(task.owner, _month(task.created_ms)), *_places(task)),
             [
                 task.id,
                 task.created_ms,
@@ -91,13 +117,17 @@ class Tasks:
                 KEY_LIFE_MS,
                 RECENT_MS,
                 MAX_RECENT,
+                task.hold_micro,
+                _LONGEST_OPEN_MS,
+                _booking(task, "hold", task.hold_micro, task.created_ms),
+                *_gates(allowance),
                 *task_fields(task),
             ],
         )
         if answer is None:
             return None
-        why, task_id = _texts(answer)
-        return Taken(Why(why), task_id)
+        why, what = _texts(answer)
+        return Taken(Why(why), what)
 
     async def swap(
         self,
@@ -124,9 +154,17 @@ class Tasks:
             raise ValueError("a swap goes from one version of a task to the next")
         retention_ms = retention_s * 1000
         hook = notice_of(old, new)
+        ends = new.stage.is_final and not old.stage.is_final
+        entries = _closing(new) if ends else ()
         answer = await self._batch.run(
             self._swap,
-            (*_keys_of(new), keys.hooks(_shard(new.id)), keys.hook(f"{new.id}:{new.version}")),
+            (
+                *_keys_of(new),
+                keys.hooks(_shard(new.id)),
+                keys.hook(f"{new.id}:{new.version}"),
+                keys.ledger(new.owner, _month(new.updated_ms)),
+                *_places(new),
+            ),
             [
                 new.id,
                 old.version,
@@ -141,6 +179,12 @@ class Tasks:
                 "" if hook is None else hook.name,
                 new.updated_ms,
                 b"" if hook is None else encode_hook(hook),
+                len(keys.holders(new.token_id, new.owner, new.model)),
+                int(ends),
+                new.hold_micro,
+                new.settled_micro or 0,
+                len(entries),
+                *entries,
                 *task_fields(new),
             ],
             durability=durability,
@@ -254,10 +298,11 @@ class Tasks:
 
     # ------------------------------------------------------------ what is due
 
-    async def claim_due(self, now_ms: int, lease_ms: int, limit: int) -> tuple[str, ...]:
+    async def claim_due(self, now_ms: int, lease_ms: int, limit: int) -> dict[str, int]:
         """Lease up to `limit` due tasks of all owners until `now_ms + lease_ms`: no other worker
         is handed them before. `swap` or `reschedule` ends a lease; a worker that dies lets it
         lapse. Shards share the limit; a shard with less to do leaves its share to the others.
+        By id, the ms since when it was due: in each shard the longest overdue first.
         """
         return await claim(self._batch, self._claim, keys.due, now_ms, lease_ms, limit)
 
@@ -287,8 +332,8 @@ async def claim(
     now_ms: int,
     lease_ms: int,
     limit: int,
-) -> tuple[str, ...]:
-    """Lease what is due in the zset `key(shard)` of every shard."""
+) -> dict[str, int]:
+    """Lease what is due in the zset `key(shard)` of every shard; see `Tasks.claim_due`."""
     counts = await asyncio.gather(
         *(batch.call("ZCOUNT", key(shard), "-inf", now_ms) for shard in keys.ALL_SHARDS)
     )
@@ -303,7 +348,11 @@ async def claim(
             for shard, share in share_out(waiting, limit).items()
         )
     )
-    return tuple(name for answer in claimed for name in _texts(answer))
+    found: dict[str, int] = {}
+    for answer in claimed:
+        pairs = iter(_texts(answer))
+        found.update((name, int(since)) for name, since in zip(pairs, pairs, strict=True))
+    return found
 
 
 def share_out(waiting: dict[str, int], limit: int) -> dict[str, int]:
@@ -333,6 +382,67 @@ def _keys_of(task: Task) -> tuple[str, ...]:
         own if task.idempotency is None else keys.idempotency(*who, task.idempotency),
         own if task.fingerprint is None else keys.recent(*who, task.fingerprint),
     )
+
+
+def _places(task: Task) -> tuple[str, ...]:
+    """What a task counts against: zsets of tasks in flight, then balances."""
+    who = keys.holders(task.token_id, task.owner, task.model)
+    day, month = _day(task.created_ms), _month(task.created_ms)
+    return (
+        *(keys.in_flight(task.owner, name) for name in who),
+        *(
+            keys.balance(task.owner, name, period)
+            for name in who[:2]
+            for period in ("", day, month)
+        ),
+    )
+
+
+def _gates(allowance: Allowance) -> tuple[Arg, ...]:
+    """The limits that go with `_places`, as `reserve.lua` reads them."""
+    flights: list[Arg] = []
+    for name, limits in (
+        ("token", allowance.token),
+        ("owner", allowance.owner),
+        ("model", allowance.model),
+    ):
+        flights += (name, _or_any(limits.max_in_flight))
+    budgets: list[Arg] = []
+    for name, limits in (("token", allowance.token), ("owner", allowance.owner)):
+        budgets += (f"{name} budget", _or_any(limits.budget_micro), "")
+        budgets += (f"{name} day budget", _or_any(limits.budget_day_micro), DAY_KEPT_MS)
+        budgets += (f"{name} month budget", _or_any(limits.budget_month_micro), MONTH_KEPT_MS)
+    return (len(flights) // 2, *flights, len(budgets) // 3, *budgets)
+
+
+def _or_any(limit: int | None) -> Arg:
+    return "" if limit is None else limit
+
+
+def _closing(task: Task) -> tuple[bytes, ...]:
+    """The ledger's entries about a task's end: hold = settle + refund."""
+    if not task.hold_micro:
+        return ()
+    cost = task.settled_micro or 0
+    entries = [_booking(task, "settle", cost, task.updated_ms)] if cost else []
+    if task.hold_micro > cost:
+        entries.append(_booking(task, "refund", task.hold_micro - cost, task.updated_ms))
+    if task.error is not None and task.error.code == "submission_unconfirmed":
+        # The provider may have rendered it all the same, and charge us.
+        entries.append(_booking(task, "loss", task.hold_micro, task.updated_ms))
+    return tuple(entries)
+
+
+def _booking(task: Task, kind: BookingKind, micro: int, ms: int) -> bytes:
+    return encode_booking(Booking(kind, task.id, task.token_id, task.owner, task.model, micro, ms))
+
+
+def _day(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y%m%d")
+
+
+def _month(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y%m")
 
 
 def _shard(task_id: str) -> str:

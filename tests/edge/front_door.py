@@ -120,6 +120,13 @@ async def until_logged(house: House, event: str) -> dict[str, Any]:
             await asyncio.sleep(0.01)
 
 
+async def store_pid(house: House) -> int:
+    """The process of this house's own Valkey."""
+    info = await house.server.store.batch.call("INFO", "server")
+    assert isinstance(info, dict)
+    return int(str(info["process_id"]))
+
+
 # ---------------------------------------------------------------- raw connections
 
 

@@ -138,6 +138,12 @@ class Raw:
         data = await self.some(1 << 40)
         return data, not self._was_reset
 
+    async def body_after(self, read: int) -> tuple[bytes, bool]:
+        """`body`, of which `read` bytes were taken by `some` before."""
+        left = int(self.headers["Content-Length"]) - read
+        data = await self.some(left)
+        return data, len(data) == left
+
     async def reply(self) -> Heard:
         await self.head()
         data, whole = await self.body()

@@ -512,16 +512,35 @@ async def test_a_stalled_upstream_is_not_the_clients_fault(tier: str) -> None:
 
 @each_tier
 @on_both_loops
-async def test_a_trickle_falls_below_the_minimum_rate(tier: str) -> None:
+async def test_a_client_that_sips_falls_below_the_minimum_rate(tier: str) -> None:
+    """It is never idle, and there was more to take than it took."""
+    options: dict[str, Any] = {"min_rate_bytes_s": 1_000_000, "min_rate_window_s": 0.2}
+    async with rig(whole(LARGE), tier, count=len(LARGE), **options) as at:
+        client = await at.client(rcvbuf=4096)
+        with suppress(ConnectionError):
+            while not at.over.is_set():
+                await client.read(1000)
+                await asyncio.sleep(0.02)
+        assert at.run.end is End.MIN_RATE
+        client.sock.close()
+
+
+@each_tier
+@on_both_loops
+async def test_a_trickle_is_not_the_clients_fault(tier: str) -> None:
+    """Below the minimum rate, but the client takes all there is."""
+
     async def script(at: Upstream, writer: asyncio.StreamWriter, _: int) -> None:
-        writer.write(head(N))
-        while not at_rig.over.is_set():
+        writer.write(head(30))
+        for _ in range(30):
             writer.write(b"x")
+            await writer.drain()
             await asyncio.sleep(0.02)
 
-    async with rig(script, tier, min_rate_bytes_s=10_000, min_rate_window_s=0.2) as at_rig:
-        await at_rig.fetch()
-        assert at_rig.run.end is End.MIN_RATE
+    options: dict[str, Any] = {"min_rate_bytes_s": 10_000, "min_rate_window_s": 0.1}
+    async with rig(script, tier, count=30, **options) as at:
+        assert await at.fetch() == b"x" * 30
+        assert at.run.end is End.DONE
 
 
 @each_tier

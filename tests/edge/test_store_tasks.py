@@ -311,7 +311,7 @@ async def test_no_task_is_leased_twice(store: Store, second: Store) -> None:
     assert len(claimed) == len(set(claimed))
     claimed += await store.tasks.claim_due(NOW, LEASE_MS, 100)
     assert sorted(claimed) == sorted(task.id for task in tasks)
-    assert await store.tasks.claim_due(NOW + LEASE_MS - 1, LEASE_MS, 100) == ()
+    assert await store.tasks.claim_due(NOW + LEASE_MS - 1, LEASE_MS, 100) == {}
     again = await second.tasks.claim_due(NOW + LEASE_MS, LEASE_MS, 100)
     assert sorted(again) == sorted(claimed)
 
@@ -319,7 +319,8 @@ async def test_no_task_is_leased_twice(store: Store, second: Store) -> None:
 async def test_one_busy_owner_gets_the_whole_limit(store: Store) -> None:
     tasks = [await reserved(store, new_task(created_ms=NOW + n), due_ms=NOW + n) for n in range(30)]
     await reserved(store, new_task(), due_ms=NOW + 60_000)
-    assert await store.tasks.claim_due(NOW + 100, LEASE_MS, 20) == tuple(t.id for t in tasks[:20])
+    due = await store.tasks.claim_due(NOW + 100, LEASE_MS, 20)
+    assert list(due.items()) == [(t.id, NOW + n) for n, t in enumerate(tasks[:20])]
 
 
 async def test_a_lease_ends_with_the_task_or_a_new_time(store: Store) -> None:
@@ -328,7 +329,7 @@ async def test_a_lease_ends_with_the_task_or_a_new_time(store: Store) -> None:
     await advance(store, done, Stage.COMPLETED, due_ms=None)
     assert await store.tasks.reschedule(later.id, NOW + 5)
     assert not await store.tasks.reschedule(done.id, NOW + 5)
-    assert await store.tasks.claim_due(NOW + 5, LEASE_MS, 9) == (later.id,)
+    assert await store.tasks.claim_due(NOW + 5, LEASE_MS, 9) == {later.id: NOW + 5}
     await store.tasks.forget_due(later.id)
     assert await store.tasks.open_count() == 0
 

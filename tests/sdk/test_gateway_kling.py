@@ -174,8 +174,8 @@ async def test_every_state_has_klings_own_word(held: House, stepped: Client, mov
 async def test_a_kling_upstream_gets_what_its_client_wrote(
     held: House, stepped: Client, moved: Moved, one_render: OneRender
 ) -> None:
-    """Fields nobody has heard of included; its own members come back. Only the alias is ours:
-    the upstream hears our task id, unique whatever clients choose."""
+    """Fields nobody has heard of included; its own members come back. The alias is ours, for
+    the upstream hears our task id, unique whatever clients choose; so is the callback."""
     body: dict[str, Any] = {
         "model_name": "kling-v2-6",
         "prompt": "cat",
@@ -191,7 +191,9 @@ async def test_a_kling_upstream_gets_what_its_client_wrote(
     }
     made = await stepped.submit(**body, external_task_id="mine")
     entry = await one_render(held, "kling", made["task_id"], dialect="kling")
-    assert entry.body == {**body, "external_task_id": made["task_id"]}
+    sent = dict(entry.body)
+    assert str(sent.pop("callback_url")).startswith(f"{held.url}/callbacks/{made['task_id']}/")
+    assert sent == {**body, "external_task_id": made["task_id"]}
     await moved(held, made["task_id"], "completed")
     data = (await stepped.get("mine"))["data"]
     assert data["watermark_info"] == {"enabled": True}

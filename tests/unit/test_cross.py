@@ -55,7 +55,7 @@ from proxy.model import (
 from proxy.providers import PROVIDERS, serial
 from proxy.providers.base import Provider
 from proxy.providers.parts import multipart_pieces
-from proxy.rewrite import enforce_fit
+from proxy.rewrite import enforce_fit, rewrite
 from proxy.routing import EndpointTable
 from proxy.sim.body import Body, read_body
 from proxy.sim.faults import Faults
@@ -91,7 +91,7 @@ SECONDS = st.sampled_from([1, 4, 5, 7.5, 8, 10, 12, 20])
 SIZES = ("720x1280", "1280x720", "1024x1792", "1920x1080", "640x640", "848x480", "3840x2160")
 RATIOS = st.sampled_from(["16:9", "9:16", "1:1", "4:3", "21:9", "9:21", "2:1"])
 PICTURES = st.sampled_from([URL, PNG64, f"data:image/jpeg;base64,{JPG64}"])
-VALUES = st.sampled_from([0, 1.5, "x", True, [1, "y"], {"k": ["v", {"w": 0}]}])
+VALUES = st.sampled_from([0, 1.5, "x", True, [1, "y"], {"k": ["v", 0], "w": {"x": 1}}])
 
 # What clients of the OpenAI and the generic API send beside the documented fields.
 COMMON: dict[str, st.SearchStrategy[Any]] = {
@@ -116,7 +116,8 @@ def few(
     always: Mapping[str, st.SearchStrategy[Any]], optional: Mapping[str, st.SearchStrategy[Any]]
 ) -> st.SearchStrategy[dict[str, Any]]:
     """Bodies with a few of the optional fields. `wh` stands for width and height, which only go
-    together; `moved` puts the extended parameters into `metadata`."""
+    together, `pictures` for one of the fields that exclude each other; `moved` puts the extended
+    parameters into `metadata`."""
     names = st.lists(st.sampled_from(sorted(optional)), unique=True, max_size=5)
     return names.flatmap(
         lambda found: st.fixed_dictionaries({**always, **{n: optional[n] for n in found}})
@@ -124,7 +125,8 @@ def few(
 
 
 def _spread(body: dict[str, Any]) -> dict[str, Any]:
-    body = dict(body)
+    body = {**body, **body.get("pictures", {})}
+    body.pop("pictures", None)
     if "wh" in body:
         width, height = body.pop("wh").split("x")
         body |= {"width": int(width), "height": int(height)}
@@ -242,17 +244,26 @@ JIMENG = st.builds(
             "seed": st.sampled_from([-1, 0, 7]),
             "frames": st.sampled_from([49, 121, 193, 241, 337]),
             "aspect_ratio": RATIOS,
-            "image_urls": st.sampled_from([[URL], [URL, URL + "2"]]),
-            "binary_data_base64": st.sampled_from([[PNG64], [PNG64, JPG64]]),
+            "pictures": st.sampled_from(
+                [
+                    {"image_urls": [URL]},
+                    {"image_urls": [URL, URL + "2"]},
+                    {"binary_data_base64": [PNG64]},
+                    {"binary_data_base64": [PNG64, JPG64]},
+                ]
+            ),
             "template_id": st.just("crane_push"),
             "camera_strength": st.just("weak"),
             "brand_new": VALUES,
         },
-    ).filter(lambda body: not {"image_urls", "binary_data_base64"} <= body.keys()),
+    ),
 )
 SENT = st.one_of(OPENAI, GENERIC, KLING, JIMENG)
 
 # ---------------------------------------------------------------- where it goes
+
+
+PLAIN = Route("m", (("u", 1),))
 
 
 @dataclass(frozen=True)
@@ -261,13 +272,15 @@ class Place:
 
     upstream: Upstream
     model: str
+    route: Route = PLAIN
 
     @property
     def provider(self) -> Provider:
         return PROVIDERS[self.upstream.provider]
 
     def draft(self, request: VideoRequest) -> Draft:
-        return self.provider.draft(request, TASK_ID, self.upstream, self.model, None)
+        draft = self.provider.draft(request, TASK_ID, self.upstream, self.model, None)
+        return rewrite(draft, self.route)
 
     def seal(self, draft: Draft) -> Outbound:
         return self.provider.seal(draft, self.upstream, self.upstream.credentials[0], NOW)
@@ -305,7 +318,10 @@ PLACES = (
     place("jimeng", "jimeng_t2v_v30"),
     place("jimeng", "jimeng_t2v_v30_1080p"),
     place("jimeng", "jimeng_ti2v_v30_pro"),
-    place("jimeng", "jimeng_i2v_recamera_v30"),
+    replace(
+        place("jimeng", "jimeng_i2v_recamera_v30"),
+        route=replace(PLAIN, defaults={"template_id": "crane_push"}),  # it needs one
+    ),
     place("jimeng", "jimeng_vgfm_t2v_l20"),
 )
 PLACE = st.sampled_from(PLACES)
@@ -388,12 +404,11 @@ def witness() -> Iterator[Witness]:
 # ---------------------------------------------------------------- what became of a wish
 
 
-def lost(request: VideoRequest, draft: Draft, rendered: Rendered, taken: Taken) -> list[str]:
-    """The wishes that are neither met, nor told in `adjusted` or `dropped`.
+def unmet(request: VideoRequest, draft: Draft, rendered: Rendered, taken: Taken) -> list[str]:
+    """The wishes that the provider was not told of, or does not render to the letter.
 
     `external_id` and `callback_url` are the house's own affair.
     """
-    told = {adjustment.field for adjustment in draft.adjusted} | set(draft.dropped)
     body = taken.body.fields
     lines = _lines(draft, rendered)
     met = {
@@ -410,14 +425,10 @@ def lost(request: VideoRequest, draft: Draft, rendered: Rendered, taken: Taken) 
     }
     plain = ("negative_prompt", "fps", "seed", "style", "quality_level", "user", "response_format")
     met |= {name: _is_same(body.get(name), getattr(request, name)) for name in plain}
-    missing = [
-        name
-        for name in met
-        if getattr(request, name) is not None and not met[name] | (name in told)
-    ]
+    missing = [name for name in met if getattr(request, name) is not None and not met[name]]
     for name, value in (*request.extra.items(), *request.native.items()):
         is_asked = value is not False and value not in ("", -1)
-        if is_asked and name not in told and not _is_same(body.get(name), value):
+        if is_asked and not _is_same(body.get(name), value):
             missing.append(name)
     return missing + _lost_media(request, taken)
 
@@ -493,7 +504,7 @@ def _text(value: object) -> object:
 
 # ---------------------------------------------------------------- requests
 
-MANY = settings(max_examples=1500, deadline=None, derandomize=True)
+MANY = settings(max_examples=200, deadline=None, derandomize=True)
 
 
 @MANY
@@ -585,7 +596,8 @@ def test_what_is_rendered_is_what_the_provider_reads(
 @MANY
 @given(SENT, PLACE)
 def test_nothing_is_lost_silently(witness: Witness, sent: Sent, place: Place) -> None:
-    """A wish is met to the letter, or told in reelway-adjusted or reelway-dropped."""
+    """A wish is met to the letter, or told in reelway-adjusted or reelway-dropped; what is told
+    was not met. (A mode may be met by the way: a size has as many lines.)"""
     request = sent.request()
     try:
         draft = place.draft(request)
@@ -593,8 +605,10 @@ def test_nothing_is_lost_silently(witness: Witness, sent: Sent, place: Place) ->
         return
     taken = witness.take(place.upstream.provider, place.seal(draft))
     rendered = place.provider.rendered(draft)
-    assert lost(request, draft, rendered, taken) == [], (draft.adjusted, draft.dropped)
     told = [adjustment.field for adjustment in draft.adjusted] + list(draft.dropped)
+    wishes = unmet(request, draft, rendered, taken)
+    assert set(wishes) <= set(told), "lost"
+    assert set(told) <= {*wishes, "mode"}, "told for nothing"
     assert len(told) == len(set(told)), "told twice"
     assert all(a.asked != a.given for a in draft.adjusted)
 
@@ -606,7 +620,7 @@ def test_an_exact_route_takes_only_what_it_renders_to_the_letter(sent: Sent, pla
         draft = place.draft(sent.request())
     except Invalid:
         return
-    exact = Route("m", (("u", 1),), fit="exact")
+    exact = replace(PLAIN, fit="exact")
     if draft.adjusted or draft.dropped:
         with pytest.raises(Invalid):
             enforce_fit(draft, exact)
@@ -652,6 +666,7 @@ STATES = (
     ),
     TaskState(Status.FAILED, error=TaskError("moderation_blocked", "No.", "50516")),
     TaskState(Status.FAILED),
+    TaskState(Status.FAILED, error=TaskError("expired", "Gone.", "not_found")),
 )
 
 
@@ -722,6 +737,9 @@ def check_kling(document: dict[str, Any], reply: Reply, task: Task) -> None:
 
 def check_jimeng(document: dict[str, Any], reply: Reply, task: Task) -> None:
     assert document.keys() >= {"code", "data", "message", "request_id", "status", "time_elapsed"}
+    if task.error is not None and task.error.code == "expired":
+        assert (reply.status, document["data"]) == (200, {"status": "not_found"})
+        return
     if task.status is Status.FAILED:
         assert (reply.status, document["data"]) == (400, None)
         assert document["code"] != 10000

@@ -42,6 +42,7 @@ FLOORS: dict[str, int] = {
     "links": 5,
     "slots": 5,
     "tokens": 5,
+    "turnstile": 5,
     "admin": 6,
     "content": 6,
     "delivery": 6,

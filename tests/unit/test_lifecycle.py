@@ -14,21 +14,26 @@ from proxy.lifecycle import (
     RESULT_LIFE_MS,
     Schedule,
     advanced,
+    asking_pause_ms,
     bound,
+    estimated_progress,
     expiry_text,
     failed,
     is_overdue,
     next_poll_ms,
     noted,
+    notice_of,
     refreshed,
     removed,
     sent,
+    unconfirmed,
     unconfirmed_due_ms,
 )
 from proxy.model import (
     Accepted,
     Adjustment,
     Credential,
+    DialectName,
     Draft,
     Kind,
     Operation,
@@ -48,7 +53,6 @@ SCHEDULE = Schedule(
     first_ms=2_000,
     interval_ms=5_000,
     max_ms=30_000,
-    max_age_ms=3_600_000,
     settle_ms=70_000,
     confirm_ms=600_000,
 )
@@ -132,7 +136,7 @@ def test_binding_takes_in_what_the_upstream_says_at_once(
     named = bound(task(Stage.SENT, handle={"a": "1"}), Accepted("up-1", told, {"b": "2"}), NOW)
     assert (named.upstream_id, named.stage, named.progress) == ("up-1", stage, progress)
     assert named.handle == {"a": "1", "b": "2"}
-    assert (named.version, named.updated_ms) == (4, NOW)
+    assert (named.version, named.updated_ms, named.bound_ms) == (4, NOW, NOW)
 
 
 # ---------------------------------------------------------------- polls
@@ -274,6 +278,8 @@ def test_a_hidden_failure_never_brings_a_deleted_task_back() -> None:
 def test_a_note_changes_nothing_but_the_version(stage: Stage) -> None:
     before = task(stage)
     assert noted(before, NOW) == replace(before, version=4, updated_ms=NOW)
+    marked = replace(before, version=4, updated_ms=NOW, unconfirmed=True)
+    assert unconfirmed(before, NOW) == marked
 
 
 OLD, NEW = (Result("https://old"),), (Result("https://new"),)
@@ -313,21 +319,52 @@ def test_deleting_hides_a_task_and_does_it_once(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "age_ms", "wait_ms"),
+    ("bound_ms", "age_ms", "wait_ms"),
     [
-        (Stage.BOUND, 0, 2_000),
-        (Stage.BOUND, 900_000, 2_000),  # found late: its first look is still to come
-        (Stage.QUEUED, 1_000, 2_000),
-        (Stage.IN_PROGRESS, 10_000, 5_000),
-        (Stage.IN_PROGRESS, 60_000, 6_000),  # a tenth of its age
-        (Stage.IN_PROGRESS, 200_000, 20_000),
-        (Stage.IN_PROGRESS, 3_000_000, 30_000),
-        (Stage.IN_PROGRESS, -5_000, 2_000),  # another worker's clock
+        (None, 0, 2_000),
+        (T0, 1_000, 2_000),
+        (T0, 10_000, 5_000),
+        (T0, 60_000, 6_000),  # a tenth of its age
+        (T0, 200_000, 20_000),
+        (T0, 3_000_000, 30_000),
+        (T0, -5_000, 2_000),  # another worker's clock
+        (T0 + 900_000, 900_000, 2_000),  # found late: its age counts from there
     ],
 )
-def test_a_long_render_is_asked_after_less_often(stage: Stage, age_ms: int, wait_ms: int) -> None:
+def test_a_long_render_is_asked_after_less_often(
+    bound_ms: int | None, age_ms: int, wait_ms: int
+) -> None:
     now = T0 + age_ms
-    assert next_poll_ms(task(stage), now, SCHEDULE, 0.5) == now + wait_ms
+    at = task(Stage.IN_PROGRESS, bound_ms=bound_ms)
+    assert next_poll_ms(at, now, SCHEDULE, 0.5) == now + wait_ms
+
+
+@pytest.mark.parametrize(
+    ("age_ms", "expected_ms", "wait_ms"),
+    [
+        (0, 20_000, 16_000),  # four fifths of the usual time
+        (10_000, 20_000, 6_000),
+        (15_000, 20_000, 5_000),
+        (30_000, 20_000, 5_000),
+        (0, 600_000, 30_000),  # a usual time is a guess: the longest pause stays
+        (0, 0, 2_000),
+    ],
+)
+def test_little_is_asked_before_a_render_is_usually_done(
+    age_ms: int, expected_ms: int, wait_ms: int
+) -> None:
+    at = task(Stage.IN_PROGRESS, bound_ms=T0)
+    found = next_poll_ms(at, T0 + age_ms, SCHEDULE, 0.5, expected_ms=expected_ms)
+    assert found == T0 + age_ms + wait_ms
+
+
+@pytest.mark.parametrize(
+    ("failures", "wait_ms"), [(0, 5_000), (1, 10_000), (2, 20_000), (4, 80_000), (99, 80_000)]
+)
+def test_an_upstream_in_trouble_is_asked_less_often(failures: int, wait_ms: int) -> None:
+    at = task(Stage.IN_PROGRESS, bound_ms=T0)
+    now = T0 + 10_000
+    assert next_poll_ms(at, now, SCHEDULE, 0.5, failures=failures) == now + wait_ms
 
 
 def test_jitter_spreads_polls_by_a_tenth_both_ways() -> None:
@@ -338,8 +375,8 @@ def test_jitter_spreads_polls_by_a_tenth_both_ways() -> None:
 
 def test_an_upstream_that_names_a_time_is_not_asked_before_it() -> None:
     at = task(Stage.IN_PROGRESS)
-    assert next_poll_ms(at, NOW, SCHEDULE, 0.5, 60.0) == NOW + 60_000
-    assert next_poll_ms(at, NOW, SCHEDULE, 0.5, 0.1) == NOW + 5_000
+    assert next_poll_ms(at, NOW, SCHEDULE, 0.5, retry_after_s=60.0) == NOW + 60_000
+    assert next_poll_ms(at, NOW, SCHEDULE, 0.5, retry_after_s=0.1) == NOW + 5_000
 
 
 def test_the_next_look_is_always_in_the_future() -> None:
@@ -349,7 +386,7 @@ def test_the_next_look_is_always_in_the_future() -> None:
 
 @pytest.mark.parametrize("stage", FINAL)
 def test_nobody_looks_at_a_finished_task(stage: Stage) -> None:
-    assert next_poll_ms(task(stage), NOW, SCHEDULE, 0.5, 60.0) is None
+    assert next_poll_ms(task(stage), NOW, SCHEDULE, 0.5, retry_after_s=60.0) is None
 
 
 def test_an_unconfirmed_submit_is_looked_up_or_waited_for() -> None:
@@ -362,7 +399,35 @@ def test_an_unconfirmed_submit_is_looked_up_or_waited_for() -> None:
 
 @pytest.mark.parametrize(("age_ms", "overdue"), [(0, False), (3_600_000, False), (3_600_001, True)])
 def test_a_task_is_overdue_after_its_greatest_age(age_ms: int, overdue: bool) -> None:
-    assert is_overdue(task(Stage.IN_PROGRESS), T0 + age_ms, SCHEDULE) is overdue
+    assert is_overdue(task(Stage.IN_PROGRESS), T0 + age_ms, 3_600_000) is overdue
+
+
+@pytest.mark.parametrize(
+    ("bound_ms", "age_ms", "expected_ms", "percent"),
+    [
+        (T0, 0, 10_000, 0),
+        (T0, 2_500, 10_000, 25),
+        (T0, 10_000, 10_000, 95),  # late is not done
+        (T0, 99_000, 10_000, 95),
+        (T0, -1_000, 10_000, 0),
+        (T0, 1_000, 0, 95),
+        (T0, 1_000, None, None),
+        (None, 1_000, 10_000, None),
+    ],
+)
+def test_progress_is_guessed_where_the_provider_tells_none(
+    bound_ms: int | None, age_ms: int, expected_ms: int | None, percent: int | None
+) -> None:
+    at = task(Stage.IN_PROGRESS, bound_ms=bound_ms)
+    assert estimated_progress(at, T0 + age_ms, expected_ms) == percent
+
+
+@pytest.mark.parametrize(
+    ("age_ms", "pause_ms"), [(0, 5_000), (100_000, 10_000), (10_000_000, 30_000)]
+)
+def test_clients_are_told_to_ask_as_seldom_as_we_do(age_ms: int, pause_ms: int) -> None:
+    at = task(Stage.IN_PROGRESS, bound_ms=T0)
+    assert asking_pause_ms(at, T0 + age_ms, SCHEDULE) == pause_ms
 
 
 @pytest.mark.parametrize(
@@ -387,3 +452,28 @@ def test_every_change_is_one_version_further(change: Callable[[Task], Task | Non
     after = change(task(Stage.IN_PROGRESS))
     assert after is not None
     assert (after.version, after.updated_ms) == (4, NOW)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "before", "after", "told"),
+    [
+        ("openai", Stage.IN_PROGRESS, Stage.COMPLETED, True),
+        ("openai", Stage.SENT, Stage.FAILED, True),
+        ("openai", Stage.QUEUED, Stage.IN_PROGRESS, False),
+        ("kling", Stage.QUEUED, Stage.IN_PROGRESS, True),
+        ("kling", Stage.SENT, Stage.BOUND, False),  # queued before and after
+        ("kling", Stage.IN_PROGRESS, Stage.IN_PROGRESS, False),
+    ],
+)
+def test_a_webhook_tells_the_end_and_klings_every_status(
+    dialect: DialectName, before: Stage, after: Stage, told: bool
+) -> None:
+    old = task(before, dialect=dialect, webhook="https://hook.example")
+    new = replace(old, stage=after, version=4, updated_ms=NOW)
+    hook = notice_of(old, new)
+    assert (hook is not None) == told
+    if hook is not None:
+        assert (hook.name, hook.status, hook.url) == ("video_1:4", new.status, old.webhook)
+        assert hook.created_ms == NOW
+    assert notice_of(old, replace(new, webhook=None)) is None
+    assert notice_of(old, replace(new, deleted=True)) is None  # its owner wants no more of it

@@ -374,7 +374,10 @@ HD = ["1280x720", "720x1280", "1920x1080", "1080x1920"]
         (None, {"aspect_ratio": "1:1", "resolution": "480P"}, "480x480", ()),
         (None, {"aspect_ratio": "21:9"}, "1680x720", ()),
         (None, {"resolution": "480p"}, "848x480", ()),
-        (None, {"size": (640, 640), "aspect_ratio": "16:9"}, "640x640", ()),
+        (None, {"size": (640, 640), "aspect_ratio": "16:9"}, "640x640",
+         ("aspect_ratio=16:9>640x640",)),
+        (None, {"size": (640, 640), "resolution": "720p", "aspect_ratio": "1:1"}, "640x640",
+         ("resolution=720p>640x640",)),
         (HD, {"size": (1280, 720)}, "1280x720", ()),
         (HD, {"size": (1024, 1792)}, "1080x1920", ("size=1024x1792>1080x1920",)),
         (HD, {"size": (854, 480)}, "1280x720", ("size=854x480>1280x720",)),
@@ -509,7 +512,7 @@ def test_an_extra_can_neither_replace_a_field_nor_smuggle_a_body() -> None:
     extra: dict[str, Json] = {"model": "dearer", "seconds": 60, "extra_body": '{"seconds": 60}'}
     draft = drafted(asked(seconds=4, extra=extra), upstream("sglang"))
     assert (draft.fields["model"], draft.fields["seconds"]) == ("up-model", 4)
-    assert draft.dropped == ("extra_body",)
+    assert draft.dropped == ("model", "seconds", "extra_body")
     assert "extra_body" not in draft.fields
 
 

@@ -1,12 +1,15 @@
 -- Compare and set: the only way a task changes.
 -- KEYS  1 task  2 line  3 owner index  4 due  5 alias  6 idempotency key  7 recent submits
---       (5, 6 and 7 repeat 1 where the request had none)  8 hooks due  9 hook
+--       (5, 6 and 7 repeat 1 where the request had none)  8 hooks due  9 hook  10 ledger
+--       11… the zsets of tasks in flight, then the balances, it was reserved with
 -- ARGV  1 id  2 expected version  3 due_ms, '' = no longer due  4 line entry, '' = none
 --       5 most line entries  6 channel  7 message
 --       8 ms the keys live on, '' = the task is open  9 drop index entries created before (ms)
 --       10 1 = it was never submitted: the names it took are free again
 --       11 hook name, '' = nobody is to be told  12 hook due_ms  13 hook document
---       14… fields of the hash
+--       14 how many zsets of tasks in flight  15 1 = it has ended: its places are free again
+--       16 micro-units that were held  17 of them, how many it cost
+--       18 how many ledger entries, then these, then fields of the hash
 -- Returns 1 when written, 0 when there is no such task, else the document that is there.
 
 local version = redis.call('HGET', KEYS[1], 'v')
@@ -16,7 +19,21 @@ end
 if version ~= ARGV[2] then
   return redis.call('HGET', KEYS[1], 'doc')
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 14))
+local entries = tonumber(ARGV[18])
+redis.call('HSET', KEYS[1], unpack(ARGV, 19 + entries))
+if ARGV[15] == '1' then
+  for place = 11, #KEYS do
+    if place < 11 + tonumber(ARGV[14]) then
+      redis.call('ZREM', KEYS[place], ARGV[1])
+    elseif ARGV[16] ~= '0' then
+      redis.call('HINCRBY', KEYS[place], 'held', '-' .. ARGV[16])
+      redis.call('HINCRBY', KEYS[place], 'spent', ARGV[17])
+    end
+  end
+end
+for place = 19, 18 + entries do
+  redis.call('XADD', KEYS[10], '*', 'entry', ARGV[place])
+end
 if ARGV[3] == '' then
   redis.call('ZREM', KEYS[4], ARGV[1])
 else
@@ -52,6 +69,7 @@ end
 if ARGV[11] ~= '' then
   redis.call('ZADD', KEYS[8], ARGV[12], ARGV[11])
   redis.call('HSET', KEYS[9], 'v', 1, 'doc', ARGV[13])
+  redis.call('PUBLISH', ARGV[6], 'hook|' .. ARGV[11] .. '|1')
 end
 if ARGV[8] ~= '' then
   for _, key in ipairs({KEYS[1], KEYS[2], KEYS[5]}) do
@@ -62,6 +80,9 @@ if ARGV[8] ~= '' then
     end
   end
   redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '(' .. ARGV[9])
+  -- Whom it leaves behind when it is gone: `sweep` takes it out of its owner's index then.
+  local tag, owner = string.match(KEYS[3], '^(rw:{%x+}:)own:(.*)$')
+  redis.call('ZADD', tag .. 'end', 'NX', ARGV[12] + ARGV[8], ARGV[1] .. ' ' .. owner)
 end
 redis.call('PUBLISH', ARGV[6], ARGV[7])
 return 1

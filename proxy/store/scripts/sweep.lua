@@ -1,0 +1,14 @@
+-- Take what has expired out of the indexes that outlive it.
+-- KEYS  1 ended tasks  2 hooks ended
+-- ARGV  1 now_ms  2 how many
+-- Returns how many tasks there were.
+
+local gone = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
+local tag = string.match(KEYS[1], '^rw:{%x+}:')
+for _, member in ipairs(gone) do
+  local id, owner = string.match(member, '^(%S+) (.*)$')
+  redis.call('ZREM', tag .. 'own:' .. owner, id)
+  redis.call('ZREM', KEYS[1], member)
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[1])
+return #gone

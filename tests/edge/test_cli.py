@@ -1,0 +1,432 @@
+"""The commands: what they say to an operator, to a program, and when they cannot."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from proxy.cli import main
+from proxy.signing import parse_token
+from tests.edge.programs import ROOT, Program, ask, program, run, until
+
+COMMANDS = ["demo", "serve", "check", "routes", "token", "simulate"]
+TOKEN_COMMANDS = ["create", "list", "show", "revoke"]
+SECRETS = ["token", "secret_key", "webhook_secret"]
+PUBLIC = ["name", "owner", "state", "generation", "models", "budget", "rpm", "max_in_flight"]
+TIMES = ["created", "expires", "revoked"]
+
+ROUTED = """\
+[[upstreams]]
+name = "k"
+provider = "kling"
+base_url = "https://kling.example"
+credentials = [{ name = "a", access_key = "a", secret_key = "b" }]
+[[routes]]
+model = "sora-2"
+upstream = "k"
+upstream_model = "kling-v2-6"
+"""
+
+MISTAKEN = """\
+[server]
+listn = "127.0.0.1:0"
+listen = "nowhere"
+[redis]
+durability = "replicas"
+[[upstreams]]
+name = "k"
+provider = "klng"
+base_url = "https://x.example"
+credentials = [{ name = "a", access_key = "a", secret_key = "b" }]
+[[routes]]
+model = "m"
+upstream = "kk"
+[webhook]
+"""
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def told(*arguments: str | Path) -> Any:
+    """What `--json` says: one line, one document."""
+    result = invoke(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("\n") == 1, result.stdout
+    return json.loads(result.stdout)
+
+
+def one_line(result: Result) -> str:
+    """The sentence a refused command ends with; nothing on stdout."""
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    return line
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Of an embedded store that nobody runs."""
+    path = tmp_path / "config.toml"
+    path.write_text(ROUTED)
+    return path
+
+
+@pytest.fixture(scope="module")
+def config_in_use(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root's config.toml as it is, but for the ports."""
+    path = tmp_path_factory.mktemp("serve") / "config.toml"
+    text, changed = re.subn(
+        r'listen = "127.0.0.1:(8080|9080)"',
+        'listen = "127.0.0.1:0"',
+        (ROOT / "config.toml").read_text(),
+    )
+    assert changed == 2
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def serving(config_in_use: Path) -> Iterator[tuple[Program, str]]:
+    """`reelway serve` of that configuration, and its URL; it is told to end by SIGTERM."""
+    arguments = ("serve", "--config", str(config_in_use))
+    with program(*arguments, cwd=config_in_use.parent, err_to_out=True) as running:
+        line = json.loads(running.line())
+        assert line["event"] == "serving"
+        yield running, line["url"]
+
+
+# ---------------------------------------------------------------- help
+
+
+def test_help_lists_the_commands_with_whole_sentences() -> None:
+    text = invoke("--help").stdout
+    listed = re.findall(r"(?m)^  (\w+) +(\S.*)$", text.partition("Commands:\n")[2])
+    assert [name for name, _ in listed] == COMMANDS
+    assert all(sentence.endswith(".") and "..." not in sentence for _, sentence in listed), text
+
+
+@pytest.mark.parametrize(
+    "command", [*([name] for name in COMMANDS), *(["token", name] for name in TOKEN_COMMANDS)]
+)
+def test_each_command_has_a_help(command: list[str]) -> None:
+    if command == ["simulate"]:  # its own parser ends the process
+        return
+    result = invoke(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage: " in result.stdout
+    undescribed = re.findall(r"(?m)^  --[\w-]+( [A-Z ]+)?$\n(?=  -|$)", result.stdout)
+    assert undescribed == [], result.stdout
+
+
+def test_the_simulators_help_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    result = invoke("simulate", "--help")
+    assert result.exit_code == 0
+    assert "--manual" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["serve"],
+        ["check"],
+        ["routes"],
+        ["token", "create", "--name", "x"],
+        ["token", "list"],
+        ["token", "show", "x"],
+        ["token", "revoke", "x"],
+    ],
+    ids=" ".join,
+)
+def test_each_command_reads_the_file_it_is_given(command: list[str], tmp_path: Path) -> None:
+    """A missing one is one line in the form of every mistake."""
+    missing = tmp_path / "missing.toml"
+    line = one_line(invoke(*command, "--config", missing))
+    assert line == f"{missing}:1: file: cannot be read: No such file or directory"
+
+
+@pytest.mark.parametrize("command", ["demo", "simulate"])
+def test_a_command_without_a_configuration_says_so(command: str) -> None:
+    assert "leave --config out" in one_line(invoke(command, "--config", "x.toml"))
+
+
+# ---------------------------------------------------------------- check, routes
+
+
+def test_the_configuration_at_the_root_is_right() -> None:
+    path = ROOT / "config.toml"
+    result = invoke("check", "--config", path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"{path}: ok (0 upstreams, 0 routes)\n"
+    assert told("check", "--config", path) == {"ok": True, "problems": []}
+
+
+def test_without_a_file_the_defaults_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke("check").stdout.startswith("no config.toml here, the defaults: ok")
+    (tmp_path / "config.toml").write_text(ROUTED)
+    assert invoke("check").stdout == "config.toml: ok (1 upstreams, 1 routes)\n"
+
+
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    """Each with its line and key, what is accepted, and what was probably meant."""
+    path = tmp_path / "config.toml"
+    path.write_text(MISTAKEN)
+    result = invoke("check", "--config", path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    lines = result.stderr.splitlines()
+    expected = [
+        (2, "server.listn", "unknown key; did you mean 'listen'? accepted: listen, public_url"),
+        (3, "server.listen", "must be host:port"),
+        (5, "redis.durability", "did you mean 'replica'? accepted: local, replica, fsync"),
+        (8, "upstreams[0].provider", "did you mean 'kling'? accepted: openai, kling, jimeng"),
+        (13, "routes[0].upstream", "no upstream 'kk'; did you mean 'k'?"),
+        (14, "webhook", "unknown table; did you mean 'webhooks'?"),
+    ]
+    assert len(lines) == len(expected), result.stderr
+    for line, (number, key, words) in zip(lines, expected, strict=True):
+        assert line.startswith(f"{path}:{number}: {key}: "), line
+        assert words in line
+
+    as_json = invoke("check", "--config", path, "--json")
+    assert (as_json.exit_code, as_json.stderr) == (1, "")
+    assert json.loads(as_json.stdout) == {"ok": False, "problems": lines}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"[server", ":1: syntax: not TOML: "),
+        (b"[server]\nlisten = '\xff'\n", ":2: file: is not UTF-8"),
+        (b"[server]\nsecrets = ['${NO_SUCH_NAME}']\n", "NO_SUCH_NAME"),
+    ],
+)
+def test_what_is_no_configuration_at_all_is_one_line(
+    tmp_path: Path, content: bytes, says: str
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(content)
+    assert says in one_line(invoke("check", "--config", path))
+
+
+def test_routes_prints_both_tables(config: Path) -> None:
+    tables = told("routes", "--config", config)
+    assert list(tables) == ["endpoints", "routes"]
+    create = {
+        "method": "POST",
+        "path": "/v1/videos",
+        "dialect": "openai",
+        "operation": "create",
+    }
+    assert tables["endpoints"][0] == create
+    [route] = tables["routes"]
+    assert list(route) == ["model", "upstream", "provider", "upstream_model", "rewrites"]
+    assert (route["model"], route["provider"]) == ("sora-2", "kling")
+
+    text = invoke("routes", "--config", config).stdout
+    heads = [line.split() for line in text.splitlines() if line.isupper()]
+    assert heads[0] == ["METHOD", "PATH", "DIALECT", "OPERATION"]
+    for row in tables["endpoints"]:
+        assert re.search(r"\s+".join(map(re.escape, row.values())), text)
+    assert re.search(r"(?m)^sora-2 +k +kling +kling-v2-6", text)
+
+
+def test_routes_without_any_says_how_to_add_one() -> None:
+    assert (
+        "add [[upstreams]] and [[routes]]"
+        in invoke("routes", "--config", ROOT / "config.toml").stdout
+    )
+
+
+# ---------------------------------------------------------------- tokens
+
+
+def test_a_key_is_made_listed_shown_and_revoked_without_a_gateway(config: Path) -> None:
+    """The embedded store is started for each command and stopped after it."""
+    at = ("--config", config)
+    assert told("token", "list", *at) == []
+    assert "There are no keys yet" in invoke("token", "list", *at).stdout
+
+    limits = ("--owner", "acme", "--models", "sora-2, sora-2*", "--budget", "4.50", "--rpm", "60")
+    made = told(
+        "token", "create", "--name", "me", *limits, "--max-in-flight", "2", "--expires", "30d", *at
+    )
+    assert list(made) == [
+        *("id", "token", "access_key", "secret_key", "webhook_secret"),
+        *(PUBLIC + TIMES),
+    ]
+    assert made["access_key"] == made["id"]
+    assert parse_token(made["token"]) is not None
+    assert made["token"].startswith(f"rw_{made['id']}_")
+    assert made["webhook_secret"].startswith("whsec_")
+    assert {name: made[name] for name in PUBLIC} == {
+        "name": "me",
+        "owner": "acme",
+        "state": "active",
+        "generation": 1,
+        "models": ["sora-2", "sora-2*"],
+        "budget": "4.5",
+        "rpm": 60,
+        "max_in_flight": 2,
+    }
+    assert made["expires"] > made["created"]
+    assert made["revoked"] is None
+
+    [listed] = told("token", "list", *at)
+    assert list(listed) == ["id", *PUBLIC, *TIMES]
+    assert listed == {name: made[name] for name in listed}
+    assert told("token", "show", made["id"], *at) == listed
+
+    assert told("token", "revoke", made["token"], *at) == {"id": made["id"], "revoked": True}
+    shown = told("token", "show", made["token"], *at)
+    assert (shown["state"], shown["revoked"] is None) == ("revoked", False)
+
+
+def test_in_words_the_secrets_are_shown_once(config: Path) -> None:
+    at = ("--config", config)
+    made = invoke("token", "create", "--name", "me", *at)
+    assert made.exit_code == 0
+    said = dict(re.findall(r"(?m)^(\w+(?: \w+)?) {2,}(\S+)", made.stdout))
+    assert list(said) == ["token", "access key", "secret key", "webhook secret"]
+    assert "shown this once" in made.stderr
+
+    listed = invoke("token", "list", *at).stdout
+    assert re.search(rf"(?m)^{said['access key']} +me .* active +all ", listed)
+    shown = invoke("token", "show", said["access key"], *at).stdout
+    assert re.search(r"(?m)^budget +-$", shown)
+    assert re.search(r"(?m)^models +all$", shown)
+    secret = said["token"].rpartition("_")[2]
+    for hidden in (secret, said["secret key"], said["webhook secret"]):
+        assert hidden not in listed + shown
+
+    revoked = invoke("token", "revoke", said["access key"], *at)
+    assert revoked.stdout == f"{said['access key']} is revoked\n"
+
+
+@pytest.mark.parametrize("command", ["show", "revoke"])
+def test_an_unknown_key_is_one_line(config: Path, command: str) -> None:
+    line = one_line(invoke("token", command, "nobody", "--config", config))
+    assert line == "Error: there is no key nobody; `token list` shows them all"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--budget", "four", "'four' is not an amount; write it like 4.00"),
+        ("--budget", "-1", "is not an amount"),
+        ("--budget", "nan", "is not an amount"),
+        ("--budget", "inf", "is not an amount"),
+        ("--budget", "1e3", "is not an amount"),
+        ("--budget", "0.0000001", "at most six decimals"),
+        ("--budget", "1234567890", "below a billion"),
+        ("--expires", "soon", "'soon' is not a time from now; write it like 30d"),
+        ("--expires", "0d", "is not a time from now"),
+        ("--expires", "30", "is not a time from now"),
+        ("--expires", "-1d", "is not a time from now"),
+        ("--expires", "5300w", "at most 36500d"),
+        ("--rpm", "0", "0 is not in the range"),
+        ("--max-in-flight", "many", "'many' is not a valid integer"),
+        ("--name", " ", "a key needs a name"),
+    ],
+)
+def test_a_limit_that_is_none_is_refused_before_a_key_is_made(
+    config: Path, option: str, value: str, says: str
+) -> None:
+    result = invoke("token", "create", "--name", "me", option, value, "--config", config)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    last = result.stderr.splitlines()[-1]
+    assert option in last
+    assert says in last
+    assert not (config.parent / ".reelway").exists()
+
+
+def test_a_model_that_no_route_serves_is_warned_of(config: Path) -> None:
+    result = invoke(
+        "token", "create", "--name", "me", "--models", "sora-*,kling-*", "--config", config
+    )
+    assert result.exit_code == 0
+    assert "no route serves a model like 'kling-*'" in result.stderr
+    assert "sora" not in result.stderr
+
+
+def test_a_redis_that_is_not_there_is_one_line(tmp_path: Path, free_port: int) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(
+        f'[server]\nsecrets = ["{"s" * 32}"]\n[redis]\nurl = "redis://127.0.0.1:{free_port}"\n'
+    )
+    line = one_line(invoke("token", "list", "--config", path))
+    assert line.startswith("Error: [redis] url: ")
+    assert f"127.0.0.1:{free_port}" in line
+
+
+def test_a_state_directory_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[server]\nstate_dir = "/proc/nowhere"\n')
+    line = one_line(invoke("token", "list", "--config", path))
+    assert line.startswith("Error: the state directory /proc/nowhere cannot be used: ")
+    assert line.endswith("choose another [server] state_dir")
+
+
+# ---------------------------------------------------------------- serve
+
+
+def test_a_fresh_gateway_answers_and_says_what_is_missing(
+    serving: tuple[Program, str], config_in_use: Path
+) -> None:
+    """With the root's config.toml there are no upstreams: the list of models is empty, and a
+    request for one says why it is refused."""
+    running, url = serving
+    warning = json.loads(running.line())
+    assert (warning["level"], warning["config"]) == ("warning", str(config_in_use))
+    assert "no routes" in warning["event"]
+    token = told("token", "create", "--name", "me", "--config", config_in_use)["token"]
+    models = ask(f"{url}/v1/models", token)
+    assert (models.status, models.json()) == (200, {"object": "list", "data": []})
+    refused = ask(f"{url}/v1/videos", token, {"model": "sora-2", "prompt": "a cat"})
+    error = refused.json()["error"]
+    assert (refused.status, error["code"], error["param"]) == (404, "model_not_found", "model")
+    assert error["message"].startswith("Model 'sora-2' is not served here")
+    unnamed = ask(f"{url}/v1/videos", token, {"prompt": "a cat"}).json()["error"]
+    assert unnamed["message"].startswith("The request names no model, and there is no default")
+
+
+def test_a_key_works_at_once_and_a_revoked_one_no_more(
+    serving: tuple[Program, str], config_in_use: Path
+) -> None:
+    """Commands beside a running gateway use its store; the gateway hears of the change."""
+    _, url = serving
+    made = told("token", "create", "--name", "me", "--config", config_in_use)
+    assert ask(f"{url}/v1/models", made["token"]).status == 200
+    assert made["id"] in {key["id"] for key in told("token", "list", "--config", config_in_use)}
+    told("token", "revoke", made["id"], "--config", config_in_use)
+    until(lambda: ask(f"{url}/v1/models", made["token"]).status == 401)
+
+
+def test_a_busy_port_is_one_line_that_names_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        path.write_text(f'[server]\nlisten = "127.0.0.1:{port}"\n')
+        ended = run("serve", "--config", str(path), cwd=tmp_path)
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err == (
+        f"Error: cannot listen on 127.0.0.1:{port}: another process listens there; "
+        "choose another [server] listen\n"
+    )
+
+
+def test_reelway_is_python_m_proxy() -> None:
+    ended = run("--version", cwd=ROOT)
+    assert (ended.status, ended.err) == (0, "")
+    assert re.fullmatch(r"reelway, version \d+\.\d+\.\d+\n", ended.out)
