@@ -10,6 +10,8 @@ from pathlib import Path
 import click
 
 from proxy import __version__
+from proxy.cli_hooks import webhook
+from proxy.cli_tasks import task
 from proxy.cli_tokens import token
 from proxy.command import (
     InOrder,
@@ -182,6 +184,8 @@ def routes(config_path: Path | None, as_json: bool) -> None:
 
 
 main.add_command(token)
+main.add_command(task)
+main.add_command(webhook)
 
 
 @main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})

@@ -16,6 +16,8 @@ import click
 from proxy import globs
 from proxy.command import InOrder, config_option, json_option, load_config, say_json, with_store
 from proxy.config import Config
+from proxy.dialects.media import web_address
+from proxy.errors import Invalid
 from proxy.routing import columns
 from proxy.server import signing_secrets
 from proxy.signing import parse_token
@@ -56,6 +58,7 @@ def token() -> None:
 @click.option("--rpm", type=click.IntRange(1), help="Requests per minute.")
 @click.option("--max-in-flight", type=click.IntRange(1), help="Tasks under way at once.")
 @click.option("--expires", help="For how long it is good: 30d, 12h, 90m.")
+@click.option("--webhook", help="Where the ends of its tasks are told: an http(s) URL.")
 @config_option
 @json_option
 def token_create(
@@ -66,6 +69,7 @@ def token_create(
     rpm: int | None,
     max_in_flight: int | None,
     expires: str | None,
+    webhook: str | None,
     config_path: Path | None,
     as_json: bool,
 ) -> None:
@@ -79,6 +83,7 @@ def token_create(
         rpm=rpm,
         max_in_flight=max_in_flight,
         expires_s=None if expires is None else _seconds(expires),
+        webhook=None if webhook is None else _address(webhook),
     )
     _warn_of_unmatched(config, wanted.models)
 
@@ -200,6 +205,7 @@ def _public(record: TokenRecord) -> dict[str, object]:
         "budget": None if record.budget_micro is None else str(record.budget_micro / _MICRO),
         "rpm": record.rpm,
         "max_in_flight": record.max_in_flight,
+        "webhook": record.webhook,
         "created": _when(record.created_ms),
         "expires": None if record.expires_ms is None else _when(record.expires_ms),
         "revoked": None if record.revoked_ms is None else _when(record.revoked_ms),
@@ -237,6 +243,13 @@ def _seconds(text: str) -> float:
             param_hint="--expires",
         )
     return seconds
+
+
+def _address(text: str) -> str:
+    try:
+        return web_address(text, "--webhook")
+    except Invalid as fault:
+        raise click.BadParameter(str(fault), param_hint="--webhook") from fault
 
 
 def _warn_of_unmatched(config: Config, wanted: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,6 +92,12 @@ def no_config_option(why: str) -> Callable[[Callable[..., Any]], Callable[..., A
             raise click.ClickException(f"{why}; leave --config out")
 
     return click.option("--config", hidden=True, expose_value=False, callback=refuse)
+
+
+def when_ms(ms: int) -> str:
+    """A moment as 2026-11-23T10:00:00.123Z."""
+    moment = datetime.fromtimestamp(ms / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def say_json(value: object) -> None:

@@ -32,6 +32,7 @@ from proxy.errors import (
     MethodNotAllowed,
     NotFound,
     ProxyError,
+    RateLimited,
     Unauthenticated,
 )
 from proxy.events import EventStreams
@@ -47,7 +48,8 @@ from proxy.mirror import Mirror
 from proxy.model import Call, DialectName, Exchange, Head, Operation, Principal, Reply, Task
 from proxy.routing import EndpointTable, dialect_of, listed_models
 from proxy.spool import Spool
-from proxy.store import Store
+from proxy.store import Rate, Store
+from proxy.store.keys import holders
 from proxy.submission import Ask, Submitter
 from proxy.tracker import Tracker
 from proxy.watch import Watch
@@ -163,8 +165,23 @@ class Gateway:
             return await read_whole(request, self._config(), limit)
 
         admission = await self._auth.authenticate(exchange.head, call.dialect, body)
-        exchange.principal = admission.principal
+        exchange.principal = principal = admission.principal
+        await self._check_rates(principal, call)
         return admission
+
+    async def _check_rates(self, principal: Principal, call: Call) -> None:
+        """Raises `RateLimited` when the token or its owner asks too often."""
+        rates = rates_of(principal, call)
+        if not rates:
+            return
+        admitted = await self._store.rates.admit(principal.owner, rates, int(self._clock() * 1000))
+        if admitted.denied is not None:
+            denied = admitted.denied
+            raise RateLimited(
+                f"More than {denied.per_minute} {denied.kind} a minute; try again in "
+                f"{max(1, round(admitted.wait_s))} s.",
+                retry_after_s=admitted.wait_s,
+            )
 
     # ------------------------------------------------------------ operations
 
@@ -385,6 +402,18 @@ def _has_ended(task: Task) -> bool:
 
 def _with_headers(reply: Reply, more: dict[str, str]) -> Reply:
     return replace(reply, headers={**reply.headers, **more}) if more else reply
+
+
+def rates_of(principal: Principal, call: Call) -> list[Rate]:
+    """The rates a request counts against: every request, and every submit on top."""
+    token, owner, _ = holders(principal.token_id, principal.owner, "")
+    rates = []
+    for who, limits in ((token, principal.limits), (owner, principal.owner_limits)):
+        if limits.requests_per_minute is not None:
+            rates.append(Rate(who, "requests", limits.requests_per_minute))
+        if limits.submits_per_minute is not None and call.operation.is_submit:
+            rates.append(Rate(who, "submits", limits.submits_per_minute))
+    return rates
 
 
 def is_visible(task: Task, principal: Principal) -> bool:

@@ -206,11 +206,10 @@ class Principal:
     name: str
     generation: int = 1
     models: tuple[str, ...] = ()
-    budget_micro: int | None = None
-    rpm: int | None = None
-    max_in_flight: int | None = None
+    limits: Limits = NO_LIMITS
     expires_ms: int | None = None
     revoked: bool = False
+    owner_limits: Limits = NO_LIMITS
     webhook: str | None = None  # told of every task that names no address of its own
 
 

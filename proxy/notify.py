@@ -194,9 +194,7 @@ class Notifier:
             return str(trouble)
         return "ok" if 200 <= status < 300 else f"answered {status}"
 
-    def _message(
-        self, hook: Hook, task: Task, record: TokenRecord
-    ) -> tuple[bytes, dict[str, str]]:
+    def _message(self, hook: Hook, task: Task, record: TokenRecord) -> tuple[bytes, dict[str, str]]:
         now_s = int(self._clock())
         event_id = event_id_of(hook)
         view = View(task, *self._links.of(task))

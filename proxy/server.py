@@ -28,6 +28,7 @@ from proxy.auth import Authenticator
 from proxy.config import Config
 from proxy.content import ContentServer
 from proxy.dialects import DIALECTS
+from proxy.errors import ProxyError
 from proxy.gateway import Gateway
 from proxy.lifecycle import Schedule
 from proxy.links import Links
@@ -37,7 +38,7 @@ from proxy.model import Task
 from proxy.notify import Notifier
 from proxy.providers import PROVIDERS
 from proxy.spool import Spool
-from proxy.store import Embedded, Store, StoreDown, StoreFault, StoreUnusable, TokenRecord
+from proxy.store import Embedded, Store, StoreDown, StoreUnusable, TokenRecord
 from proxy.submission import Submitter
 from proxy.tracker import Tracker
 from proxy.upstream import Deadlines, Upstreams
@@ -49,7 +50,7 @@ FULL_MARK = 0.8  # of the store's maxmemory
 FULLNESS_S = 1.0
 SWEEP_S = 5.0
 REVIVE_S = 0.25  # how often the embedded store is looked at
-CUT_S = 1.0  # how long the drain waits for what it has cut
+CUT_S = 3.0  # how long the drain waits for what it has cut; a body looks once a second
 SECRET_BYTES = 32  # the least a signing secret may have
 
 
@@ -343,8 +344,8 @@ class Server:
             await asyncio.sleep(SWEEP_S)
             try:
                 await self.store.ended.sweep(int(self._clock() * 1000))
-            except (StoreDown, StoreFault) as fault:
-                self.log.warning("the store's indexes were not swept", why=fault.reason)
+            except ProxyError as error:
+                self.log.warning("the store's indexes were not swept", why=str(error))
 
     # ------------------------------------------------------------ what rooms ask for
 

@@ -1,8 +1,7 @@
 """The birth of a task: from a `VideoRequest` to a task the upstream has accepted.
 
-Rule: the task is durable before the upstream hears of it, `sent` is written before the first
-byte goes out, and attempt n+1 opens only when attempt n was provably refused. What nobody can
-confirm is never sent again.
+Rule: the task is durable before the upstream hears of it, and what was asked twice is the one
+task that the first asking made.
 
 The upstream part runs in a job of its own: a client that leaves half-way changes nothing, and
 one that asks again is given the same job.
@@ -11,47 +10,37 @@ one that asks again is given the same job.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 
-from proxy import lifecycle
 from proxy.config import Config
 from proxy.dialects.answers import remembered
+from proxy.dispatch import Dispatcher
 from proxy.errors import (
+    BudgetExceeded,
     Invalid,
     NotFound,
     ProxyError,
-    Unavailable,
+    TooManyInFlight,
     Unprocessable,
-    UpstreamFailed,
 )
 from proxy.lifecycle import Schedule
 from proxy.model import (
-    Accepted,
     Exchange,
-    Outbound,
-    Outcome,
     Principal,
-    Refused,
     Stage,
     Task,
-    TaskError,
-    Unknown,
     VideoRequest,
 )
 from proxy.planning import Attempt, attempts_of, route_for
+from proxy.pricing import money, price_micro
 from proxy.providers.base import Provider
-from proxy.store import Store, StoreFull, Taken, Why
+from proxy.store import Allowance, Store, StoreDown, StoreFull, Taken, Why
 from proxy.store.keys import new_task_id
-from proxy.upstream import Ambiguous, NotSent, Upstreams
+from proxy.upstream import Upstreams
 from proxy.watch import Watch
-
-# How long a change the store cannot take is tried again; afterwards the tracker's own
-# reconciliation has to find the task.
-STORE_TRIES = 60
-STORE_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +87,6 @@ class Submitter:
         self._providers = providers
         self._store = store
         self._watch = watch
-        self._upstreams = upstreams
-        self._schedule = schedule
         self._clock = clock
         self._callback_url = callback_url
         self._is_full = is_full
@@ -107,16 +94,13 @@ class Submitter:
         self._random01 = random01
         self._log = log
         self._jobs: dict[str, asyncio.Task[Task]] = {}
-        self._chores: set[asyncio.Task[None]] = set()
+        self._dispatcher = Dispatcher(config, store, upstreams, schedule, clock, random01, log)
 
     async def aclose(self) -> None:
-        """Wait for submits under way: each ends within its own deadlines. What the store still
-        does not take is left to the tracker."""
+        """Wait for submits under way: each ends within its own deadlines."""
         while self._jobs:
             await asyncio.wait(set(self._jobs.values()))
-        for chore in self._chores:
-            chore.cancel()
-        await asyncio.gather(*self._chores, return_exceptions=True)
+        await self._dispatcher.aclose()
 
     async def submit(
         self, exchange: Exchange, principal: Principal, ask: Ask, release: Callable[[], None]
@@ -131,7 +115,7 @@ class Submitter:
             while True:
                 source = await self._source(principal, ask.request)
                 task, attempts = self._prepare(principal, ask, source)
-                taken = await self._reserve(task, ask.retries)
+                taken = await self._reserve(task, ask.retries, principal)
                 if taken is None:
                     held = False
                     return Born(await self._begin(exchange, task, attempts, ask, release))
@@ -153,7 +137,8 @@ class Submitter:
     ) -> Task:
         exchange.task_id, exchange.route = task.id, task.route
         job = asyncio.create_task(
-            self._drive(exchange, task, attempts, ask.forwarded), name=f"submit {task.id}"
+            self._dispatcher.drive(exchange, task, attempts, ask.forwarded),
+            name=f"submit {task.id}",
         )
         self._jobs[task.id] = job
         job.add_done_callback(lambda done: self._ended(task.id, done, release))
@@ -206,6 +191,8 @@ class Submitter:
             fingerprint=ask.fingerprint,
             idempotency=ask.idempotency,
             webhook=request.callback_url or principal.webhook,
+            price=route.price,
+            hold_micro=max(price_micro(route.price, attempt.rendered) for attempt in attempts),
         )
         return task, attempts
 
@@ -219,17 +206,36 @@ class Submitter:
 
     # ------------------------------------------------------------ who was there before
 
-    async def _reserve(self, task: Task, retries: int) -> Taken | None:
+    async def _reserve(self, task: Task, retries: int, principal: Principal) -> Taken | None:
         lease_ms = round(self._config().timeouts.lease_s * 1000)
-        taken = await self._store.tasks.reserve(task, task.created_ms + lease_ms, retries)
-        return None if taken is not None and taken.why is Why.SAME else taken
+        allowance = Allowance(token=principal.limits, owner=principal.owner_limits)
+        try:
+            taken = await self._store.tasks.reserve(
+                task, task.created_ms + lease_ms, retries, allowance
+            )
+        except StoreDown:
+            self._dispatcher.give_up(task.id)
+            raise
+        if taken is None or taken.why is Why.SAME:
+            return None
+        if taken.why is Why.BUDGET:
+            raise BudgetExceeded(
+                f"This would cost {money(task.hold_micro)} {self._config().billing.currency}, "
+                f"more than is left of the {taken.what}."
+            )
+        if taken.why is Why.FLIGHT:
+            raise TooManyInFlight(
+                f"As many tasks are under way as this {taken.what} may have; wait for one to end.",
+                retry_after_s=5,
+            )
+        return taken
 
     async def _earlier(
         self, exchange: Exchange, taken: Taken, request: VideoRequest, *, again: bool
     ) -> Task | None:
         """The task an earlier submit made, once its outcome is known; None when that one was
-        refused, so that this one may try. A refused one frees its names: the second time
-        (`again`) it is one that failed later and was deleted by its owner."""
+        refused or never sent, so that this one may try. Such a one frees its names: the second
+        time (`again`) it is one that failed later and was deleted by its owner."""
         if taken.why is Why.ALIAS:
             raise Invalid(
                 f"'external_task_id' {request.external_id!r} was used before, "
@@ -245,201 +251,26 @@ class Submitter:
         exchange.task_id = taken.what
         job = self._jobs.get(taken.what)
         if job is not None:
-            return await asyncio.shield(job)  # a refusal is everybody's who waited for it
+            made = await asyncio.shield(job)  # a refusal is everybody's who waited for it
+            exchange.route = made.route
+            return made
         seconds = self._config().timeouts.submit_s + self._config().timeouts.connect_s
         task = await self._watch.until(taken.what, _has_outcome, seconds)
-        if task is None or (task.stage is Stage.FAILED and task.deleted and not again):
+        if task is None or (_left_nothing(task) and not again):
             return None
         exchange.route = task.route
         return task
 
-    # ------------------------------------------------------------ act
-
-    async def _drive(
-        self,
-        exchange: Exchange,
-        task: Task,
-        attempts: Sequence[Attempt],
-        forwarded: Mapping[str, str],
-    ) -> Task:
-        refusal: Refused | None = None
-        for attempt in attempts:
-            exchange.upstream, exchange.credential = attempt.upstream.name, attempt.credential.name
-            outbound = self._seal(attempt, forwarded)
-            task = await self._mark_sent(task, attempt)
-            outcome = await self._send(attempt, outbound)
-            if isinstance(outcome, Accepted):
-                return await self._bind(task, outcome)
-            if isinstance(outcome, Unknown):
-                return await self._unconfirmed(task, attempt, outcome)
-            refusal = outcome
-            self._log.warning(
-                "submit refused",
-                task_id=task.id,
-                upstream=attempt.upstream.name,
-                credential=attempt.credential.name,
-                code=outcome.provider_code or outcome.error.code,
-                message=str(outcome.error),
-            )
-            if not outcome.elsewhere:
-                break
-        assert refusal is not None
-        await self._close_refused(task, refusal)
-        raise refusal.error
-
-    def _seal(self, attempt: Attempt, forwarded: Mapping[str, str]) -> Outbound:
-        outbound = attempt.provider.seal(
-            attempt.draft, attempt.upstream, attempt.credential, int(self._clock())
-        )
-        outbound.headers.update(forwarded)
-        return outbound
-
-    async def _mark_sent(self, task: Task, attempt: Attempt) -> Task:
-        now_ms = self._now_ms()
-        marked = lifecycle.sent(
-            task,
-            now_ms,
-            attempt.upstream,
-            attempt.credential,
-            attempt.upstream_model,
-            attempt.draft,
-            attempt.rendered,
-        )
-        due_ms = now_ms + self._schedule().settle_ms
-        event = (
-            f"sent attempt {marked.attempt} to {attempt.upstream.name}/{attempt.credential.name}"
-        )
-        try:
-            other = await self._store.tasks.swap(
-                task,
-                marked,
-                due_ms,
-                event,
-                self._retention_s,
-                durability=self._config().redis.durability,
-            )
-        except Unavailable:
-            # It may stand as sent although nothing was: say so as soon as the store listens.
-            self._later(self._give_up(marked), f"give up {task.id}")
-            raise
-        if other is not None:
-            raise Unavailable(
-                "The request waited too long and was given up; nothing was submitted.",
-                retry_after_s=1,
-            )
-        return marked
-
-    async def _give_up(self, marked: Task) -> None:
-        """Close an attempt that was (perhaps) written as sent and never left."""
-        error = TaskError("not_submitted", "The gateway's store failed before it was submitted.")
-        for _try in range(STORE_TRIES):
-            await asyncio.sleep(STORE_PAUSE_S)
-            try:
-                task = await self._store.tasks.get(marked.id)
-                if task is None or task.stage not in (Stage.RESERVED, Stage.SENT):
-                    return
-                ended = lifecycle.failed(task, error, self._now_ms(), hidden=True)
-                assert ended is not None
-                lost = await self._swap_refused(task, ended, "never sent: the store failed")
-            except Unavailable:
-                continue
-            if not lost:
-                return
-
-    async def _send(self, attempt: Attempt, outbound: Outbound) -> Outcome:
-        try:
-            answer = await self._upstreams.submit(attempt.upstream, outbound)
-        except NotSent as error:
-            self._log.warning(
-                "upstream unreachable", upstream=attempt.upstream.name, why=str(error)
-            )
-            failure = UpstreamFailed(
-                f"The upstream '{attempt.upstream.name}' cannot be reached; nothing was submitted.",
-                code="upstream_unreachable",
-                retry_after_s=5,
-            )
-            return Refused(failure, elsewhere=True)
-        except Ambiguous as error:
-            return Unknown(str(error))
-        return attempt.provider.outcome(answer.status, answer.headers, answer.body)
-
-    async def _bind(self, task: Task, accepted: Accepted) -> Task:
-        """The upstream has the job: whatever the store does now, the client gets its task."""
-        try:
-            return await self._write_bound(task, accepted)
-        except Unavailable as down:
-            self._log.warning("bind delayed", task_id=task.id, why=str(down))
-        self._later(self._bind_later(task, accepted), f"bind {task.id}")
-        return lifecycle.bound(task, accepted, self._now_ms())
-
-    async def _bind_later(self, task: Task, accepted: Accepted) -> None:
-        for _try in range(STORE_TRIES):
-            await asyncio.sleep(STORE_PAUSE_S)
-            try:
-                await self._write_bound(task, accepted)
-            except Unavailable:
-                continue
-            return
-        self._log.error("bind lost", task_id=task.id, upstream_id=accepted.upstream_id)
-
-    async def _write_bound(self, task: Task, accepted: Accepted) -> Task:
-        event = f"accepted as {accepted.upstream_id}"
-        while True:
-            now_ms = self._now_ms()
-            named = lifecycle.bound(task, accepted, now_ms)
-            due_ms = lifecycle.next_poll_ms(named, now_ms, self._schedule(), self._random01())
-            other = await self._store.tasks.swap(task, named, due_ms, event, self._retention_s)
-            if other is None:
-                return named
-            if other.stage is not Stage.SENT:
-                return other  # given up meanwhile: it has an end already, and only one
-            task = other
-
-    async def _unconfirmed(self, task: Task, attempt: Attempt, outcome: Unknown) -> Task:
-        now_ms = self._now_ms()
-        can_find = attempt.provider.find(task, attempt.upstream) is not None
-        due_ms = lifecycle.unconfirmed_due_ms(task, now_ms, self._schedule(), can_find=can_find)
-        noted = lifecycle.unconfirmed(task, now_ms)
-        self._log.warning("submit unconfirmed", task_id=task.id, why=outcome.reason)
-        try:
-            other = await self._store.tasks.swap(
-                task, noted, due_ms, f"unconfirmed: {outcome.reason}"[:500], self._retention_s
-            )
-        except Unavailable:
-            return task  # it stays `sent` with the due time it has: the tracker comes back to it
-        return other or noted
-
-    async def _close_refused(self, task: Task, refusal: Refused) -> None:
-        error = TaskError(refusal.error.code, refusal.error.message, refusal.provider_code)
-        ended = lifecycle.failed(task, error, self._now_ms(), hidden=True)
-        assert ended is not None
-        try:
-            await self._swap_refused(
-                task, ended, f"refused: {refusal.provider_code or refusal.error.code}"
-            )
-        except Unavailable as down:
-            self._log.warning("refusal not recorded", task_id=task.id, why=str(down))
-
-    async def _swap_refused(self, task: Task, ended: Task, event: str) -> bool:
-        """End a task no upstream took, its names free again. True when somebody was faster."""
-        other = await self._store.tasks.swap(
-            task, ended, None, event, self._retention_s, never_sent=True
-        )
-        return other is not None
-
-    def _later(self, work: Coroutine[object, object, None], name: str) -> None:
-        job = asyncio.create_task(work, name=name)
-        self._chores.add(job)
-        job.add_done_callback(self._chores.discard)
-
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
-
-    @property
-    def _retention_s(self) -> int:
-        return self._config().limits.retention_s
 
 
 def _has_outcome(task: Task) -> bool:
     """The first submit has its answer, or has given up on one."""
     return task.unconfirmed or task.stage not in (Stage.RESERVED, Stage.SENT)
+
+
+def _left_nothing(task: Task) -> bool:
+    """Refused to its client's face, or given up before anybody heard of it."""
+    never_sent = task.error is not None and task.error.code == "not_submitted"
+    return task.stage is Stage.FAILED and (task.deleted or never_sent)

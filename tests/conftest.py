@@ -48,9 +48,7 @@ state_dir = "$state_dir"
 listen = "127.0.0.1:0"
 token = "admin-secret"
 [timeouts]
-poll_first_s = 0.02
-poll_interval_s = 0.03
-poll_max_s = 0.05
+$poll
 $timeouts
 [limits]
 $limits
@@ -226,8 +224,10 @@ class House:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a test's house differs from the usual one. Text parts are TOML."""
+    """How a test's house differs from the usual one. Text parts are TOML; `poll` is how often
+    its tasks are asked after, the rest of `[timeouts]` is in `timeouts`."""
 
+    poll: str = "poll_first_s = 0.02\npoll_interval_s = 0.03\npoll_max_s = 0.05"
     speed: float = 500
     manual: bool = False
     sim: Mapping[str, Any] = field(default_factory=dict)
@@ -243,6 +243,7 @@ def write_config(path: Path, plan: Plan, sim: Simulator, listen: str) -> None:
         CONFIG.substitute(
             listen=listen,
             state_dir=path.parent / "state",
+            poll=plan.poll,
             timeouts=plan.timeouts,
             limits=plan.limits,
             sections=plan.sections,

@@ -6,11 +6,11 @@ Shapes: Volcengine's pages on Jimeng 3.0 (85621/1777001) and on gateway errors (
 Rule: an envelope holds what the vendor's holds, plus `error`. `time_elapsed` is a constant,
 since nothing here reads a clock; no client measures by it.
 
-A task that is gone at the provider is told by `data.status`, as the vendor does. Any other that
-failed is told by the outer `code`, ≠ 10000, and `data` null. Its
-HTTP status is always 400, also where the vendor would say 500: the failure is the final answer
-about the task, and a 5xx would be asked again by HTTP libraries and middleboxes on their own.
-The vendor's Python SDK raises the body's text for any status but 200.
+A task that failed is told as the vendor tells it: one that the provider no longer has by
+`data.status` (`not_found`, `expired`), any other by an outer `code` ≠ 10000 and `data` null. Its
+HTTP status is then always 400, also where the vendor would say 500: the failure is the final
+answer about the task, and a 5xx would be asked again by HTTP libraries and middleboxes on their
+own. The vendor's Python SDK raises the body's text for any status but 200.
 """
 
 from __future__ import annotations
@@ -168,9 +168,6 @@ class Jimeng:
 
     def task(self, view: View, request_id: str) -> Reply:
         task = view.task
-        if task.error is not None and task.error.code == "expired":
-            word = "not_found" if task.error.provider_code == "not_found" else "expired"
-            return _success({"status": word}, request_id, task_headers(task))
         if task.status is Status.FAILED:
             return _failed(task, request_id)
         data: dict[str, Json] = {"status": _TASK_STATUS[task.status]}
@@ -254,6 +251,9 @@ def _check_req_json(fields: Fields) -> None:
 
 def _failed(task: Task, request_id: str) -> Reply:
     error = task.error or TaskError("upstream_error", FAILURES["upstream_error"])
+    if error.code == "expired":
+        word = "not_found" if error.provider_code == "not_found" else "expired"
+        return _success({"status": word}, request_id, task_headers(task))
     code = _TASK_CODES.get(error.code, 50500)
     if task.provider == "jimeng" and error.provider_code in _VERDICTS:
         code = int(error.provider_code)

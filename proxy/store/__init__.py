@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from proxy.store import keys
-from proxy.store.batch import Answer, Batcher
+from proxy.store.batch import Answer, Batcher, Durability
 from proxy.store.client import Connections, connect
 from proxy.store.codec import LineEntry, TokenRecord
 from proxy.store.durations import Durations
@@ -23,12 +23,17 @@ from proxy.store.faults import StoreDown, StoreFault, StoreFull, StoreUnsafe, St
 from proxy.store.hooks import Hooks
 from proxy.store.keys import new_task_id, shard_of, shard_of_task
 from proxy.store.listen import Heard, Listener
-from proxy.store.tasks import Taken, Tasks, Why
+from proxy.store.rates import Admitted, Rate, Rates
+from proxy.store.tasks import Allowance, Taken, Tasks, Why
 from proxy.store.tokens import Tokens, principal
 
 __all__ = [
+    "Admitted",
+    "Allowance",
+    "Durability",
     "Embedded",
     "LineEntry",
+    "Rate",
     "Store",
     "StoreDown",
     "StoreFault",
@@ -62,6 +67,7 @@ class Store:
         self.tasks = Tasks(self.batch)
         self.hooks = Hooks(self.batch)
         self.ended = Ended(self.batch)
+        self.rates = Rates(self.batch)
         self.durations = Durations(self.batch)
 
     @classmethod

@@ -106,16 +106,17 @@ class Batcher:
                     answer, safe = await self._send([call.in_full(), wait])
         except FOREIGN as exc:
             raise translate(exc) from exc
-        for reply in (answer, safe):
-            if isinstance(reply, Exception):
-                raise translate(reply) from reply
+        if isinstance(answer, Exception):
+            raise translate(answer) from answer
+        if isinstance(safe, Exception):  # no append-only file, or too old for WAITAOF
+            raise StoreUnsafe(f"the server refused to wait: {safe}") from safe
         copies = safe[0] if isinstance(safe, list) else safe
         if not isinstance(copies, int) or copies < 1:
             raise StoreUnsafe(
                 f"the change was not {'on disk' if wait[0] == 'WAITAOF' else 'on a replica'} "
                 f"within {SAFE_MS} ms"
             )
-        return cast("Answer", answer)
+        return answer
 
     async def close(self) -> None:
         """Let what is under way finish (its deadline bounds it); refuse everything else."""

@@ -39,19 +39,22 @@ class Ended:
             if answer < SWEPT_AT_ONCE:
                 return swept
 
-    async def task_ids(self) -> AsyncIterator[str]:
-        """Every task of all owners: open ones first, then finished ones, the latest first. One
-        that moves meanwhile may come twice, or as an id that is gone."""
-        for shard in keys.ALL_SHARDS:
+    async def task_ids(self, owner: str | None = None) -> AsyncIterator[str]:
+        """Every task of all owners, or (nearly) only of one: open ones first, then finished
+        ones, the latest first. One that moves meanwhile may come twice, or be gone."""
+        shards = keys.ALL_SHARDS if owner is None else (keys.shard_of(owner),)
+        for shard in shards:
             async for member, _ in self._latest(keys.due(shard)):
                 yield member
-        streams = [self._latest(keys.ended(shard)) for shard in keys.ALL_SHARDS]
+        streams = [self._latest(keys.ended(shard)) for shard in shards]
         heads = await asyncio.gather(*(anext(stream, None) for stream in streams))
         heap = [(-head[1], number, head[0]) for number, head in enumerate(heads) if head]
         heapq.heapify(heap)
         while heap:
             _, number, member = heap[0]
-            yield member.partition(" ")[0]
+            task_id, _, its_owner = member.partition(" ")
+            if owner is None or its_owner == owner:
+                yield task_id
             following = await anext(streams[number], None)
             if following is None:
                 heapq.heappop(heap)

@@ -79,9 +79,9 @@ class Hooks:
         if shard is not None:
             await self._batch.call("ZREM", keys.hooks(shard), name)
 
-    async def list(self, limit: int) -> tuple[tuple[Hook, ...], bool]:
-        """The latest `limit` of those that wait or have ended, the oldest first, and whether
-        there are more."""
+    async def list(self, limit: int, state: str | None = None) -> tuple[tuple[Hook, ...], bool]:
+        """The latest `limit` of those that wait or have ended (or are in `state`), the oldest
+        first, and whether there are more."""
         rooms = [room(shard) for shard in keys.ALL_SHARDS for room in (keys.hooks, keys.told)]
         found = await asyncio.gather(*(self._batch.call("ZRANGE", room, 0, -1) for room in rooms))
         names = [
@@ -91,7 +91,8 @@ class Hooks:
             for name in some
             if isinstance(name, bytes)
         ]
-        hooks = sorted(await self._known(names), key=lambda hook: (hook.created_ms, hook.name))
+        known = [h for h in await self._known(names) if state in (None, h.state)]
+        hooks = sorted(known, key=lambda hook: (hook.created_ms, hook.name))
         return tuple(hooks[-limit:]), len(hooks) > limit
 
     async def _known(self, names: Sequence[str]) -> _Hooks:

@@ -11,7 +11,7 @@ import asyncio
 from typing import Final
 
 from proxy.errors import Conflict
-from proxy.model import Principal
+from proxy.model import Limits, Principal
 from proxy.store import keys
 from proxy.store.batch import Answer, Batcher, Script
 from proxy.store.codec import TokenRecord, decode_token, encode_token
@@ -28,9 +28,11 @@ def principal(record: TokenRecord) -> Principal:
         name=record.name,
         generation=record.generation,
         models=record.models,
-        budget_micro=record.budget_micro,
-        rpm=record.rpm,
-        max_in_flight=record.max_in_flight,
+        limits=Limits(
+            budget_micro=record.budget_micro,
+            requests_per_minute=record.rpm,
+            max_in_flight=record.max_in_flight,
+        ),
         expires_ms=record.expires_ms,
         revoked=record.revoked_ms is not None,
         webhook=record.webhook,

@@ -238,6 +238,15 @@ async def line_of(house: House, reply: Heard | Raw) -> Mapping[str, object]:
     return await house.line(lambda line: line["request_id"] == request_id)
 
 
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait for what sends no event; raises TimeoutError when it never comes."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            if is_so():
+                return
+            await asyncio.sleep(0.01)
+
+
 def tune(house: House, **limits: Any) -> None:
     """Other limits from the next request on, as a reload would bring them."""
     config = house.server.config

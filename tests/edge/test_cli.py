@@ -16,10 +16,10 @@ from proxy.cli import main
 from proxy.signing import parse_token
 from tests.edge.programs import ROOT, Program, ask, program, run, until
 
-COMMANDS = ["demo", "serve", "check", "routes", "token", "simulate"]
+COMMANDS = ["demo", "serve", "check", "routes", "token", "task", "webhook", "simulate"]
 TOKEN_COMMANDS = ["create", "list", "show", "revoke"]
 SECRETS = ["token", "secret_key", "webhook_secret"]
-PUBLIC = ["name", "owner", "state", "generation", "models", "budget", "rpm", "max_in_flight"]
+PUBLIC = ["name", "owner", "state", "generation", "models", "budget", "rpm", "max_in_flight", "webhook"]
 TIMES = ["created", "expires", "revoked"]
 
 ROUTED = """\

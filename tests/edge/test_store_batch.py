@@ -14,6 +14,9 @@ from proxy.model import Stage
 from proxy.store import Embedded, Store, StoreDown, StoreFault, StoreFull, TokenRecord
 from proxy.store.batch import MAX_PENDING, Answer, Arg, Batcher, Durability, Script
 from proxy.store.client import connect
+from proxy.store.ended import Ended
+from proxy.store.hooks import Hooks
+from proxy.store.rates import Rate, Rates
 from proxy.store.tasks import Tasks
 from proxy.store.tokens import Tokens
 from tests.edge.store_fixtures import NOW, new_task, own_valkey, second, store, valkey
@@ -148,16 +151,24 @@ async def test_a_full_store_refuses_writes_and_answers_reads(own_valkey: Embedde
 
 async def test_every_script_stays_in_one_slot(recorder: Recorder) -> None:
     """Several keys of one script share one `{s}` tag, whatever braces an owner's name has."""
-    tasks, tokens = Tasks(recorder), Tokens(recorder)
+    tasks, tokens, hooks = Tasks(recorder), Tokens(recorder), Hooks(recorder)
     for owner in ("acme", "a{b}c", "{00}", "}{"):
         named = new_task(owner, external_id="x{y}z")
-        task = replace(named, fingerprint="f}{", idempotency="k{}")
+        task = replace(named, fingerprint="f}{", idempotency="k{}", webhook="https://e.com/")
         await tasks.reserve(task, NOW)
-        final = replace(task, version=2, stage=Stage.FAILED)
-        await tasks.swap(task, final, None, "failed", 60, hook=b"{}", never_sent=True)
+        failed = replace(task, version=2, stage=Stage.FAILED)
+        await tasks.swap(task, failed, None, "failed", 60)
+        hook = await hooks.get(f"{task.id}:2")
+        assert hook is not None
+        await hooks.write(hook, NOW, None)
+        final = replace(failed, version=3)
+        await tasks.swap(failed, final, None, "closed", 60, never_sent=True)
         assert (await tasks.list(owner, 5))[0] == (final,)
     await tasks.reserve(new_task(), NOW)
     await tasks.claim_due(NOW, 1, 100)
+    rates = [Rate("t:{}", "requests", 5), Rate("o:}{", "submits", 5)]
+    assert (await Rates(recorder).admit("}{", rates, NOW)).remaining == (4, 4)
+    assert await Ended(recorder).sweep(NOW + 60_000) == 4
     await tokens.create(TokenRecord("t", "00", "name", "acme", NOW))
     await tokens.rotate("t", "11")
     await tokens.revoke("t", NOW)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.errors import Conflict
-from proxy.model import Principal
+from proxy.model import Limits, Principal
 from proxy.store import Store, TokenRecord, keys, principal
 from tests.edge.store_fixtures import NOW, second, store, valkey
 
@@ -39,9 +39,7 @@ async def test_a_token_is_found_by_every_worker(store: Store, second: Store) -> 
         owner="acme",
         name="the studio",
         models=("sora-2", "kling*"),
-        budget_micro=4_000_000,
-        rpm=60,
-        max_in_flight=5,
+        limits=Limits(budget_micro=4_000_000, requests_per_minute=60, max_in_flight=5),
         expires_ms=FAR_MS,
     )
 

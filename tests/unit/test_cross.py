@@ -20,7 +20,7 @@ import pytest
 from aiohttp import StreamReader
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.test_utils import make_mocked_request
-from hypothesis import event, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict, MultiDict
 
@@ -504,7 +504,7 @@ def _text(value: object) -> object:
 
 # ---------------------------------------------------------------- requests
 
-MANY = settings(max_examples=200, deadline=None, derandomize=True)
+MANY = settings(max_examples=120, deadline=None, derandomize=True)
 
 
 @MANY
@@ -525,7 +525,6 @@ def test_a_refusal_names_a_field_the_client_sent_or_left_out(sent: Sent, place: 
     refused = refusal(sent, place)
     if refused is None:
         return
-    event("refused")
     assert refused.status == 400
     assert refused.param is not None
     absent = {"input_reference", "image", "image_urls"}  # for a model that needs a picture
@@ -551,7 +550,6 @@ def test_a_draft_is_what_the_provider_takes(witness: Witness, sent: Sent, place:
         draft = place.draft(sent.request())
     except Invalid:
         return
-    event("sealed")
     outbound = place.seal(draft)
     assert outbound.length == sum(map(len, serial.encoded(outbound.pieces)))
     taken = witness.take(place.upstream.provider, outbound)
@@ -802,7 +800,7 @@ def test_a_video_is_told_as_it_is_rendered_not_as_it_was_asked(sent: Sent, place
 
 
 @given(st.lists(st.tuples(SENT, PLACE), max_size=3))
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 def test_a_listing_holds_tasks_of_every_making(made: Sequence[tuple[Sent, Place]]) -> None:
     views = []
     for sent, place in made:

@@ -330,6 +330,22 @@ def test_a_failed_task_is_told_by_the_outer_code_and_no_data(
     }
 
 
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (TaskError("expired", "m", "not_found"), "not_found"),
+        (TaskError("expired", "m", "expired"), "expired"),
+        (TaskError("expired", "m"), "expired"),
+    ],
+)
+def test_a_task_the_provider_no_longer_has_is_told_by_its_state(
+    error: TaskError, word: str
+) -> None:
+    """As the vendor does: a success, since clients look at `data.status` for it."""
+    reply = JIMENG.task(View(replace(TASK, stage=Stage.FAILED, error=error)), REQUEST_ID)
+    assert (reply.status, json_of(reply)["data"]) == (200, {"status": word})
+
+
 def test_a_failed_task_without_a_reason_is_still_a_failure() -> None:
     body = json_of(JIMENG.task(View(replace(TASK, stage=Stage.FAILED)), REQUEST_ID))
     assert (body["code"], body["message"]) == (50500, FAILURES["upstream_error"])
@@ -519,6 +535,7 @@ def test_any_task_is_told_in_the_vendors_envelope(task: Task, has_link: bool) ->
         assert body["code"] not in {50429, 50430}
         assert isinstance(body["message"], str)
         data = body["data"] or {"task_id": None}
-        assert "task_id" in data or data["status"] in {"in_queue", "generating", "done"}
+        words = {"in_queue", "generating", "done", "not_found", "expired"}
+        assert "task_id" in data or data["status"] in words
         if data.get("status") == "done":
             assert data["video_url"] == (LINK if has_link else "")

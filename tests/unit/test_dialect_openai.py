@@ -121,6 +121,7 @@ def test_the_endpoint_table() -> None:
         ("POST", "/videos/{task_id}/remix", "remix", False),
         ("POST", "/videos/edits", "edit", False),
         ("POST", "/videos/extensions", "extend", False),
+        ("GET", "/videos/{task_id}/events", "events", False),
         ("GET", "/models", "models", False),
     }
     assert rows == expected | {(m, "/v1" + path, op, public) for m, path, op, public in expected}

@@ -29,7 +29,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import orjson
@@ -48,6 +48,7 @@ from proxy.model import (
     Accepted,
     Call,
     Credential,
+    DialectName,
     Operation,
     Outbound,
     Refused,
@@ -193,7 +194,7 @@ class Conversation:
     now_s: int = START_S
     tasks: dict[str, Task] = field(default_factory=dict)
     call: Call | None = None
-    dialect: str = "openai"
+    dialect: DialectName = "openai"
     fields: Fields = field(default_factory=lambda: Fields({}))
     error: ProxyError | None = None
     task: Task | None = None  # the one the talk is about
@@ -377,7 +378,7 @@ class Conversation:
     # -- the client is answered
 
     def reply(self) -> Reply:
-        dialect = DIALECTS[cast("Any", self.dialect)]
+        dialect = DIALECTS[self.dialect]
         if self.error is not None:
             return dialect.failure(self.error, REQUEST_ID)
         call = self.call

@@ -1,0 +1,119 @@
+"""`reelway webhook`: what clients were told, what they would not hear, and telling it again."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from proxy.command import (
+    InOrder,
+    config_option,
+    json_option,
+    load_config,
+    say_json,
+    when_ms,
+    with_store,
+)
+from proxy.model import Hook
+from proxy.notify import event_id_of
+from proxy.routing import columns
+from proxy.store import Store
+
+_EVENT_ID = re.compile(r"evt_([0-9a-f]+)_([0-9]+)")
+_STATES = ("pending", "delivered", "dead")
+
+
+def _name_of(_context: click.Context, _argument: click.Parameter, value: str) -> str:
+    """A receiver knows the event's id, a log line the hook's name."""
+    event = _EVENT_ID.fullmatch(value)
+    return f"video_{event[1]}:{event[2]}" if event else value
+
+
+@click.group(cls=InOrder)
+def webhook() -> None:
+    """List the webhooks to clients, and send one again."""
+
+
+@webhook.command("list")
+@click.option("--state", type=click.Choice(_STATES), help="Only such.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000))
+@config_option
+@json_option
+def webhook_list(state: str | None, limit: int, config_path: Path | None, as_json: bool) -> None:
+    """The latest webhooks, the oldest of them first.
+
+    What has ended is kept for 7 days, or as long as its task, and at most 10 000.
+    """
+
+    async def go(store: Store) -> None:
+        hooks, has_more = await store.hooks.list(limit, state)
+        if as_json:
+            say_json({"webhooks": [_public(hook) for hook in hooks], "has_more": has_more})
+            return
+        if not hooks:
+            click.echo("There are no such webhooks.")
+            return
+        names = ("ID", "EVENT", "STATE", "TRIED", "CREATED", "LAST", "URL")
+        rows = [
+            (
+                hook.name,
+                f"video.{hook.status.value}",
+                hook.state,
+                str(hook.attempts),
+                when_ms(hook.created_ms),
+                hook.log[-1][1] if hook.log else "-",
+                hook.url,
+            )
+            for hook in hooks
+        ]
+        click.echo(columns(names, rows))
+        if has_more:
+            click.echo(f"There are more than {limit}; --limit shows them.", err=True)
+
+    with_store(load_config(config_path), go)
+
+
+@webhook.command("replay")
+@click.argument("name", metavar="ID", callback=_name_of)
+@config_option
+@json_option
+def webhook_replay(name: str, config_path: Path | None, as_json: bool) -> None:
+    """Send a webhook again, for another three days if need be.
+
+    ID is what `webhook list` shows, or the event's own id (evt_…).
+    """
+
+    async def go(store: Store) -> None:
+        hook = await store.hooks.get(name)
+        if hook is None:
+            raise click.ClickException(f"there is no webhook {name}; `webhook list` shows them")
+        if await store.tasks.get(hook.task_id) is None:
+            raise click.ClickException(f"the task of webhook {name} has expired")
+        now_ms = int(time.time() * 1000)
+        again = replace(hook, state="pending", attempts=0)
+        await store.hooks.write(again, now_ms, now_ms)
+        if as_json:
+            say_json(_public(again))
+        else:
+            click.echo(f"{name} is due now; a running gateway sends it")
+
+    with_store(load_config(config_path), go)
+
+
+def _public(hook: Hook) -> dict[str, object]:
+    return {
+        "id": hook.name,
+        "event_id": event_id_of(hook),
+        "event": f"video.{hook.status.value}",
+        "task_id": hook.task_id,
+        "token_id": hook.token_id,
+        "url": hook.url,
+        "state": hook.state,
+        "attempts": hook.attempts,
+        "created": when_ms(hook.created_ms),
+        "log": [{"at": when_ms(ms), "result": what} for ms, what in hook.log],
+    }

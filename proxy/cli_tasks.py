@@ -1,0 +1,227 @@
+"""`reelway task`: what became of whose task. For the operator: it sees all owners, and deleted
+tasks too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from proxy.command import (
+    InOrder,
+    config_option,
+    json_option,
+    load_config,
+    say_json,
+    when_ms,
+    with_store,
+)
+from proxy.model import Status, Task
+from proxy.routing import columns
+from proxy.store import LineEntry, Store
+
+_WINDOW = 256  # tasks looked at in one step
+_MICRO = Decimal(1_000_000)
+
+
+def _id_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.argument("task_id", metavar="ID")(command)
+
+
+@click.group(cls=InOrder)
+def task() -> None:
+    """List and show the tasks of all owners, deleted ones too."""
+
+
+@task.command("list")
+@click.option("--owner", help="Only this owner's.")
+@click.option("--status", type=click.Choice([s.value for s in Status]), help="Only such.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000))
+@config_option
+@json_option
+def task_list(
+    owner: str | None, status: str | None, limit: int, config_path: Path | None, as_json: bool
+) -> None:
+    """Tasks under way, then finished ones, the latest first."""
+
+    async def go(store: Store) -> None:
+        tasks, has_more = await _search(store, owner, status, limit)
+        if as_json:
+            say_json({"tasks": [_row(found) for found in tasks], "has_more": has_more})
+            return
+        if not tasks:
+            click.echo("There are no such tasks.")
+            return
+        names = ("ID", "OWNER", "MODEL", "STATUS", "UPSTREAM", "CREATED", "NOTE")
+        rows = [
+            (
+                found.id,
+                found.owner,
+                found.model,
+                found.status.value,
+                found.upstream or "-",
+                when_ms(found.created_ms),
+                _note(found),
+            )
+            for found in tasks
+        ]
+        click.echo(columns(names, rows))
+        if has_more:
+            click.echo(f"There are more than {limit}; --limit shows them.", err=True)
+
+    with_store(load_config(config_path), go)
+
+
+@task.command("show")
+@_id_argument
+@config_option
+@json_option
+def task_show(task_id: str, config_path: Path | None, as_json: bool) -> None:
+    """All that is known of one task."""
+
+    async def go(store: Store) -> None:
+        found = await _known(store, task_id)
+        if as_json:
+            say_json(_whole(found))
+            return
+        for key, value in _whole(found).items():
+            click.echo(f"{key:<16}{_said(value)}")
+
+    with_store(load_config(config_path), go)
+
+
+@task.command("timeline")
+@_id_argument
+@config_option
+@json_option
+def task_timeline(task_id: str, config_path: Path | None, as_json: bool) -> None:
+    """What happened to one task, in order."""
+
+    async def go(store: Store) -> None:
+        await _known(store, task_id)
+        line = await store.tasks.time_line(task_id)
+        if as_json:
+            say_json([_entry(entry) for entry in line])
+            return
+        names = ("AT", "VERSION", "STAGE", "ATTEMPT", "EVENT")
+        rows = [[str(value) for value in _entry(entry).values()] for entry in line]
+        click.echo(columns(names, rows))
+
+    with_store(load_config(config_path), go)
+
+
+# ---------------------------------------------------------------- finding
+
+
+async def _search(
+    store: Store, owner: str | None, status: str | None, limit: int
+) -> tuple[list[Task], bool]:
+    """At most `limit` tasks, and whether there are more."""
+    found: dict[str, Task] = {}
+    window: list[str] = []
+
+    async def look() -> None:
+        for known in (await store.tasks.get_many(window)).values():
+            if (owner is None or known.owner == owner) and status in (None, known.status.value):
+                found[known.id] = known
+        window.clear()
+
+    async for task_id in store.ended.task_ids(owner):
+        window.append(task_id)
+        if len(window) == _WINDOW:
+            await look()
+            if len(found) > limit:
+                break
+    await look()
+    return list(found.values())[:limit], len(found) > limit
+
+
+async def _known(store: Store, task_id: str) -> Task:
+    found = await store.tasks.get(task_id)
+    if found is None:
+        raise click.ClickException(f"there is no task {task_id}; `task list` shows the latest")
+    return found
+
+
+# ---------------------------------------------------------------- showing
+
+
+def _row(found: Task) -> dict[str, object]:
+    return {
+        "id": found.id,
+        "owner": found.owner,
+        "token_id": found.token_id,
+        "model": found.model,
+        "status": found.status.value,
+        "upstream": found.upstream or None,
+        "created": when_ms(found.created_ms),
+        "completed": None if found.completed_ms is None else when_ms(found.completed_ms),
+        "deleted": found.deleted,
+        "unconfirmed": found.unconfirmed,
+        "error": None if found.error is None else found.error.code,
+    }
+
+
+def _whole(found: Task) -> dict[str, object]:
+    """Not the addresses of results: whoever has one has the video."""
+    error = found.error
+    return {
+        **_row(found),
+        "stage": found.stage.value,
+        "progress": found.progress,
+        "version": found.version,
+        "attempt": found.attempt,
+        "dialect": found.dialect,
+        "operation": found.operation.value,
+        "kind": found.kind.value,
+        "prompt": found.prompt,
+        "seconds": found.seconds,
+        "size": None if found.size is None else "x".join(map(str, found.size)),
+        "external_id": found.external_id,
+        "source_id": found.source_id,
+        "route": found.route or None,
+        "provider": found.provider or None,
+        "credential": found.credential or None,
+        "upstream_model": found.upstream_model or None,
+        "upstream_id": found.upstream_id,
+        "adjusted": list(found.adjusted),
+        "dropped": list(found.dropped),
+        "results": len(found.results),
+        "webhook": found.webhook,
+        "held": str(found.hold_micro / _MICRO),
+        "cost": None if found.settled_micro is None else str(found.settled_micro / _MICRO),
+        "updated": when_ms(found.updated_ms),
+        "expires": None if found.expires_ms is None else when_ms(found.expires_ms),
+        "error": error
+        and {"code": error.code, "message": error.message, "provider_code": error.provider_code},
+    }
+
+
+def _entry(entry: LineEntry) -> dict[str, object]:
+    return {
+        "at": when_ms(entry.ms),
+        "version": entry.version,
+        "stage": entry.stage.value,
+        "attempt": entry.attempt,
+        "event": entry.event,
+    }
+
+
+def _note(found: Task) -> str:
+    notes = [found.error.code] if found.error else []
+    notes += ["unconfirmed"] if found.unconfirmed else []
+    notes += ["deleted"] if found.deleted else []
+    return ", ".join(notes) or "-"
+
+
+def _said(value: object) -> object:
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {v}" for k, v in value.items() if v is not None)
+    if isinstance(value, list):
+        return ", ".join(value) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else value
