@@ -110,12 +110,14 @@ def assert_quiet(folder: Path) -> None:
         assert json.loads(text)["level"] not in ("error", "critical"), text
 
 
-async def until_logged(house: House, event: str) -> dict[str, Any]:
-    """The first log line of this event, waited for: some things are told nowhere else."""
+async def until_logged(house: House, event: str, **more: object) -> dict[str, Any]:
+    """The last log line of this event with these values, waited for: some things are told
+    nowhere else."""
+    wanted = {"event": event, **more}
     async with asyncio.timeout(WAIT_S):
         while True:
-            for line in log_of(house):
-                if line["event"] == event:
+            for line in reversed(log_of(house)):
+                if wanted.items() <= line.items():
                     return line
             await asyncio.sleep(0.01)
 

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,11 +147,12 @@ async def test_a_status_never_goes_back_at_providers_without_progress(
         assert house.sim.submits(service) == 1
 
 
-STATUSES: list[tuple[State, dict[str, str]]] = [
-    ("queued", {"openai": "queued", "generic": "QUEUED", "kling": "submitted", "jimeng": "in_queue"}),
-    ("in_progress", {"openai": "in_progress", "generic": "IN_PROGRESS", "kling": "processing", "jimeng": "generating"}),
-    ("completed", {"openai": "completed", "generic": "SUCCESS", "kling": "succeed", "jimeng": "done"}),
-]  # fmt: skip
+# What an OpenAI client reads is the first word; then generic, Kling's and Jimeng's.
+STATUSES: list[tuple[State, tuple[str, str, str]]] = [
+    ("queued", ("QUEUED", "submitted", "in_queue")),
+    ("in_progress", ("IN_PROGRESS", "processing", "generating")),
+    ("completed", ("SUCCESS", "succeed", "done")),
+]
 
 
 @EACH_SERVICE
@@ -167,12 +169,11 @@ async def test_every_dialect_tells_the_same_status_in_its_own_word(
             jimeng = await house.post(
                 f"/?Action=CVSync2AsyncGetResult&{JIMENG}", json={"task_id": task.task_id}
             )
-            told = {
-                "openai": (await task.look())["status"],
-                "generic": generic.json()["data"]["status"],
-                "kling": kling.json()["data"]["task_status"],
-                "jimeng": jimeng.json()["data"]["status"],
-            }
+            told = (
+                generic.json()["data"]["status"],
+                kling.json()["data"]["task_status"],
+                jimeng.json()["data"]["status"],
+            )
             assert told == words
 
 
@@ -219,30 +220,33 @@ TROUBLE = [
 ]
 
 
-@EACH_SERVICE
 async def test_a_poll_that_goes_wrong_never_fails_a_task(
-    open_house_factory: OpenHouse, plan: type[Plan], service: str
+    open_house_factory: OpenHouse, plan: type[Plan]
 ) -> None:
+    """Nor does an upstream that is gone for a while: the render goes on without us."""
     async with open_house_factory(plan(manual=True, timeouts="poll_s = 0.1")) as house:
-        task = await watched(house, service)
-        task.step("in_progress")
-        await task.until("in_progress")
-        for fault in TROUBLE:
-            here = {"service": service, "operation": "poll", "kind": fault.kind}
-            active = house.sim.faults.add(Fault.from_json({**fault.to_json(), **here}))
-            await task.polled(3)
-            assert active.hits == 1, fault
-            video = await task.look()
-            assert (video["status"], video["error"]) == ("in_progress", None), fault
-            house.sim.faults.remove(active)
-        await house.sim.refuse(service)
-        await until_logged(house, "no answer")
-        assert (await task.look())["status"] == "in_progress"
-        await house.sim.accept(service)
-        task.step("completed")
-        await task.until("completed")
-        assert (house.sim.submits(service), house.sim.renders(service)) == (1, 1)
-        assert {line["status"] for line in house.lines} == {200}
+        await asyncio.gather(*(survives_trouble(house, service) for service in MODELS))
+        assert {line["status"] for line in house.lines if line["operation"] == "get"} == {200}
+
+
+async def survives_trouble(house: House, service: str) -> None:
+    task = await watched(house, service)
+    task.step("in_progress")
+    await task.until("in_progress")
+    for fault in TROUBLE:
+        active = house.sim.faults.add(replace(fault, service=service, operation="poll"))
+        await task.polled(2)
+        assert active.hits == 1, (service, fault)
+        video = await task.look()
+        assert (video["status"], video["error"]) == ("in_progress", None), (service, fault)
+        house.sim.faults.remove(active)
+    await house.sim.refuse(service)
+    await until_logged(house, "no answer", upstream=f"sim-{service}", task_id=task.task_id)
+    assert (await task.look())["status"] == "in_progress"
+    await house.sim.accept(service)
+    task.step("completed")
+    await task.until("completed")
+    assert (house.sim.submits(service), house.sim.renders(service)) == (1, 1)
 
 
 FORGOTTEN = {"openai": "timeout", "kling": "timeout", "jimeng": "expired"}
@@ -269,7 +273,7 @@ FAILURES: list[tuple[str, int | str | None, str]] = [
     ("openai", None, "upstream_error"),
     ("kling", 1301, "moderation_blocked"),
     ("jimeng", 50516, "moderation_blocked"),
-    ("jimeng", 50500, "upstream_error"),
+    ("jimeng", 50520, "upstream_error"),  # its content check broke down
 ]
 
 
@@ -296,8 +300,8 @@ async def test_a_render_that_failed_is_told_with_a_reason(
                 f"/jimeng/?Action=CVSync2AsyncGetResult&{JIMENG}", json={"task_id": task.task_id}
             )
             assert (jimeng.status, jimeng.json()["data"]) == (400, None), case
-            expected = 50516 if code == "moderation_blocked" else 50500
-            assert jimeng.json()["code"] == expected, case
+            usual = 50516 if code == "moderation_blocked" else 50500
+            assert jimeng.json()["code"] == (native if service == "jimeng" else usual), case
 
 
 # ---------------------------------------------------------------- who asks, and when
@@ -367,7 +371,7 @@ async def test_another_worker_takes_over_the_polls_of_one_that_died(
 
 
 async def test_tasks_survive_the_end_of_every_worker(
-    open_house_factory: OpenHouse, plan: type[Plan], tmp_path: Path
+    open_house_factory: OpenHouse, plan: type[Plan]
 ) -> None:
     """A restart of the only worker: what was rendering meanwhile is found again."""
     async with open_house_factory(plan(manual=True)) as house:

@@ -80,6 +80,17 @@ MOST = Task(
     completed_ms=3,
     expires_ms=4,
     deleted=True,
+    fingerprint="f0",
+    idempotency="1d",
+    unconfirmed=True,
+    bound_ms=5,
+    webhook="https://client.example/hook",
+    n=2,
+    audio=True,
+    mode="pro",
+    price={"per_second": {"720p": "0.05"}},
+    hold_micro=500_000,
+    settled_micro=400_000,
 )
 
 
