@@ -5,9 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-dev
 DEMO_ARGS ?=
-TEST_ARGS ?=
+TEST_ARGS ?= -n auto
 
-.PHONY: help demo test check format clean
+BENCH_ARGS ?=
+SOAK_ARGS ?=
+
+.PHONY: help demo test check bench soak format clean
 
 help:  ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +42,12 @@ check: $(STAMP)  ## Format, lint, types, floors
 	@$(BIN)/python -m pytest -q tests/unit/test_floors.py tests/unit/test_imports.py
 	@echo "==> config.toml"
 	@$(BIN)/python -m proxy check --config config.toml
+
+bench: $(STAMP)  ## Measure against nginx, HAProxy and Caddy (needs their Debian packages; 15 minutes)
+	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+soak: $(STAMP)  ## The long tests: storms, a thousand slow readers, ten thousand tasks
+	@$(BIN)/python -m pytest tests/soak -o timeout=900 $(SOAK_ARGS)
 
 format: $(STAMP)  ## Format the code
 	@$(BIN)/ruff format proxy tests

@@ -29,13 +29,15 @@ from proxy.signing import (
     verify_volc,
     volc_time,
 )
-from proxy.store import TokenRecord, principal
+from proxy.store import OwnerRecord, TokenRecord, principal
 
 # Clocks of clients differ from ours. Volcengine's own window is not documented; 15 minutes is
 # what its kin (AWS Signature V4) allows.
 JWT_SKEW_S = 60
 VOLC_WINDOW_S = 15 * 60
 UNSIGNED_BODY_BYTES = 1024 * 1024
+# A signature dated as late as the window allows can come again for twice its width.
+SIGNATURE_LIFE_S = 2 * VOLC_WINDOW_S
 
 ReadBody = Callable[[int], Awaitable[bytes]]
 
@@ -43,23 +45,29 @@ ReadBody = Callable[[int], Awaitable[bytes]]
 @dataclass(frozen=True, slots=True)
 class Admission:
     """Who came in. `body_sha256` is the hash a signature vouches for: the caller compares it
-    with the body's at its end. `body` is set when it had to be read for the verdict."""
+    with the body's at its end. `body` is set when it had to be read for the verdict.
+    `signature` is good for one submit only: whoever sees the request can send it again."""
 
     principal: Principal
     body_sha256: str | None = None
     body: bytes | None = None
+    signature: str | None = None
 
 
 class Authenticator:
-    """`secrets`: the first signs, all verify. `clock` gives seconds since the epoch."""
+    """`secrets`: the first signs, all verify. `clock` gives seconds since the epoch.
+
+    It says who somebody is; what a token that has expired may still do is for `scopes`."""
 
     def __init__(
         self,
         records: Mirror[TokenRecord],
+        owners: Mirror[OwnerRecord],
         secrets: Sequence[bytes],
         clock: Callable[[], float],
     ) -> None:
         self._records = records
+        self._owners = owners
         self._secrets = tuple(secrets)
         self._clock = clock
 
@@ -98,7 +106,7 @@ class Authenticator:
             record = await self._records.get(token_id)
             if record is None or not self._secret_fits(secret, record):
                 raise _unknown()
-            return self._admitted(record)
+            return await self._admitted(record)
         if dialect == "kling" and text.count(".") == 2:
             return await self._kling(text)
         if not text:
@@ -109,10 +117,11 @@ class Authenticator:
             AuthFault.MALFORMED,
         )
 
-    @staticmethod
-    def _secret_fits(secret: str, record: TokenRecord) -> bool:
-        hashes = (record.secret_sha256, record.previous_sha256)
-        return any(hash_matches(secret, known) for known in hashes if known)
+    def _secret_fits(self, secret: str, record: TokenRecord) -> bool:
+        hashes = [record.secret_sha256]
+        if record.previous_sha256 and self._clock() * 1000 < (record.previous_until_ms or 0):
+            hashes.append(record.previous_sha256)
+        return any(hash_matches(secret, known) for known in hashes)
 
     async def _kling(self, text: str) -> Principal:
         issuer = jwt_issuer(text)
@@ -130,7 +139,7 @@ class Authenticator:
         if len(refused) == len(faults):
             fault = min(refused, key=lambda f: f is AuthFault.SIGNATURE)
             raise Unauthenticated(_JWT_MESSAGES.get(fault, "The JWT is refused."), fault)
-        return self._admitted(record)
+        return await self._admitted(record)
 
     async def _volcengine(self, text: str, head: Head, read_body: ReadBody) -> Admission:
         parsed = parse_volc(text)
@@ -159,11 +168,15 @@ class Authenticator:
         if not any(self._volc_fits(parsed, head, digest, s, record) for s in self._secrets):
             raise Unauthenticated(
                 "The signature does not match. Was the request signed with this key pair's secret, "
-                f"for host '{head.headers.get('Host', '')}' and path '{head.path}'?",
+                f"for host '{_host_of(head)}' and path '{head.prefix}{head.path}'?",
                 AuthFault.SIGNATURE,
             )
-        admitted = self._admitted(record)
-        return Admission(admitted, body_sha256=None if body is not None else digest, body=body)
+        return Admission(
+            await self._admitted(record),
+            body_sha256=None if body is not None else digest,
+            body=body,
+            signature=parsed.signature,
+        )
 
     @staticmethod
     def _volc_fits(
@@ -172,20 +185,20 @@ class Authenticator:
         return verify_volc(
             parsed,
             method=head.method,
-            path=head.path,
+            path=head.prefix + head.path,
             query=head.query,
             headers=head.headers,
-            host=head.headers.get("Host", ""),
+            host=_host_of(head),
             body_sha256=digest,
             secret_key=secret_key(secret, record.id, record.generation),
         )
 
-    def _admitted(self, record: TokenRecord) -> Principal:
+    async def _admitted(self, record: TokenRecord) -> Principal:
         if record.revoked_ms is not None:
             raise Unauthenticated("This API key was revoked.", AuthFault.REVOKED)
-        if record.expires_ms is not None and record.expires_ms <= self._clock() * 1000:
-            raise Unauthenticated("This API key has expired.", AuthFault.EXPIRED)
-        return principal(record)
+        if record.disabled_ms is not None:
+            raise Unauthenticated("This API key is disabled.", AuthFault.REVOKED)
+        return principal(record, await self._owners.get(record.owner))
 
     # ------------------------------------------------------------ signed addresses
 
@@ -201,8 +214,9 @@ class Authenticator:
 
     async def check_link(
         self, sig: str, task_id: str, token_id: str, variant: str, index: int, exp_s: int
-    ) -> None:
-        """Raises `Forbidden` unless the link is ours, in time, and its token still stands."""
+    ) -> Principal:
+        """Who handed the link out. Raises `Forbidden` unless it is ours, in time, and its token
+        still stands; that may have expired, for what it has made is paid for."""
         if not any(link_matches(s, task_id, variant, index, exp_s, sig) for s in self._secrets):
             raise bad_link()
         if exp_s <= self._clock():
@@ -211,8 +225,14 @@ class Authenticator:
                 code="link_expired",
             )
         record = await self._records.get(token_id)
-        if record is None or record.revoked_ms is not None:
+        if record is None or record.revoked_ms is not None or record.disabled_ms is not None:
             raise bad_link()
+        return principal(record, await self._owners.get(record.owner))
+
+
+def _host_of(head: Head) -> str:
+    """The host in the URL the client used."""
+    return head.host if head.host is not None else head.headers.get("Host", "")
 
 
 def bad_link() -> Forbidden:

@@ -11,6 +11,8 @@ import click
 
 from proxy import __version__
 from proxy.cli_hooks import webhook
+from proxy.cli_ledger import ledger, usage
+from proxy.cli_owners import owner
 from proxy.cli_tasks import task
 from proxy.cli_tokens import token
 from proxy.command import (
@@ -184,6 +186,9 @@ def routes(config_path: Path | None, as_json: bool) -> None:
 
 
 main.add_command(token)
+main.add_command(owner)
+main.add_command(usage)
+main.add_command(ledger)
 main.add_command(task)
 main.add_command(webhook)
 

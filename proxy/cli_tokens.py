@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import click
 
 from proxy import globs
+from proxy.cli_limits import limited, limits_options, shown, span
 from proxy.command import InOrder, config_option, json_option, load_config, say_json, with_store
 from proxy.config import Config
+from proxy.dialects import DIALECTS
 from proxy.dialects.media import web_address
 from proxy.errors import Invalid
+from proxy.model import NO_LIMITS, Operation
 from proxy.routing import columns
 from proxy.server import signing_secrets
 from proxy.signing import parse_token
 from proxy.store import Store, TokenRecord
-from proxy.tokens import NewToken, create_token
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_LONGEST_S = 36_500 * 86400  # a hundred years: the calendar of what prints it ends some day
-_MICRO = Decimal(1_000_000)
+from proxy.tokens import MadeToken, NewToken, create_token, rotate_token
 
 
-def _not_blank(_context: click.Context, _option: click.Parameter, value: str) -> str:
-    if not value.strip():
+def _not_blank(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.strip():
         raise click.BadParameter("a key needs a name to be told apart by.")
     return value
 
@@ -47,29 +48,129 @@ def id_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group(cls=InOrder)
 def token() -> None:
-    """Make, list, show and revoke the keys that clients hold."""
+    """Make, show, change and end the keys that clients hold."""
+
+
+def _names(
+    accepted: Iterable[str],
+) -> Callable[[click.Context, click.Parameter, str | None], tuple[str, ...] | None]:
+    """Names by comma, out of these."""
+    known = tuple(accepted)
+
+    def parse(
+        _context: click.Context, _option: click.Parameter, value: str | None
+    ) -> tuple[str, ...] | None:
+        if value is None:
+            return None
+        names = _listed(value)
+        for name in names:
+            if name not in known:
+                raise click.BadParameter(f"there is no '{name}'; there is: {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def _networks(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    try:
+        return tuple(str(ip_network(name, strict=False)) for name in _listed(value))
+    except ValueError as fault:
+        raise click.BadParameter(
+            f"{fault}; write networks like 192.0.2.0/24 or 2001:db8::/32, by comma"
+        ) from fault
+
+
+def _labels(
+    _context: click.Context, _option: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str]:
+    found = {}
+    for value in values:
+        name, is_pair, text = value.partition("=")
+        if not is_pair or re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name) is None or len(text) > 256:
+            raise click.BadParameter(f"'{value[:80]}' is not a label; write it like team=film")
+        found[name] = text
+    return found
+
+
+def _globs(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> tuple[str, ...] | None:
+    return None if value is None else _listed(value)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _hook(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    try:
+        return value and web_address(value, "--webhook")
+    except Invalid as fault:
+        raise click.BadParameter(str(fault), param_hint="--webhook") from fault
+
+
+_SCOPES = (
+    click.option(
+        "--models", callback=_globs, help="Which models it may use: names and globs, by comma."
+    ),
+    click.option(
+        "--dialects",
+        callback=_names(DIALECTS),
+        help="Which endpoints: openai, generic, kling, jimeng, by comma.",
+    ),
+    click.option(
+        "--operations",
+        callback=_names(operation.value for operation in Operation),
+        help="Which operations: create, get, list, content, …, by comma.",
+    ),
+    click.option("--addresses", callback=_networks, help="From where: networks, by comma."),
+    click.option("--label", "labels", multiple=True, callback=_labels, help="A note: team=film."),
+    click.option(
+        "--shared/--not-shared",
+        default=None,
+        help="Whether it reads the tasks of its owner's other keys.",
+    ),
+    click.option(
+        "--webhook", callback=_hook, help="Where the ends of its tasks are told: an http(s) URL."
+    ),
+)
+
+
+def scope_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options; the command gets those that were given as `scope`, by field of
+    `NewToken`."""
+
+    @functools.wraps(command)
+    def collected(**values: Any) -> Any:
+        names = ("models", "dialects", "operations", "addresses", "labels", "shared", "webhook")
+        taken = {name: values.pop(name) for name in names}
+        scope = {name: value for name, value in taken.items() if value not in (None, {})}
+        return command(scope=scope, **values)
+
+    found: Callable[..., Any] = collected
+    for option in reversed(_SCOPES):
+        found = option(found)
+    return found
 
 
 @token.command("create")
 @click.option("--name", required=True, callback=_not_blank, help="Who or what it is for.")
 @click.option("--owner", help="The tenant it belongs to (default: one of its own).")
-@click.option("--models", default="", help="Which models it may use: names and globs, by comma.")
-@click.option("--budget", help="What it may spend in all, in [billing] currency: 4.00.")
-@click.option("--rpm", type=click.IntRange(1), help="Requests per minute.")
-@click.option("--max-in-flight", type=click.IntRange(1), help="Tasks under way at once.")
-@click.option("--expires", help="For how long it is good: 30d, 12h, 90m.")
-@click.option("--webhook", help="Where the ends of its tasks are told: an http(s) URL.")
+@scope_options
+@limits_options
+@click.option("--expires", "expires_s", callback=span(), help="For how long it is good: 30d, 12h, 90m.")
 @config_option
 @json_option
 def token_create(
     name: str,
     owner: str | None,
-    models: str,
-    budget: str | None,
-    rpm: int | None,
-    max_in_flight: int | None,
-    expires: str | None,
-    webhook: str | None,
+    scope: dict[str, Any],
+    said: dict[str, int | None],
+    expires_s: int | None,
     config_path: Path | None,
     as_json: bool,
 ) -> None:
@@ -78,12 +179,9 @@ def token_create(
     wanted = NewToken(
         name=name,
         owner=owner,
-        models=tuple(glob.strip() for glob in models.split(",") if glob.strip()),
-        budget_micro=None if budget is None else _micro(budget),
-        rpm=rpm,
-        max_in_flight=max_in_flight,
-        expires_s=None if expires is None else _seconds(expires),
-        webhook=None if webhook is None else _address(webhook),
+        limits=limited(NO_LIMITS, said),
+        expires_s=expires_s,
+        **scope,
     )
     _warn_of_unmatched(config, wanted.models)
 
@@ -91,22 +189,7 @@ def token_create(
         made = await create_token(
             store, signing_secrets(config)[0], wanted, secrets.token_bytes, time.time
         )
-        shown = {
-            "id": made.record.id,
-            "token": made.token,
-            "access_key": made.record.id,
-            "secret_key": made.secret_key,
-            "webhook_secret": made.webhook_secret,
-            **_public(made.record),
-        }
-        if as_json:
-            say_json(shown)
-            return
-        click.echo(f"token           {made.token}")
-        click.echo(f"access key      {made.record.id}   (vendors' SDKs)")
-        click.echo(f"secret key      {made.secret_key}")
-        click.echo(f"webhook secret  {made.webhook_secret}")
-        click.echo("The secrets are shown this once; only a hash is kept.", err=True)
+        _tell_secrets(made, as_json)
 
     with_store(config, go)
 
@@ -159,11 +242,138 @@ def token_show(token_id: str, config_path: Path | None, as_json: bool) -> None:
         if as_json:
             say_json(_public(record))
             return
-        for key, value in _public(record).items():
-            said = ",".join(value) or "all" if isinstance(value, list) else value
-            click.echo(f"{key:<16}{'-' if said is None else said}")
+        _tell(record)
 
     with_store(load_config(config_path), go)
+
+
+@token.command("set")
+@id_argument
+@click.option("--name", callback=_not_blank, help="Who or what it is for.")
+@scope_options
+@limits_options
+@config_option
+@json_option
+def token_set(
+    token_id: str,
+    name: str | None,
+    scope: dict[str, Any],
+    said: dict[str, int | None],
+    config_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Change what a key may do and have; what is not named stays as it is.
+
+    ID is the key's id, or the whole key. An empty list (--models '') means any; labels are
+    replaced as a whole.
+    """
+    config = load_config(config_path)
+    _warn_of_unmatched(config, scope.get("models", ()))
+
+    def change(record: TokenRecord) -> TokenRecord:
+        given = scope if name is None else {**scope, "name": name}
+        return replace(record, limits=limited(record.limits, said), **given)
+
+    names = [*scope, *(["name"] if name is not None else []), *(["limits"] if said else [])]
+    _change(config, token_id, change, names, as_json)
+
+
+@token.command("rotate")
+@id_argument
+@click.option(
+    "--overlap",
+    "overlap_s",
+    callback=span(least_s=0),
+    default="24h",
+    show_default=True,
+    help="How long the secret it has now stays good.",
+)
+@config_option
+@json_option
+def token_rotate(token_id: str, overlap_s: int, config_path: Path | None, as_json: bool) -> None:
+    """Give a key new secrets and show them, once.
+
+    ID is the key's id, or the whole key. The secret it has now stays good for the overlap; the
+    access-key pair and the webhook secret end at once.
+    """
+    config = load_config(config_path)
+
+    async def go(store: Store) -> None:
+        made = await rotate_token(
+            store,
+            signing_secrets(config)[0],
+            token_id,
+            overlap_s,
+            secrets.token_bytes,
+            time.time,
+        )
+        if made is None:
+            raise _no_such(token_id)
+        _tell_secrets(made, as_json)
+
+    with_store(config, go)
+
+
+@token.command("expire")
+@id_argument
+@click.option("--in", "in_s", callback=span(), help="When: 30d, 12h, 90m from now (default: now).")
+@click.option("--never", is_flag=True, help="Take its end away.")
+@config_option
+@json_option
+def token_expire(
+    token_id: str, in_s: int | None, never: bool, config_path: Path | None, as_json: bool
+) -> None:
+    """Set when a key ends: from then on it reads what it has made, and makes nothing.
+
+    ID is the key's id, or the whole key.
+    """
+    if never and in_s is not None:
+        raise click.UsageError("--in and --never exclude each other.")
+    ends_ms = None if never else int((time.time() + (in_s or 0)) * 1000)
+    _change(
+        load_config(config_path),
+        token_id,
+        lambda record: replace(record, expires_ms=ends_ms),
+        ["expires_ms"],
+        as_json,
+    )
+
+
+@token.command("disable")
+@id_argument
+@config_option
+@json_option
+def token_disable(token_id: str, config_path: Path | None, as_json: bool) -> None:
+    """Refuse a key, and every link it handed out, until it is enabled again.
+
+    ID is the key's id, or the whole key.
+    """
+    now_ms = int(time.time() * 1000)
+    _change(
+        load_config(config_path),
+        token_id,
+        lambda record: replace(record, disabled_ms=record.disabled_ms or now_ms),
+        ["disabled_ms"],
+        as_json,
+    )
+
+
+@token.command("enable")
+@id_argument
+@config_option
+@json_option
+def token_enable(token_id: str, config_path: Path | None, as_json: bool) -> None:
+    """Let a disabled key in again.
+
+    ID is the key's id, or the whole key.
+    """
+    _change(
+        load_config(config_path),
+        token_id,
+        lambda record: replace(record, disabled_ms=None),
+        ["disabled_ms"],
+        as_json,
+    )
 
 
 @token.command("revoke")
@@ -194,7 +404,63 @@ def _no_such(token_id: str) -> click.ClickException:
     return click.ClickException(f"there is no key {token_id}; `token list` shows them all")
 
 
+def _change(
+    config: Config,
+    token_id: str,
+    change: Callable[[TokenRecord], TokenRecord],
+    names: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Write these fields of a key as `change` makes them, and show it."""
+
+    async def go(store: Store) -> None:
+        record = await store.tokens.get(token_id)
+        if record is None:
+            raise _no_such(token_id)
+        changed = change(record)
+        if not await store.tokens.change(changed, *names):
+            raise _no_such(token_id)
+        if as_json:
+            say_json(_public(changed))
+        else:
+            _tell(changed)
+
+    with_store(config, go)
+
+
+def _tell(record: TokenRecord) -> None:
+    for key, value in _public(record).items():
+        said = value
+        if isinstance(value, list):
+            said = ",".join(value) or "all"
+        elif isinstance(value, dict):
+            said = " ".join(f"{name}={text}" for name, text in value.items()) or "-"
+        click.echo(f"{key:<16}{'-' if said is None else said}")
+
+
+def _tell_secrets(made: MadeToken, as_json: bool) -> None:
+    if as_json:
+        say_json(
+            {
+                "id": made.record.id,
+                "token": made.token,
+                "access_key": made.record.id,
+                "secret_key": made.secret_key,
+                "webhook_secret": made.webhook_secret,
+                **_public(made.record),
+            }
+        )
+        return
+    click.echo(f"token           {made.token}")
+    click.echo(f"access key      {made.record.id}   (vendors' SDKs)")
+    click.echo(f"secret key      {made.secret_key}")
+    click.echo(f"webhook secret  {made.webhook_secret}")
+    click.echo("The secrets are shown this once; only a hash is kept.", err=True)
+
+
 def _public(record: TokenRecord) -> dict[str, object]:
+    limits = shown(record.limits)
+    first = {name: limits.pop(name) for name in ("budget", "rpm", "max_in_flight")}
     return {
         "id": record.id,
         "name": record.name,
@@ -202,19 +468,27 @@ def _public(record: TokenRecord) -> dict[str, object]:
         "state": _state(record),
         "generation": record.generation,
         "models": list(record.models),
-        "budget": None if record.budget_micro is None else str(record.budget_micro / _MICRO),
-        "rpm": record.rpm,
-        "max_in_flight": record.max_in_flight,
+        **first,
         "webhook": record.webhook,
         "created": _when(record.created_ms),
-        "expires": None if record.expires_ms is None else _when(record.expires_ms),
-        "revoked": None if record.revoked_ms is None else _when(record.revoked_ms),
+        "expires": _when_or_never(record.expires_ms),
+        "revoked": _when_or_never(record.revoked_ms),
+        "disabled": _when_or_never(record.disabled_ms),
+        "previous_until": _when_or_never(record.previous_until_ms),
+        **limits,
+        "labels": dict(record.labels),
+        "dialects": list(record.dialects),
+        "operations": list(record.operations),
+        "addresses": list(record.addresses),
+        "shared": record.shared,
     }
 
 
 def _state(record: TokenRecord) -> str:
     if record.revoked_ms is not None:
         return "revoked"
+    if record.disabled_ms is not None:
+        return "disabled"
     if record.expires_ms is not None and record.expires_ms <= time.time() * 1000:
         return "expired"
     return "active"
@@ -224,32 +498,8 @@ def _when(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _micro(text: str) -> int:
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text) is None:
-        raise click.BadParameter(
-            f"'{text}' is not an amount; write it like 4.00, below a billion and with at most "
-            "six decimals",
-            param_hint="--budget",
-        )
-    return int(Decimal(text) * _MICRO)
-
-
-def _seconds(text: str) -> float:
-    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
-    seconds = int(match[1]) * _UNITS[match[2]] if match else 0
-    if not 0 < seconds <= _LONGEST_S:
-        raise click.BadParameter(
-            f"'{text}' is not a time from now; write it like 30d, 12h or 90m, at most 36500d",
-            param_hint="--expires",
-        )
-    return seconds
-
-
-def _address(text: str) -> str:
-    try:
-        return web_address(text, "--webhook")
-    except Invalid as fault:
-        raise click.BadParameter(str(fault), param_hint="--webhook") from fault
+def _when_or_never(ms: int | None) -> str | None:
+    return None if ms is None else _when(ms)
 
 
 def _warn_of_unmatched(config: Config, wanted: tuple[str, ...]) -> None:

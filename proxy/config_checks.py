@@ -46,6 +46,12 @@ def check_server(server: Server, admin: Admin, redis: Redis, findings: Findings)
             "is required with a shared Redis, so that every worker derives the same keys: "
             'set at least one of 32 bytes or more, such as secrets = ["${REELWAY_SECRET}"]',
         )
+    if not shared and redis.durability == "replica":
+        findings.add(
+            ("redis", "durability"),
+            "is 'replica', which the embedded store has none of: nothing could be submitted; "
+            "use 'local' or 'fsync', or a Redis that has a replica",
+        )
     if server.listen == admin.listen and not server.listen.endswith(":0"):
         findings.add(("admin", "listen"), f"is the same as server.listen, '{admin.listen}'")
 

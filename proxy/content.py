@@ -32,11 +32,13 @@ from proxy.http.ranges import (
     range_still_holds,
     read_range,
 )
+from proxy.leases import Leases
 from proxy.listener import StreamReply, WholeReply, cut
 from proxy.mirror import Mirror
-from proxy.model import Call, Exchange, Status, Task
+from proxy.model import Call, Exchange, Principal, Status, Task
 from proxy.providers.base import Provider
 from proxy.relay import RelayOptions, Turns, usable_tiers
+from proxy.scopes import sees
 from proxy.slots import Slots
 from proxy.source import Facts, FactsCache, Opened, Source, is_same
 from proxy.tracker import Tracker
@@ -51,8 +53,10 @@ WHOLE = ("done", "healed")  # the reasons of a body that arrived as promised
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which bytes of which task, as the query names them."""
+    """Which bytes of which task, as the query names them; `principal` asks, or has handed out
+    the link that does."""
 
+    principal: Principal
     task: Task
     variant: str
     index: int
@@ -71,6 +75,7 @@ class ContentServer:
         upstreams: Upstreams,
         clock: Callable[[], float],
         stopping: asyncio.Event,
+        leases: Leases,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._config = config
@@ -81,6 +86,7 @@ class ContentServer:
         self._upstreams = upstreams
         self._clock = clock
         self._stopping = stopping
+        self._leases = leases
         self._log = log
         self._facts = FactsCache()
         self._turns = Turns()
@@ -104,11 +110,12 @@ class ContentServer:
             facts = known or await self._look(source, wanted)
             return self._head_reply(exchange, call, wanted, facts)
         limits = self._config().limits
-        slots = {f"token:{wanted.task.token_id}": limits.streams_per_token}
+        slots = {f"token:{wanted.principal.token_id}": limits.streams_per_token}
         if head.peer != NO_ADDRESS:
             slots[f"address:{head.peer}"] = limits.streams_per_address
-        with self.slots.taken(slots):
-            return await self._stream(request, exchange, call, wanted, source, known)
+        async with self._leases.taken(wanted.principal):
+            with self.slots.taken(slots):
+                return await self._stream(request, exchange, call, wanted, source, known)
 
     # ------------------------------------------------------------ who, and which result
 
@@ -124,13 +131,13 @@ class ContentServer:
             if task is None:
                 raise bad_link()
             exp_s = _exp(call.query.get("exp"))
-            await self._auth.check_link(
+            principal = await self._auth.check_link(
                 call.query["sig"], task_id, task.token_id, variant, index, exp_s
             )
         else:
             principal = (await let_in(request, exchange, call)).principal
             task = await self._tasks.get(task_id)
-            if task is not None and task.token_id != principal.token_id:
+            if task is not None and not sees(principal, task):
                 task = None
         if task is None or task.deleted:
             raise NotFound(f"Video with id '{task_id}' not found.")
@@ -156,7 +163,7 @@ class ContentServer:
                 "counted from 0.",
                 param="index",
             )
-        return Wanted(task, variant, index)
+        return Wanted(principal, task, variant, index)
 
     def _source(self, exchange: Exchange, wanted: Wanted) -> Source:
         task = wanted.task
@@ -327,6 +334,7 @@ class ContentServer:
             "Accept-Ranges": "bytes" if facts.size is not None else "none",
             "X-Content-Type-Options": "nosniff",
             "X-Request-Id": exchange.id,
+            **exchange.told,
         }
         if facts.modified is not None:
             headers["Last-Modified"] = facts.modified

@@ -81,11 +81,11 @@ class Dispatcher:
         """Try `attempts` in order until one is taken, perhaps taken, or the last is refused.
         Returns the task; raises the refusal, or Unavailable when the store failed before
         anything was sent."""
-        refusals: list[Refused] = []
+        refusal: Refused | None = None
         for attempt in attempts:
             exchange.upstream, exchange.credential = attempt.upstream.name, attempt.credential.name
             outbound = self._seal(attempt, forwarded)
-            task = await self._mark_sent(task, attempt, refusals)
+            task = await self._mark_sent(task, attempt, refusal)
             # Read now: after the answer nothing should stand between the task and its name.
             outcome, expected_ms = await asyncio.gather(
                 self._send(attempt, outbound), self._expected_ms(attempt)
@@ -94,7 +94,7 @@ class Dispatcher:
                 return await self._bind(task, outcome, expected_ms)
             if isinstance(outcome, Unknown):
                 return await self._unconfirmed(task, attempt, outcome)
-            refusals.append(outcome)
+            refusal = outcome
             self._log.warning(
                 "submit refused",
                 task_id=task.id,
@@ -105,8 +105,8 @@ class Dispatcher:
             )
             if not outcome.elsewhere:
                 break
-        refusal = told(refusals)
-        await self._close_refused(task, refusal, refusals[-1])
+        assert refusal is not None
+        await self._close_refused(task, refusal)
         raise refusal.error
 
     def _seal(self, attempt: Attempt, forwarded: Mapping[str, str]) -> Outbound:
@@ -116,7 +116,7 @@ class Dispatcher:
         outbound.headers.update(forwarded)
         return outbound
 
-    async def _mark_sent(self, task: Task, attempt: Attempt, refusals: Sequence[Refused]) -> Task:
+    async def _mark_sent(self, task: Task, attempt: Attempt, refusal: Refused | None) -> Task:
         """Write that the upstream may hear of it from now on; raises when that is not certain,
         and then nothing is sent."""
         now_ms = self._now_ms()
@@ -133,8 +133,8 @@ class Dispatcher:
             )
 
         event = f"sent attempt {task.attempt + 1} to {_place(attempt)}"
-        if refusals:
-            event += f" (attempt {task.attempt} refused: {_reason(refusals[-1])})"
+        if refusal is not None:
+            event += f": attempt {task.attempt} was refused, {_reason(refusal)}"
         due_ms = now_ms + self._schedule().settle_ms
         durability = self._config().redis.durability
         try:
@@ -183,7 +183,7 @@ class Dispatcher:
         return attempt.provider.outcome(answer.status, answer.headers, answer.body)
 
     async def _expected_ms(self, attempt: Attempt) -> int | None:
-        with suppress(Unavailable):
+        with suppress(ProxyError):  # whatever it is, the submit beside it goes on
             return await self._store.durations.usual_ms(
                 attempt.upstream.name, attempt.upstream_model
             )
@@ -215,9 +215,9 @@ class Dispatcher:
         event = f"unconfirmed: {outcome.reason}"[:500]
         return await self._keep(task, lambda k: lifecycle.unconfirmed(k, now_ms), due_ms, event)
 
-    async def _close_refused(self, task: Task, refusal: Refused, last: Refused) -> None:
+    async def _close_refused(self, task: Task, refusal: Refused) -> None:
         error = TaskError(refusal.error.code, refusal.error.message, refusal.provider_code)
-        event = f"attempt {task.attempt} refused: {_reason(last)}"
+        event = f"refused: {_reason(refusal)}"
         try:
             await self._fail(task, error, event)
         except Unavailable as down:
@@ -326,9 +326,3 @@ def _place(attempt: Attempt) -> str:
 
 def _reason(refusal: Refused) -> str:
     return refusal.provider_code or refusal.error.code
-
-
-def told(refusals: Sequence[Refused]) -> Refused:
-    """Which of several refusals is the client's: the one that faults the request itself, else
-    that of the upstream which was to take it."""
-    return refusals[0] if refusals[-1].elsewhere else refusals[-1]

@@ -37,6 +37,11 @@ def idempotency_of(headers: Mapping[str, str]) -> str | None:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def idempotency_by(signature: str) -> str:
+    """The key of a signed submit without one of its client's own."""
+    return hashlib.sha256(f"volc|{signature}".encode()).hexdigest()
+
+
 def retries_of(headers: Mapping[str, str]) -> int:
     """How often the client says it has asked before (openai's SDKs count it)."""
     text = headers.get("x-stainless-retry-count", "")

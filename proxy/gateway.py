@@ -19,7 +19,7 @@ from multidict import CIMultiDictProxy
 
 from proxy import lifecycle
 from proxy.account import Account
-from proxy.auth import Admission, Authenticator
+from proxy.auth import SIGNATURE_LIFE_S, Admission, Authenticator
 from proxy.config import Config
 from proxy.content import ContentServer
 from proxy.dialects.base import Dialect, View
@@ -28,30 +28,34 @@ from proxy.dialects.openai import OpenAI
 from proxy.errors import (
     AuthFault,
     EndpointNotFound,
+    Forbidden,
     Invalid,
     MethodNotAllowed,
     NotFound,
     ProxyError,
     RateLimited,
+    TooLarge,
     Unauthenticated,
 )
 from proxy.events import EventStreams
-from proxy.fingerprint import fingerprint, idempotency_of, retries_of
+from proxy.fingerprint import fingerprint, idempotency_by, idempotency_of, retries_of
 from proxy.http import cors
-from proxy.http.addresses import client_address
+from proxy.http.addresses import client_address, is_trusted
 from proxy.http.headers import forwarded
-from proxy.intake import read_fields, read_whole
+from proxy.intake import check_announced, read_fields, read_whole
 from proxy.lifecycle import Schedule
 from proxy.links import Links
 from proxy.listener import WholeReply
 from proxy.mirror import Mirror
 from proxy.model import Call, DialectName, Exchange, Head, Operation, Principal, Reply, Task
 from proxy.routing import EndpointTable, dialect_of, listed_models
+from proxy.scopes import check_end, check_scope, most_body_bytes, owns, sees
 from proxy.spool import Spool
-from proxy.store import Rate, Store
+from proxy.store import Admitted, Rate, Store, StoreDown
 from proxy.store.keys import holders
 from proxy.submission import Ask, Submitter
 from proxy.tracker import Tracker
+from proxy.usage import quote, usage
 from proxy.watch import Watch
 
 CALLBACKS = "/callbacks/"
@@ -119,6 +123,7 @@ class Gateway:
             Operation.LIST: self._list,
             Operation.DELETE: self._delete,
             Operation.MODELS: self._models,
+            Operation.USAGE: self._usage,
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -165,16 +170,29 @@ class Gateway:
             return await read_whole(request, self._config(), limit)
 
         admission = await self._auth.authenticate(exchange.head, call.dialect, body)
-        exchange.principal = principal = admission.principal
-        await self._check_rates(principal, call)
+        principal = admission.principal
+        check_end(principal, call.operation, int(self._clock() * 1000))
+        exchange.principal = principal
+        check_scope(principal, call, exchange.head.peer)
+        await self._check_rates(exchange, principal, call)
+        most = most_body_bytes(principal)
+        check_announced(exchange.head.headers, most)
+        if admission.body is not None and most is not None and len(admission.body) > most:
+            raise TooLarge(f"The request body is larger than the {most} bytes accepted here.")
         return admission
 
-    async def _check_rates(self, principal: Principal, call: Call) -> None:
-        """Raises `RateLimited` when the token or its owner asks too often."""
+    async def _check_rates(self, exchange: Exchange, principal: Principal, call: Call) -> None:
+        """Raises `RateLimited` when the token or its owner asks too often. While the store is
+        down nobody is: a submit is refused anyway, and the rest is served from memory."""
         rates = rates_of(principal, call)
         if not rates:
             return
-        admitted = await self._store.rates.admit(principal.owner, rates, int(self._clock() * 1000))
+        now_ms = int(self._clock() * 1000)
+        try:
+            admitted = await self._store.rates.admit(principal.owner, rates, now_ms)
+        except StoreDown:
+            return
+        exchange.told = told_of(admitted)
         if admitted.denied is not None:
             denied = admitted.denied
             raise RateLimited(
@@ -190,6 +208,7 @@ class Gateway:
     ) -> Reply:
         dialect = self._dialects[call.dialect]
         config = self._config()
+        is_quote = wants_quote(exchange.head)
         batch = self._spool.batch()
         try:
             fields = await self._read(request, call, admission, batch)
@@ -198,17 +217,30 @@ class Gateway:
             ask = Ask(
                 dialect.submission(call, fields, default),
                 fingerprint(call, fields.values),
-                idempotency_of(headers),
+                None if is_quote else await self._idempotency(headers, admission),
                 retries_of(headers),
                 forwarded(headers),
             )
         except BaseException:
             batch.close()
             raise
+        if is_quote:
+            with batch:
+                return await self._quote(exchange, dialect, admission.principal, ask)
         born = await self._submitter.submit(exchange, admission.principal, ask, batch.close)
         reply = dialect.created(self._view(born.task), exchange.id)
         replayed = {"idempotent-replayed": "true"} if born.replayed else {}
         return _with_headers(reply, {**self._pace(born.task), **replayed})
+
+    async def _quote(
+        self, exchange: Exchange, dialect: Dialect, principal: Principal, ask: Ask
+    ) -> Reply:
+        """What the submit would cost; it is not made."""
+        task = await self._submitter.quote(principal, ask)
+        exchange.route, exchange.reason = task.route, "quoted"
+        currency, now_ms = self._config().billing.currency, int(self._clock() * 1000)
+        document = await quote(self._store, principal, task, currency, now_ms)
+        return dialect.quoted(document, exchange.id)
 
     async def _get(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
@@ -251,6 +283,8 @@ class Gateway:
         its end where it cannot, for then it is paid for."""
         dialect = self._dialects[call.dialect]
         reference, task = await self._find(request, exchange, call, admission)
+        if task is not None and not owns(admission.principal, task):
+            raise Forbidden("This API key may read this video, not delete it.")
         while task is not None:
             now_ms = int(self._clock() * 1000)
             removed = lifecycle.removed(task, now_ms)
@@ -279,7 +313,7 @@ class Gateway:
             await self._check_after(principal, page.after)
         tasks, has_more = await self._store.tasks.list(
             principal.owner,
-            token_id=principal.token_id,
+            token_id=None if principal.shared else principal.token_id,
             limit=page.limit,
             order=page.order,
             after=page.after,
@@ -295,7 +329,31 @@ class Gateway:
         dialect = cast("OpenAI", self._dialects["openai"])
         return dialect.models(names, self._started_s, exchange.id)
 
+    async def _usage(
+        self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
+    ) -> Reply:
+        currency, now_ms = self._config().billing.currency, int(self._clock() * 1000)
+        document = await usage(self._store, admission.principal, currency, now_ms)
+        return self._dialects[call.dialect].quoted(document, exchange.id)
+
     # ------------------------------------------------------------ what they share
+
+    async def _idempotency(
+        self, headers: CIMultiDictProxy[str], admission: Admission
+    ) -> str | None:
+        """The key of a submit. A signature stands for the one submit it came with first: it
+        covers no Idempotency-Key, so whoever repeats the request could add or change that."""
+        key = idempotency_of(headers)
+        if admission.signature is None:
+            return key
+        principal, signature = admission.principal, admission.signature
+        return await self._store.signatures.bind(
+            principal.token_id,
+            principal.owner,
+            signature,
+            key or idempotency_by(signature),
+            SIGNATURE_LIFE_S,
+        )
 
     async def _read(
         self, request: web.BaseRequest, call: Call, admission: Admission, batch: object
@@ -306,6 +364,7 @@ class Gateway:
             self._config(),
             batch,  # type: ignore[arg-type]
             admission.body,
+            most_body_bytes(admission.principal),
         )
         claimed = admission.body_sha256
         if claimed is not None and claimed != body.sha256:
@@ -330,7 +389,7 @@ class Gateway:
             external = self._store.tasks.external
             task_id = await external(principal.token_id, principal.owner, reference)
             task = await self._tasks.get(task_id) if task_id is not None else None
-        if task is None or not is_visible(task, principal):
+        if task is None or task.deleted or not sees(principal, task):
             return reference, None
         exchange.task_id = task.id
         return reference, task
@@ -338,7 +397,7 @@ class Gateway:
     async def _check_after(self, principal: Principal, task_id: str) -> None:
         """A deleted task is a good place to go on from: clients delete while they page."""
         task = await self._tasks.get(task_id)
-        if task is None or task.token_id != principal.token_id:
+        if task is None or not sees(principal, task):
             raise NotFound(f"Video with id '{task_id}' not found.", param="after")
 
     def _shown(self, task: Task) -> bytes:
@@ -370,6 +429,7 @@ class Gateway:
             **reply.headers,
             "X-Request-Id": exchange.id,
             "X-Content-Type-Options": "nosniff",
+            **exchange.told,
         }
         if self._config().cors.origins and "Access-Control-Allow-Methods" not in headers:
             headers.update(cors.granted(self._cors, exchange.head.headers))
@@ -408,23 +468,45 @@ def rates_of(principal: Principal, call: Call) -> list[Rate]:
     """The rates a request counts against: every request, and every submit on top."""
     token, owner, _ = holders(principal.token_id, principal.owner, "")
     rates = []
+    is_submit = call.operation.is_submit and call.query.get("dry_run") != "1"
     for who, limits in ((token, principal.limits), (owner, principal.owner_limits)):
         if limits.requests_per_minute is not None:
             rates.append(Rate(who, "requests", limits.requests_per_minute))
-        if limits.submits_per_minute is not None and call.operation.is_submit:
+        if limits.submits_per_minute is not None and is_submit:
             rates.append(Rate(who, "submits", limits.submits_per_minute))
     return rates
 
 
-def is_visible(task: Task, principal: Principal) -> bool:
-    return task.token_id == principal.token_id and not task.deleted
+def told_of(admitted: Admitted) -> dict[str, str]:
+    """The rate with the least left, in the headers OpenAI's clients read."""
+    rate = admitted.tightest
+    if rate is None:
+        return {}
+    return {
+        "x-ratelimit-limit-requests": str(rate.per_minute),
+        "x-ratelimit-remaining-requests": str(admitted.remaining),
+        "x-ratelimit-reset-requests": f"{round(admitted.reset_s, 2):g}s",
+    }
+
+
+def wants_quote(head: Head) -> bool:
+    """Whether a submit only asks what it would cost. Said twice it is an error: a price asked
+    for must never become a render."""
+    said = [value for name, value in head.query if name == "dry_run"]
+    if said in ([], ["0"], ["1"]):
+        return said == ["1"]
+    raise Invalid("'dry_run' must be 0 or 1, once.", param="dry_run")
 
 
 def head_of(request: web.BaseRequest, trusted: tuple[str, ...]) -> Head:
     """The head as our own value; a query that is no UTF-8 keeps its bytes as surrogates. Behind
-    `trusted` proxies the peer is who they say it is."""
+    `trusted` proxies the peer, host and prefix are what they say."""
     path, _, query = request.raw_path.partition("?")
     pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape") if query else []
+    host, prefix = None, ""
+    if is_trusted(request.remote or "", trusted):
+        host = _first(request.headers.get("X-Forwarded-Host")) or None
+        prefix = _first(request.headers.get("X-Forwarded-Prefix")).rstrip("/")
     return Head(
         method=request.method,
         target=request.raw_path,
@@ -433,4 +515,11 @@ def head_of(request: web.BaseRequest, trusted: tuple[str, ...]) -> Head:
         headers=request.headers,
         peer=client_address(request.remote or "", request.headers.get("X-Forwarded-For"), trusted)
         or "-",
+        host=host,
+        prefix=prefix if prefix.startswith("/") else "",
     )
+
+
+def _first(values: str | None) -> str:
+    """Of a list that each proxy appends to: what the client itself used."""
+    return (values or "").partition(",")[0].strip()

@@ -35,9 +35,15 @@ _NOTHING = Body({}, hashlib.sha256(b"").hexdigest())
 
 
 async def read_fields(
-    request: web.BaseRequest, dialect: DialectName, config: Config, batch: Batch, read: bytes | None
+    request: web.BaseRequest,
+    dialect: DialectName,
+    config: Config,
+    batch: Batch,
+    read: bytes | None,
+    most: int | None = None,
 ) -> Body:
-    """The body as fields; `read` is the body when somebody had to read it before."""
+    """The body as fields; `read` is the body when somebody had to read it before. `most` bytes
+    are what this client may send, if that is less than anybody may."""
     if read is None and request.content.at_eof():
         return _NOTHING
     kind = request.headers.get("Content-Type", "")
@@ -49,11 +55,11 @@ async def read_fields(
         raw = (
             read
             if read is not None
-            else await read_whole(request, config, config.limits.json_bytes)
+            else await read_whole(request, config, _least(config.limits.json_bytes, most))
         )
         return Body(json_fields(raw) if raw else {}, hashlib.sha256(raw).hexdigest())
     if word == "multipart/form-data" and dialect in _FORMS and read is None:
-        return await _read_form(request, kind, config, batch)
+        return await _read_form(request, kind, config, batch, most)
     accepted = "application/json" + (" or multipart/form-data" if dialect in _FORMS else "")
     shown = f"'{word}'" if word else "none"
     raise UnsupportedMediaType(f"Content-Type {shown} is not read here; send {accepted}.")
@@ -72,9 +78,11 @@ async def read_whole(request: web.BaseRequest, config: Config, limit: int) -> by
     return bytes(body)
 
 
-async def _read_form(request: web.BaseRequest, kind: str, config: Config, batch: Batch) -> Body:
+async def _read_form(
+    request: web.BaseRequest, kind: str, config: Config, batch: Batch, client_most: int | None
+) -> Body:
     limits = config.limits
-    most = limits.upload_bytes + limits.json_bytes
+    most = _least(limits.upload_bytes + limits.json_bytes, client_most)
     announced = content_length(request.headers.get("Content-Length"))
     if announced is not None and announced > most:
         raise _too_large(most)
@@ -94,6 +102,17 @@ async def _read_form(request: web.BaseRequest, kind: str, config: Config, batch:
             raise _too_large(most)
         parser.feed(chunk)
     return Body(parser.finish(), "")
+
+
+def check_announced(head: Mapping[str, str], most: int | None) -> None:
+    """`TooLarge` when a request says that its body is larger than this."""
+    announced = content_length(head.get("Content-Length"))
+    if most is not None and announced is not None and announced > most:
+        raise _too_large(most)
+
+
+def _least(limit: int, most: int | None) -> int:
+    return limit if most is None else min(limit, most)
 
 
 def _too_large(limit: int) -> TooLarge:

@@ -19,8 +19,8 @@ from proxy.store import StoreDown
 
 T = TypeVar("T")
 
-# While the store is down one read in so many seconds goes and looks; the others have the stale
-# value at once instead of a time-out each.
+# While the store is down everybody has the stale value at once, instead of after a time-out;
+# once in so many seconds a read goes and looks.
 PROBE_S = 1.0
 
 
@@ -72,20 +72,25 @@ class Mirror(Generic[T]):
         stale = self._stale_value(key)
         if stale is not None and self._is_down and not self._is_listening():
             now_s = self._clock()
-            if now_s < self._probe_s:
-                return stale
-            self._probe_s = now_s + PROBE_S
-        read = self._reads.get(key)
-        if read is None:
-            read = self._reads[key] = asyncio.create_task(self._read(key), name=f"read {key}")
-            read.add_done_callback(lambda done: self._read_ended(key, done))
+            if now_s >= self._probe_s:
+                self._probe_s = now_s + PROBE_S
+                self._reading(key)
+            return stale
         try:
-            return await asyncio.shield(read)  # one that leaves does not take it from the others
+            # One that leaves does not take it from the others.
+            return await asyncio.shield(self._reading(key))
         except StoreDown:
             stale = self._stale_value(key)
             if stale is None:
                 raise
             return stale
+
+    def _reading(self, key: str) -> asyncio.Task[T | None]:
+        read = self._reads.get(key)
+        if read is None:
+            read = self._reads[key] = asyncio.create_task(self._read(key), name=f"read {key}")
+            read.add_done_callback(lambda done: self._read_ended(key, done))
+        return read
 
     async def _read(self, key: str) -> T | None:
         messages = self._messages

@@ -40,6 +40,7 @@ class Operation(StrEnum):
     CONTENT = "content"
     MODELS = "models"
     EVENTS = "events"
+    USAGE = "usage"
 
     @property
     def is_submit(self) -> bool:
@@ -56,7 +57,11 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The head of a client's request. `target` is the raw request target, path still encoded."""
+    """The head of a client's request. `target` is the raw request target, path still encoded.
+
+    `host` and `prefix` are what the client put into its URL before a trusted proxy changed it:
+    a host that stands for the Host header, and a path that `path` goes on from.
+    """
 
     method: str
     target: str
@@ -64,6 +69,8 @@ class Head:
     query: tuple[tuple[str, str], ...]
     headers: CIMultiDictProxy[str]
     peer: str
+    host: str | None = None
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +206,9 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who a token stands for. `models` are globs; empty means every model."""
+    """Who a token stands for. `models` are globs; empty means every model, as an empty scope
+    (`dialects`, `operations`, `addresses`: networks) means any. `shared`: it reads what the
+    owner's other tokens made. `model_limits`: by glob, what the owner may have of each model."""
 
     token_id: str
     owner: str
@@ -211,6 +220,11 @@ class Principal:
     revoked: bool = False
     owner_limits: Limits = NO_LIMITS
     webhook: str | None = None  # told of every task that names no address of its own
+    model_limits: tuple[tuple[str, Limits], ...] = ()
+    dialects: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+    shared: bool = False
 
 
 # ---------------------------------------------------------------- where it goes
@@ -426,6 +440,9 @@ class Accepted:
     handle: Mapping[str, str] = field(default_factory=dict)
 
 
+Cooldown = Literal["none", "back_off", "take_out"]
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """The upstream provably did not take the job.
@@ -433,12 +450,15 @@ class Refused:
     `error` is what the client is told when no other credential or upstream takes it.
     `elsewhere` is True when another credential or upstream may take the same request
     (rate, balance, account trouble), False when the request itself is at fault.
+    `cooldown` is what it says about the credential: to be left alone for a while, or out of
+    use until somebody has checked it.
     """
 
     error: ProxyError
     elsewhere: bool
     provider_code: str | None = None
     retry_after_s: float | None = None
+    cooldown: Cooldown = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -551,3 +571,4 @@ class Exchange:
     bytes_out: int = 0
     body_read: bool = False
     first_byte_ns: int | None = None
+    told: Mapping[str, str] = field(default_factory=dict)  # headers of any reply: its rates

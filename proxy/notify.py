@@ -218,12 +218,12 @@ class Notifier:
         if what == "ok":
             await self._store.hooks.write(replace(tried, state="delivered"), now_ms, None)
         elif what in ("gone", "outdated") or waited_s(tried.attempts, first_s) > GIVE_UP_S:
-            self._log.warning("webhook given up", hook=hook.name, why=what)
             await self._store.hooks.write(replace(tried, state="dead"), now_ms, None)
+            self._log.warning("webhook given up", hook=hook.name, why=what)
         else:
-            self._log.info("webhook not delivered", hook=hook.name, why=what)
             pause_ms = pause_s(tried.attempts, first_s) * 1000 * (0.9 + 0.2 * self._random01())
             await self._store.hooks.write(tried, now_ms, now_ms + round(pause_ms))
+            self._log.info("webhook not delivered", hook=hook.name, why=what)
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)

@@ -15,8 +15,9 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -30,6 +31,7 @@ from proxy.content import ContentServer
 from proxy.dialects import DIALECTS
 from proxy.errors import ProxyError
 from proxy.gateway import Gateway
+from proxy.leases import Leases
 from proxy.lifecycle import Schedule
 from proxy.links import Links
 from proxy.listener import Listener, ListenerOptions, address_of, bind
@@ -38,17 +40,18 @@ from proxy.model import Task
 from proxy.notify import Notifier
 from proxy.providers import PROVIDERS
 from proxy.spool import Spool
-from proxy.store import Embedded, Store, StoreDown, StoreUnusable, TokenRecord
+from proxy.store import Embedded, OwnerRecord, Store, StoreDown, StoreUnusable, TokenRecord
 from proxy.submission import Submitter
 from proxy.tracker import Tracker
 from proxy.upstream import Deadlines, Upstreams
 from proxy.watch import Watch
 
 TOKENS_KEPT = 10_000
+OWNERS_KEPT = 10_000
 TASKS_KEPT = 20_000
 FULL_MARK = 0.8  # of the store's maxmemory
 FULLNESS_S = 1.0
-SWEEP_S = 5.0
+SWEEP_S = 2.0
 REVIVE_S = 0.25  # how often the embedded store is looked at
 CUT_S = 3.0  # how long the drain waits for what it has cut; a body looks once a second
 SECRET_BYTES = 32  # the least a signing secret may have
@@ -152,15 +155,17 @@ class Server:
         url = config.redis.url
         if url == "embedded":
             # Started, not attached to: a command that happened to own it would take it along.
-            embedded = await Embedded.start(config.server.state_dir)
+            embedded = await Embedded.start(
+                config.server.state_dir, always_fsync=config.redis.durability == "fsync"
+            )
             stack.push_async_callback(embedded.stop)
-            keeper = asyncio.create_task(self._keep_alive(embedded), name="keep the store alive")
-            stack.push_async_callback(_ended, keeper)
+            self._beside(self._keep_alive(embedded), "keep the store alive")
             url = embedded.url
         self.store_url = url
         self.store = await Store.open(url, timeout_s=config.redis.timeout_s)
         stack.push_async_callback(self.store.close)
         tokens = Mirror(self.store.tokens.get, self._is_listening, TOKENS_KEPT, self._grace_s)
+        owners = Mirror(self._owner, self._is_listening, OWNERS_KEPT, self._grace_s)
         tasks = Mirror(self.store.tasks.get, self._is_listening, TASKS_KEPT, self._grace_s)
         self.spool = Spool(
             config.server.state_dir,
@@ -177,7 +182,7 @@ class Server:
             rcvbuf_bytes=config.limits.upstream_rcvbuf_bytes,
         )
         stack.push_async_callback(upstreams.aclose)
-        auth = Authenticator(tokens, signing_secrets(config), self._clock)
+        auth = Authenticator(tokens, owners, signing_secrets(config), self._clock)
         self.tracker = Tracker(
             self._config,
             PROVIDERS,
@@ -191,10 +196,8 @@ class Server:
         )
         stack.push_async_callback(self.tracker.aclose)
         self.watch = Watch(tasks.get)
-        gauge = asyncio.create_task(self._watch_fullness(), name="watch the store's memory")
-        stack.push_async_callback(_ended, gauge)
-        broom = asyncio.create_task(self._sweep(), name="sweep the store's indexes")
-        stack.push_async_callback(_ended, broom)
+        self._beside(self._watch_fullness(), "watch the store's memory")
+        self._beside(self._sweep(), "sweep the store's indexes")
 
         def callback_url(task_id: str) -> str | None:
             if config.server.public_url is None:
@@ -216,6 +219,8 @@ class Server:
             self.log,
         )
         stack.push_async_callback(submitter.aclose)
+        leases = Leases(self.store.streams, secrets.token_hex(8), self._clock, self.log)
+        self._beside(leases.run(), "renew the leases of downloads")
         self.content = ContentServer(
             self._config,
             PROVIDERS,
@@ -225,6 +230,7 @@ class Server:
             upstreams,
             self._clock,
             self._cut_bodies,
+            leases,
             self.log,
         )
         links = Links(auth, lambda: self.public_url)
@@ -259,7 +265,7 @@ class Server:
             int(self._clock()),
             self.log,
         )
-        await self._follow(tokens, tasks)
+        await self._follow(tokens, owners, tasks)
         self.listener = Listener(
             self.gateway.handle,
             ListenerOptions(
@@ -277,23 +283,35 @@ class Server:
         self.notifier.start()
         self.log.info("serving", url=self.url, admin_url=self.admin_url)
 
-    async def _follow(self, tokens: Mirror[TokenRecord], tasks: Mirror[Task]) -> None:
+    def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """A job that goes on until the server ends."""
+        self._stack.push_async_callback(_ended, asyncio.create_task(work, name=name))
+
+    async def _follow(
+        self, tokens: Mirror[TokenRecord], owners: Mirror[OwnerRecord], tasks: Mirror[Task]
+    ) -> None:
         """Keep the mirrors true by the store's channel."""
 
+        mirrors: dict[str, Mirror[TokenRecord] | Mirror[OwnerRecord] | Mirror[Task]] = {
+            "token": tokens,
+            "owner": owners,
+            "task": tasks,
+        }
+
         def changed(kind: str, key: str, _version: int) -> None:
-            if kind == "token":
-                tokens.drop(key)
-                tasks.heard()
-            elif kind == "task":
-                tasks.drop(key)
-                tokens.heard()
+            for name, mirror in mirrors.items():
+                if name == kind:
+                    mirror.drop(key)
+                else:
+                    mirror.heard()
+            if kind == "task":
                 self.watch.heard(key)
-            else:
+            elif kind == "hook":
                 self.notifier.wake()
 
         def lost() -> None:
-            tokens.forget()
-            tasks.forget()
+            for mirror in mirrors.values():
+                mirror.forget()
             self.watch.lost()
 
         await self.store.listen(changed, lost)
@@ -352,6 +370,9 @@ class Server:
     @property
     def public_url(self) -> str:
         return self.config.server.public_url or self.url
+
+    async def _owner(self, name: str) -> OwnerRecord | None:
+        return await self.store.owners.get(name)
 
     def _is_listening(self) -> bool:
         return self.store.is_listening

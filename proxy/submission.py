@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -37,6 +37,7 @@ from proxy.model import (
 from proxy.planning import Attempt, attempts_of, route_for
 from proxy.pricing import money, price_micro
 from proxy.providers.base import Provider
+from proxy.scopes import model_limits, owns
 from proxy.store import Allowance, Store, StoreDown, StoreFull, Taken, Why
 from proxy.store.keys import new_task_id
 from proxy.upstream import Upstreams
@@ -127,6 +128,21 @@ class Submitter:
             if held:
                 release()
 
+    async def quote(self, principal: Principal, ask: Ask) -> Task:
+        """The task a submit would make; nothing is written and nothing sent. Raises what the
+        client would be told of the request itself."""
+        source = await self._source(principal, ask.request)
+        task, attempts = self._prepare(principal, ask, source)
+        first = attempts[0]
+        return replace(
+            task,
+            seconds=first.rendered.seconds,
+            size=first.rendered.size,
+            n=first.rendered.n,
+            adjusted=tuple(str(a) for a in first.draft.adjusted),
+            dropped=first.draft.dropped,
+        )
+
     async def _begin(
         self,
         exchange: Exchange,
@@ -200,7 +216,7 @@ class Submitter:
         if request.source_id is None:
             return None
         source = await self._store.tasks.get(request.source_id)
-        if source is None or source.deleted or source.token_id != principal.token_id:
+        if source is None or source.deleted or not owns(principal, source):
             raise NotFound(f"Video with id '{request.source_id}' not found.", param="video")
         return source
 
@@ -208,7 +224,11 @@ class Submitter:
 
     async def _reserve(self, task: Task, retries: int, principal: Principal) -> Taken | None:
         lease_ms = round(self._config().timeouts.lease_s * 1000)
-        allowance = Allowance(token=principal.limits, owner=principal.owner_limits)
+        allowance = Allowance(
+            token=principal.limits,
+            owner=principal.owner_limits,
+            model=model_limits(principal, task.model),
+        )
         try:
             taken = await self._store.tasks.reserve(
                 task, task.created_ms + lease_ms, retries, allowance

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
+from proxy.model import NO_LIMITS, Limits
 from proxy.signing import (
     TOKEN_ENTROPY,
     derive,
@@ -20,14 +21,17 @@ from proxy.store import Store, TokenRecord
 @dataclass(frozen=True, slots=True)
 class NewToken:
     """What may be said of a token at its creation. `owner` None: a tenant of its own; `models`
-    empty: all; a limit of None: no limit. Amounts are millionths of [billing] currency."""
+    empty: all; an empty scope: any. Amounts are millionths of [billing] currency."""
 
     name: str
     owner: str | None = None
     models: tuple[str, ...] = ()
-    budget_micro: int | None = None
-    rpm: int | None = None
-    max_in_flight: int | None = None
+    limits: Limits = NO_LIMITS
+    labels: Mapping[str, str] = field(default_factory=dict)
+    dialects: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+    shared: bool = False
     expires_s: float | None = None
     webhook: str | None = None  # where its tasks' ends are told, unless a request says otherwise
 
@@ -52,9 +56,12 @@ def mint(secret: bytes, wanted: NewToken, entropy: bytes, now_ms: int) -> MadeTo
         owner=wanted.owner or token_id,
         created_ms=now_ms,
         models=wanted.models,
-        budget_micro=wanted.budget_micro,
-        rpm=wanted.rpm,
-        max_in_flight=wanted.max_in_flight,
+        limits=wanted.limits,
+        labels=wanted.labels,
+        dialects=wanted.dialects,
+        operations=wanted.operations,
+        addresses=wanted.addresses,
+        shared=wanted.shared,
         expires_ms=None if wanted.expires_s is None else now_ms + round(wanted.expires_s * 1000),
         webhook=wanted.webhook,
     )
@@ -77,6 +84,38 @@ async def create_token(
     made = mint(secret, wanted, entropy(TOKEN_ENTROPY), int(clock() * 1000))
     await store.tokens.create(made.record)
     return made
+
+
+async def rotate_token(
+    store: Store,
+    secret: bytes,
+    token_id: str,
+    overlap_s: float,
+    entropy: Callable[[int], bytes],
+    clock: Callable[[], float],
+) -> MadeToken | None:
+    """New secrets for a token. Its old one stays good for `overlap_s`; the key pair and webhook
+    secret derived for it end at once. None when there is no such token."""
+    record = await store.tokens.get(token_id)
+    if record is None:
+        return None
+    _, token_secret = new_token(entropy(TOKEN_ENTROPY))
+    until_ms = int((clock() + overlap_s) * 1000)
+    generation = await store.tokens.rotate(token_id, token_hash(token_secret), until_ms)
+    if generation is None:
+        return None
+    return MadeToken(
+        replace(
+            record,
+            secret_sha256=token_hash(token_secret),
+            previous_sha256=record.secret_sha256,
+            previous_until_ms=until_ms,
+            generation=generation,
+        ),
+        format_token(token_id, token_secret),
+        secret_key(secret, token_id, generation),
+        webhook_secret(secret, token_id, generation),
+    )
 
 
 def webhook_secret(secret: bytes, token_id: str, generation: int) -> str:

@@ -233,7 +233,9 @@ class Upstreams:
             auto_decompress=kind in ("submit", "query"),
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
             requote_redirect_url=False,
-            read_bufsize=256 * 1024,
+            # It reads twice this ahead, and one piece of up to 256 KiB more. What it holds of a
+            # video when the relay takes over stays in our memory until a slow client took it.
+            read_bufsize=16 * 1024,
         )
 
     def _plain_socket(self, info: tuple[object, ...]) -> socket.socket:

@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from string import Template
 from types import SimpleNamespace
@@ -32,12 +32,14 @@ from multidict import CIMultiDictProxy
 from proxy.config import load
 from proxy.listener import address_of, bind
 from proxy.logs import make_logger
+from proxy.model import Limits
 from proxy.providers import PROVIDERS
 from proxy.server import Server, signing_secrets
 from proxy.sim import Settings, Simulator
 from proxy.tokens import MadeToken, NewToken, create_token
 
 WAIT_S = 20.0  # only a hang gets here
+LIMITS = tuple(item.name for item in fields(Limits))
 
 CONFIG = Template("""\
 [server]
@@ -154,8 +156,10 @@ class House:
         return {"Authorization": f"Bearer {self.token}"}
 
     async def new_token(self, **wanted: Any) -> MadeToken:
+        """`wanted` are fields of `NewToken`; those of its limits may stand among them."""
         secret = signing_secrets(self.server.config)[0]
-        told = NewToken(**{"name": "another", **wanted})
+        limits = {name: wanted.pop(name) for name in LIMITS if name in wanted}
+        told = NewToken(**{"name": "another", "limits": Limits(**limits), **wanted})
         return await create_token(self.server.store, secret, told, secrets.token_bytes, time.time)
 
     async def another_worker(self) -> Server:

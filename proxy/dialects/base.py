@@ -16,6 +16,7 @@ from proxy.errors import ProxyError
 from proxy.model import (
     Call,
     DialectName,
+    Json,
     Operation,
     PageRequest,
     Reply,
@@ -85,6 +86,11 @@ class Dialect(Protocol):
 
     def missing(self, call: Call, reference: str, request_id: str) -> Reply:
         """The answer for a task that is unknown or somebody else's."""
+        ...
+
+    def quoted(self, document: Mapping[str, Json], request_id: str) -> Reply:
+        """What a submit would cost, or what a token has spent: the same in every dialect but
+        for the envelope around it."""
         ...
 
     def failure(self, error: ProxyError, request_id: str) -> Reply:

@@ -8,7 +8,7 @@ of them and means the same in both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from proxy.dialects.answers import (
     encoded,
@@ -110,6 +110,9 @@ class Generic:
     def missing(self, call: Call, reference: str, request_id: str) -> Reply:
         error = NotFound(f"Task '{reference[:128]}' not found.", code="task_not_exist")
         return self.failure(error, request_id)
+
+    def quoted(self, document: Mapping[str, Json], request_id: str) -> Reply:
+        return json_reply(200, encoded(document))
 
     def failure(self, error: ProxyError, request_id: str) -> Reply:
         """`error` of the document, and new-api's `{code, message, data}` around it."""

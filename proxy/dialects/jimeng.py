@@ -197,6 +197,9 @@ class Jimeng:
         """The vendor's answer: a success that says `not_found`, for a client polls by it."""
         return _success({"status": "not_found"}, request_id, {})
 
+    def quoted(self, document: Mapping[str, Json], request_id: str) -> Reply:
+        return _success(document, request_id, {})
+
     def failure(self, error: ProxyError, request_id: str) -> Reply:
         """What the vendor's gateway would refuse has its `ResponseMetadata` too. The Action in
         it is empty: an error may come before there was one."""

@@ -232,6 +232,9 @@ class Kling:
     def missing(self, call: Call, reference: str, request_id: str) -> Reply:
         return self.failure(NotFound(f"There is no task {shown(reference)}."), request_id)
 
+    def quoted(self, document: Mapping[str, Json], request_id: str) -> Reply:
+        return _reply(request_id, dict(document), {}, {})
+
     def failure(self, error: ProxyError, request_id: str) -> Reply:
         body = {
             "code": _native_code(error),

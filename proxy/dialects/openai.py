@@ -19,6 +19,7 @@ from proxy.errors import Invalid, NotFound, ProxyError
 from proxy.model import (
     Call,
     DialectName,
+    Json,
     Media,
     Operation,
     PageRequest,
@@ -39,6 +40,7 @@ _ROWS = (
     Endpoint("POST", "/videos/edits", Operation.EDIT),
     Endpoint("POST", "/videos/extensions", Operation.EXTEND),
     Endpoint("GET", "/models", Operation.MODELS),
+    Endpoint("GET", "/usage", Operation.USAGE),
 )
 # The second set is for clients whose base URL lacks /v1.
 ENDPOINTS = tuple(
@@ -123,6 +125,9 @@ class OpenAI:
 
     def missing(self, call: Call, reference: str, request_id: str) -> Reply:
         return self.failure(NotFound(f"Video with id '{reference[:128]}' not found."), request_id)
+
+    def quoted(self, document: Mapping[str, Json], request_id: str) -> Reply:
+        return _reply(document)
 
     def failure(self, error: ProxyError, request_id: str) -> Reply:
         return json_reply(error.status, encoded({"error": error_object(error)}), error.headers)

@@ -73,7 +73,21 @@ def client_address(peer: str, forwarded_for: str | None, trusted: tuple[str, ...
     return hop if _address(hop) is not None else peer
 
 
-@lru_cache(maxsize=8)
+def is_trusted(peer: str, trusted: tuple[str, ...]) -> bool:
+    """Whether what this peer says about its client is believed; see `client_address`."""
+    return bool(trusted) and (not peer or _is_in(peer, _networks(trusted)))
+
+
+def is_within(address: str, blocks: tuple[str, ...]) -> bool:
+    """Whether a client's address lies in one of these networks; an IPv4 one that came over an
+    IPv6 socket is what it stands for. No address lies in none."""
+    ip = _address(address)
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        address = str(ip.ipv4_mapped)
+    return _is_in(address, _networks(blocks))
+
+
+@lru_cache(maxsize=1024)
 def _networks(trusted: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(ip_network(block, strict=False) for block in trusted)
 

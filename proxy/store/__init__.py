@@ -15,31 +15,41 @@ from typing import Final
 from proxy.store import keys
 from proxy.store.batch import Answer, Batcher, Durability
 from proxy.store.client import Connections, connect
-from proxy.store.codec import LineEntry, TokenRecord
+from proxy.store.codec import Booking, LineEntry, OwnerRecord, TokenRecord
 from proxy.store.durations import Durations
 from proxy.store.embedded import MIN_VERSION, Embedded, parse_version
 from proxy.store.ended import Ended
 from proxy.store.faults import StoreDown, StoreFault, StoreFull, StoreUnsafe, StoreUnusable
 from proxy.store.hooks import Hooks
 from proxy.store.keys import new_task_id, shard_of, shard_of_task
+from proxy.store.ledger import Balance, Findings, Ledger, Standing
 from proxy.store.listen import Heard, Listener
+from proxy.store.owners import Owners
 from proxy.store.rates import Admitted, Rate, Rates
+from proxy.store.signatures import Signatures
+from proxy.store.streams import Streams
 from proxy.store.tasks import Allowance, Taken, Tasks, Why
 from proxy.store.tokens import Tokens, principal
 
 __all__ = [
     "Admitted",
     "Allowance",
+    "Balance",
+    "Booking",
     "Durability",
     "Embedded",
+    "Findings",
     "LineEntry",
+    "OwnerRecord",
     "Rate",
+    "Standing",
     "Store",
     "StoreDown",
     "StoreFault",
     "StoreFull",
     "StoreUnsafe",
     "StoreUnusable",
+    "Streams",
     "Taken",
     "Tasks",
     "TokenRecord",
@@ -64,10 +74,14 @@ class Store:
         self.embedded = embedded
         self.batch = Batcher(connections.commands, timeout_s)
         self.tokens = Tokens(self.batch)
+        self.owners = Owners(self.batch)
         self.tasks = Tasks(self.batch)
+        self.ledger = Ledger(self.batch, self.tasks)
+        self.streams = Streams(self.batch)
         self.hooks = Hooks(self.batch)
         self.ended = Ended(self.batch)
         self.rates = Rates(self.batch)
+        self.signatures = Signatures(self.batch)
         self.durations = Durations(self.batch)
 
     @classmethod
@@ -112,8 +126,8 @@ class Store:
 
     async def listen(self, callback: Heard, on_lost: Callable[[], None]) -> None:
         """Call `callback(kind, id, version)` for every change by anyone, from a job that `close`
-        ends; kind is "task" (version: the task's), "token" (version: its generation) or "hook"
-        (id: the webhook that was written with a change).
+        ends; kind is "task" (version: the task's), "token" (version: its generation), "owner" or
+        "hook" (id: the webhook that was written with a change).
 
         Returns once subscribed, StoreDown when that fails. `on_lost` is called once per loss:
         whatever was cached may be stale, and stays so until `is_listening` is True again.

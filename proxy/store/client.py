@@ -67,7 +67,7 @@ def connect(url: str, timeout_s: float) -> Connections:
     """
     options = _options(timeout_s)
     patient = options | {"socket_timeout": None}
-    scheme = urlsplit(url).scheme
+    scheme = url.partition("://")[0]
     try:
         if scheme == "redis+sentinel":
             hosts, login, path = _many(url, 26379)
@@ -106,9 +106,10 @@ def _options(timeout_s: float) -> dict[str, Any]:
 
 
 def _many(url: str, default_port: int) -> tuple[list[tuple[str, int]], dict[str, Any], str]:
-    """Hosts, login and path of a URL that lists several hosts (urlsplit reads only one)."""
-    parts = urlsplit(url)
-    credentials, _, listed = parts.netloc.rpartition("@")
+    """Hosts, login and path of a URL that lists several hosts. urlsplit reads only one, and newer
+    Pythons (and Debian's patched 3.11.2) refuse an IPv6 one that is not the first."""
+    authority, _, path = url.partition("://")[2].partition("/")
+    credentials, _, listed = authority.rpartition("@")
     hosts: list[tuple[str, int]] = []
     for item in listed.split(","):
         one = urlsplit(f"//{item}")
@@ -117,7 +118,7 @@ def _many(url: str, default_port: int) -> tuple[list[tuple[str, int]], dict[str,
         hosts.append((one.hostname, one.port or default_port))
     user, _, password = credentials.partition(":")
     login = {"username": unquote(user), "password": unquote(password)}
-    return hosts, {k: v for k, v in login.items() if v}, parts.path.strip("/")
+    return hosts, {k: v for k, v in login.items() if v}, path.strip("/")
 
 
 def _any_node(cluster: RedisCluster, first: tuple[str, int], options: dict[str, Any]) -> Redis:

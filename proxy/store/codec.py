@@ -14,7 +14,19 @@ from typing import Any, Final, Literal, TypeAlias
 import orjson
 
 from proxy.errors import TooLarge
-from proxy.model import Hook, Json, Kind, Operation, Result, Stage, Status, Task, TaskError
+from proxy.model import (
+    NO_LIMITS,
+    Hook,
+    Json,
+    Kind,
+    Limits,
+    Operation,
+    Result,
+    Stage,
+    Status,
+    Task,
+    TaskError,
+)
 
 MAX_TASK_BYTES: Final = 32 * 1024
 MAX_LINE_ENTRIES: Final = 64
@@ -23,12 +35,16 @@ _KEPT_CHARS: Final = 1000  # of a prompt or error message when a task is far too
 _TASK_FIELDS: Final = frozenset(f.name for f in fields(Task))
 _RESULT_FIELDS: Final = frozenset(f.name for f in fields(Result))
 _ERROR_FIELDS: Final = frozenset(f.name for f in fields(TaskError))
+_LIMIT_FIELDS: Final = frozenset(f.name for f in fields(Limits))
+_LISTS: Final = ("models", "dialects", "operations", "addresses")  # of a token: JSON lists
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
     """A token as stored: hashes of its secrets, never a secret. `models` are globs; empty means
-    every model. `generation` rises with each rotation; derived keys depend on it."""
+    every model, and an empty scope (`dialects`, `operations`, `addresses`) any. `generation`
+    rises with each rotation; derived keys depend on it. The secret before the last rotation is
+    good until `previous_until_ms`."""
 
     id: str
     secret_sha256: str = field(repr=False)
@@ -36,14 +52,29 @@ class TokenRecord:
     owner: str
     created_ms: int
     previous_sha256: str | None = field(default=None, repr=False)
+    previous_until_ms: int | None = None
     generation: int = 1
     models: tuple[str, ...] = ()
-    budget_micro: int | None = None
-    rpm: int | None = None
-    max_in_flight: int | None = None
+    limits: Limits = NO_LIMITS
+    labels: Mapping[str, str] = field(default_factory=dict)
+    dialects: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()  # networks, as CIDR
+    shared: bool = False
     expires_ms: int | None = None
+    disabled_ms: int | None = None
     revoked_ms: int | None = None
     webhook: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerRecord:
+    """What an owner may have, over all its tokens; `models`: of each model a glob matches, the
+    first that does."""
+
+    name: str
+    limits: Limits = NO_LIMITS
+    models: tuple[tuple[str, Limits], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,19 +254,31 @@ def decode_hook(document: bytes) -> Hook:
     return Hook(**raw)
 
 
-# ---------------------------------------------------------------- tokens
+# ---------------------------------------------------------------- tokens and owners
 
 
 def encode_token(record: TokenRecord) -> tuple[str | int, ...]:
-    """The token's hash, flat: field, value, …; what is None is left out."""
+    """The token's hash, flat: field, value, …; what is None or empty is left out."""
     flat: list[str | int] = []
+    for name, value in token_fields(record).items():
+        if value is not None:
+            flat += (name, value)
+    return tuple(flat)
+
+
+def token_fields(record: TokenRecord) -> dict[str, str | int | None]:
+    """Every field of the token's hash; None: it has none."""
+    found: dict[str, str | int | None] = {}
     for item in fields(record):
         value = getattr(record, item.name)
-        if item.name == "models":
-            value = orjson.dumps(value).decode()
-        if value is not None:
-            flat += (item.name, value)
-    return tuple(flat)
+        if item.name == "limits":
+            value = limits_document(value)
+        if isinstance(value, bool):
+            value = int(value) or None
+        elif isinstance(value, tuple | Mapping):
+            value = _dumps(value).decode() if value else None
+        found[item.name] = value
+    return found
 
 
 def decode_token(stored: Mapping[bytes, bytes]) -> TokenRecord:
@@ -250,17 +293,49 @@ def decode_token(stored: Mapping[bytes, bytes]) -> TokenRecord:
             id=text["id"],
             secret_sha256=text["secret_sha256"],
             previous_sha256=text.get("previous_sha256"),
+            previous_until_ms=number("previous_until_ms"),
             generation=int(text["generation"]),
             name=text["name"],
             owner=text["owner"],
-            models=tuple(orjson.loads(text["models"])),
-            budget_micro=number("budget_micro"),
-            rpm=number("rpm"),
-            max_in_flight=number("max_in_flight"),
+            **{name: tuple(orjson.loads(text.get(name, "[]"))) for name in _LISTS},
+            limits=_limits(orjson.loads(text.get("limits", "{}"))),
+            labels=orjson.loads(text.get("labels", "{}")),
+            shared=number("shared") == 1,
             created_ms=int(text["created_ms"]),
             expires_ms=number("expires_ms"),
+            disabled_ms=number("disabled_ms"),
             revoked_ms=number("revoked_ms"),
             webhook=text.get("webhook"),
         )
     except KeyError as exc:
         raise ValueError(f"not a token: {exc} is missing") from exc
+
+
+def encode_owner(record: OwnerRecord) -> bytes:
+    models = [(glob, limits_document(limits)) for glob, limits in record.models]
+    return _dumps({"limits": limits_document(record.limits), "models": models})
+
+
+def decode_owner(name: str, document: bytes) -> OwnerRecord:
+    """The owner of a document; ValueError when it is none."""
+    raw = _object(document)
+    try:
+        models = tuple((str(glob), _limits(limits)) for glob, limits in raw["models"])
+        return OwnerRecord(name, _limits(raw["limits"]), models)
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise ValueError(f"not an owner: {exc}") from exc
+
+
+def limits_document(limits: Limits) -> dict[str, int]:
+    """The limits there are, by name."""
+    found = {name: getattr(limits, name) for name in _LIMIT_FIELDS}
+    return {name: value for name, value in sorted(found.items()) if value is not None}
+
+
+def _limits(document: Mapping[str, int]) -> Limits:
+    if not isinstance(document, dict):
+        raise ValueError("limits are not an object")
+    known = {name: value for name, value in document.items() if name in _LIMIT_FIELDS}
+    if not all(isinstance(value, int) for value in known.values()):
+        raise ValueError(f"a limit is no whole number: {known}")
+    return Limits(**known)

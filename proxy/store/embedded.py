@@ -67,15 +67,24 @@ class Embedded:
         self.owned = owned
         self._binary = Path()
         self._lock = -1
+        self._fsync = "everysec"
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
     async def start(
-        cls, state_dir: Path, *, binary: Path | None = None, wait_s: float = WAIT_S
+        cls,
+        state_dir: Path,
+        *,
+        binary: Path | None = None,
+        wait_s: float = WAIT_S,
+        always_fsync: bool = False,
     ) -> Embedded:
         """Own the server of `state_dir`: what a gateway does. Waits up to `wait_s` for another
-        owner to go; StoreUnusable when it does not, or when no server can be started."""
-        return await cls._open(state_dir, binary, wait_s, attach=False)
+        owner to go; StoreUnusable when it does not, or when no server can be started.
+
+        `always_fsync`: every write is on disk before it is answered, instead of within a second.
+        """
+        return await cls._open(state_dir, binary, wait_s, attach=False, always_fsync=always_fsync)
 
     @classmethod
     async def attach_or_start(
@@ -118,7 +127,13 @@ class Embedded:
 
     @classmethod
     async def _open(
-        cls, state_dir: Path, binary: Path | None, wait_s: float, *, attach: bool
+        cls,
+        state_dir: Path,
+        binary: Path | None,
+        wait_s: float,
+        *,
+        attach: bool,
+        always_fsync: bool = False,
     ) -> Embedded:
         state_dir = _private_dir(state_dir)
         with contextlib.ExitStack() as undo:
@@ -135,6 +150,7 @@ class Embedded:
             undo.callback(_remove_short_dir, server.socket, state_dir)
             server._binary = binary or find_server()
             server._lock = lock
+            server._fsync = "always" if always_fsync else "everysec"
             await server._launch()
             undo.pop_all()
         return server
@@ -167,7 +183,7 @@ class Embedded:
         return [
             *(str(self._binary), "--port", "0", "--dir", str(self.state_dir)),
             *("--unixsocket", str(self.socket), "--unixsocketperm", "700"),
-            *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+            *("--appendonly", "yes", "--appendfsync", self._fsync, "--save", ""),
             *("--maxmemory-policy", "noeviction"),
         ]
 
@@ -267,10 +283,18 @@ def _die_with_parent(parent: int) -> Callable[[], None]:
 
 
 def _private_dir(state_dir: Path) -> Path:
+    """Made, or made private; a directory that others use for something else is left alone."""
     state_dir = state_dir.absolute()
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state_dir.chmod(0o700)
+        if state_dir.stat().st_mode & 0o077:
+            is_ours = (state_dir / "lock").exists() or not any(state_dir.iterdir())
+            if not is_ours:
+                raise StoreUnusable(
+                    f"[server] state_dir: {state_dir} is open to others and holds other files; "
+                    f"name a directory of its own, or close this one: chmod 700 {state_dir}"
+                )
+            state_dir.chmod(0o700)
     except OSError as exc:
         raise StoreUnusable(
             f"[server] state_dir: {state_dir} must be a directory of this user's: {exc}"

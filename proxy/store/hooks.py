@@ -1,7 +1,8 @@
 """Webhooks in Redis: written by the change they tell of, leased when due, kept a while after.
 
-A hook that has ended (delivered, or dead after 72 h) stays for 7 days, or as long as its task,
-so that an operator can look at it and send it again; of all that have ended at most `MAX_ENDED`.
+A hook that has ended (delivered, or dead after 72 h) stays for 7 days, but no longer than its
+task, so that an operator can look at it and send it again; of all that have ended at most
+`MAX_ENDED`. One that ends while its task is under way stays for a day.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from proxy.store.faults import StoreFault
 from proxy.store.tasks import claim
 
 KEPT_MS: Final = 7 * 24 * 3600 * 1000
+KEPT_OPEN_MS: Final = 24 * 3600 * 1000  # of a task still under way, whose own end is not known
 MAX_ENDED: Final = 10_000
 
 _Hooks: TypeAlias = list[Hook]  # inside the class, `list` is its method
@@ -63,6 +65,7 @@ class Hooks:
                 "" if due_ms is None else due_ms,
                 now_ms,
                 KEPT_MS,
+                KEPT_OPEN_MS,
                 MAX_ENDED // keys.SHARDS,
             ],
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import UTC, datetime
 from typing import Final
 
 SHARDS: Final = 16  # fixed for the life of a store: ids and keys contain their shard
@@ -17,6 +18,7 @@ SCHEMA: Final = 1
 
 META: Final = "rw:meta"
 TOKENS: Final = "rw:toks"
+OWNERS: Final = "rw:owners"
 CHANNEL: Final = "rw:chan"
 
 ALL_SHARDS: Final = tuple(f"{n:02x}" for n in range(SHARDS))
@@ -81,6 +83,11 @@ def idempotency(token_id: str, owner: str, key_sha256: str) -> str:
     return f"rw:{{{shard_of(owner)}}}:idem:{token_id}:{key_sha256}"
 
 
+def signature(token_id: str, owner: str, signed: str) -> str:
+    """string: the idempotency key that the submit with this signature first came with."""
+    return f"rw:{{{shard_of(owner)}}}:sig:{token_id}:{signed}"
+
+
 def recent(token_id: str, owner: str, fingerprint: str) -> str:
     """list: `id created_ms served` of the latest submits of the same request, per token."""
     return f"rw:{{{shard_of(owner)}}}:dup:{token_id}:{fingerprint}"
@@ -129,6 +136,31 @@ def balance(owner: str, who: str, period: str = "") -> str:
 def ledger(owner: str, month: str) -> str:
     """stream: every hold, settlement, refund and loss of an owner in a UTC month (`202601`)."""
     return f"rw:{{{shard_of(owner)}}}:led:{owner}:{month}"
+
+
+def day(ms: int) -> str:
+    """The UTC day of a moment: `20260131`."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y%m%d")
+
+
+def month(ms: int) -> str:
+    """The UTC month of a moment: `202601`."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y%m")
+
+
+def ledgers(shard: str) -> str:
+    """set: `owner:month` of every ledger of the shard."""
+    return f"rw:{{{shard}}}:leds"
+
+
+def streams(who: str) -> str:
+    """zset: `worker:n` of a download that is open → ms when it is taken for dead."""
+    return f"rw:{{st:{who}}}"
+
+
+def owner(name: str) -> str:
+    """hash: v, doc: what an owner may have."""
+    return f"rw:owner:{name}"
 
 
 def holders(token_id: str, owner: str, model: str) -> tuple[str, str, str]:

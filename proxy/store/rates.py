@@ -20,12 +20,15 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """`denied` is the rate that has no room, for `wait_s` seconds; None: let in, with
-    `remaining` of each rate asked for."""
+    """`denied` is the rate that has no room, for `wait_s` seconds; None: let in. `tightest` is
+    the rate with the least left (the denied one, with nothing), `remaining` how many that is,
+    and `reset_s` how long until it is all there again."""
 
     denied: Rate | None
     wait_s: float = 0.0
-    remaining: tuple[int, ...] = ()
+    tightest: Rate | None = None
+    remaining: int = 0
+    reset_s: float = 0.0
 
 
 class Rates:
@@ -45,5 +48,8 @@ class Rates:
         assert isinstance(answer, list)
         numbers = [item for item in answer if isinstance(item, int)]
         if numbers[0]:
-            return Admitted(rates[numbers[0] - 1], numbers[1] / 1e6)
-        return Admitted(None, remaining=tuple(numbers[1:]))
+            denied = rates[numbers[0] - 1]
+            return Admitted(denied, numbers[1] / 1e6, denied, 0, numbers[2] / 1e6)
+        left = zip(numbers[1::2], numbers[2::2], rates, strict=True)
+        remaining, reset_us, tightest = min(left, key=lambda rate: rate[:2])
+        return Admitted(None, 0.0, tightest, remaining, reset_us / 1e6)

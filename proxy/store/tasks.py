@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, Literal, TypeAlias
 
@@ -104,7 +103,7 @@ class Tasks:
         """
         answer = await self._batch.run(
             self._reserve,
-            (*_keys_of(task), keys.ledger(task.owner, _month(task.created_ms)), *_places(task)),
+            (*_keys_of(task), keys.ledger(task.owner, keys.month(task.created_ms)), *_places(task)),
             [
                 task.id,
                 task.created_ms,
@@ -162,7 +161,7 @@ class Tasks:
                 *_keys_of(new),
                 keys.hooks(_shard(new.id)),
                 keys.hook(f"{new.id}:{new.version}"),
-                keys.ledger(new.owner, _month(new.updated_ms)),
+                keys.ledger(new.owner, keys.month(new.updated_ms)),
                 *_places(new),
             ),
             [
@@ -387,7 +386,7 @@ def _keys_of(task: Task) -> tuple[str, ...]:
 def _places(task: Task) -> tuple[str, ...]:
     """What a task counts against: zsets of tasks in flight, then balances."""
     who = keys.holders(task.token_id, task.owner, task.model)
-    day, month = _day(task.created_ms), _month(task.created_ms)
+    day, month = keys.day(task.created_ms), keys.month(task.created_ms)
     return (
         *(keys.in_flight(task.owner, name) for name in who),
         *(
@@ -435,14 +434,6 @@ def _closing(task: Task) -> tuple[bytes, ...]:
 
 def _booking(task: Task, kind: BookingKind, micro: int, ms: int) -> bytes:
     return encode_booking(Booking(kind, task.id, task.token_id, task.owner, task.model, micro, ms))
-
-
-def _day(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y%m%d")
-
-
-def _month(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y%m")
 
 
 def _shard(task_id: str) -> str:

@@ -11,31 +11,40 @@ import asyncio
 from typing import Final
 
 from proxy.errors import Conflict
-from proxy.model import Limits, Principal
+from proxy.model import Principal
 from proxy.store import keys
 from proxy.store.batch import Answer, Batcher, Script
-from proxy.store.codec import TokenRecord, decode_token, encode_token
+from proxy.store.codec import (
+    OwnerRecord,
+    TokenRecord,
+    decode_token,
+    encode_token,
+    token_fields,
+)
 from proxy.store.faults import StoreFault
 
 KEPT_AFTER_EXPIRY_MS: Final = 30 * 24 * 3600 * 1000  # so that "expired" is not "unknown"
 
 
-def principal(record: TokenRecord) -> Principal:
+def principal(record: TokenRecord, owner: OwnerRecord | None = None) -> Principal:
     """Who the token stands for. `revoked` says it was; expiry is compared by the caller."""
+    owner = owner or OwnerRecord(record.owner)
     return Principal(
         token_id=record.id,
         owner=record.owner,
         name=record.name,
         generation=record.generation,
         models=record.models,
-        limits=Limits(
-            budget_micro=record.budget_micro,
-            requests_per_minute=record.rpm,
-            max_in_flight=record.max_in_flight,
-        ),
+        limits=record.limits,
         expires_ms=record.expires_ms,
         revoked=record.revoked_ms is not None,
         webhook=record.webhook,
+        owner_limits=owner.limits,
+        model_limits=owner.models,
+        dialects=record.dialects,
+        operations=record.operations,
+        addresses=record.addresses,
+        shared=record.shared,
     )
 
 
@@ -45,6 +54,7 @@ class Tokens:
     def __init__(self, batch: Batcher) -> None:
         self._batch = batch
         self._create = Script.load("token_create")
+        self._change = Script.load("token_change")
         self._rotate = Script.load("token_rotate")
         self._revoke = Script.load("token_revoke")
 
@@ -77,11 +87,33 @@ class Tokens:
         records = [record for answer in found if (record := _record(answer)) is not None]
         return tuple(sorted(records, key=lambda record: (record.created_ms, record.id)))
 
-    async def rotate(self, token_id: str, secret_sha256: str) -> int | None:
-        """A new secret; the one before it stays known as `previous_sha256`. Returns the new
-        generation, None when there is no such token."""
+    async def change(self, record: TokenRecord, *names: str) -> bool:
+        """Write these fields of the record; its secrets and its end (`rotate`, `revoke`) are
+        none of them. False when there is no such token."""
+        if set(names) & {"id", "secret_sha256", "previous_sha256", "generation", "revoked_ms"}:
+            raise ValueError("not a field to change")
+        dies: int | str = ""
+        if "expires_ms" in names:
+            dies = "never"
+            if record.expires_ms is not None:
+                dies = record.expires_ms + KEPT_AFTER_EXPIRY_MS
+        found = token_fields(record)
+        pairs = [item for name in names for item in (name, _or_nothing(found[name]))]
+        done = await self._batch.run(
+            self._change, [keys.token(record.id)], [record.id, keys.CHANNEL, dies, *pairs]
+        )
+        if done == 1 and dies != "":
+            score = "+inf" if dies == "never" else dies
+            await self._batch.call("ZADD", keys.TOKENS, "XX", score, record.id)
+        return done == 1
+
+    async def rotate(self, token_id: str, secret_sha256: str, previous_until_ms: int) -> int | None:
+        """A new secret; the one before it stays good until then. Returns the new generation,
+        None when there is no such token."""
         generation = await self._batch.run(
-            self._rotate, [keys.token(token_id)], [token_id, secret_sha256, keys.CHANNEL]
+            self._rotate,
+            [keys.token(token_id)],
+            [token_id, secret_sha256, keys.CHANNEL, previous_until_ms],
         )
         assert isinstance(generation, int)
         return generation or None
@@ -92,6 +124,10 @@ class Tokens:
             self._revoke, [keys.token(token_id)], [token_id, now_ms, keys.CHANNEL]
         )
         return done == 1
+
+
+def _or_nothing(value: str | int | None) -> str | int:
+    return "" if value is None else value
 
 
 def _record(answer: Answer) -> TokenRecord | None:

@@ -18,8 +18,8 @@ from tests.bench.procs import cpu_s
 
 PIECE = 4 << 20
 TICK_S = 0.1
-OPEN_S = 60.0
-ASKING = 8
+OPEN_S = 120.0
+ASKING = 25
 _HEAD_BYTES = 16 << 10
 
 

@@ -22,6 +22,7 @@ class Table:
     is_more_better: bool = False
     series: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
     def add(self, name: str, value: float) -> None:
         self.series.setdefault(name, []).append(value)
@@ -196,8 +197,9 @@ def markdown(
     ]
     for table in tables.values():
         lines += [f"## {table.title}", "", *_rows(table), ""]
-        lines += [f"- {note}" for note in table.notes]
-        lines += [""] if table.notes else []
+        remarks = [*(f"**failed:** {failure}" for failure in table.failures), *table.notes]
+        lines += [f"- {remark}" for remark in remarks]
+        lines += [""] if remarks else []
     lines += ["## Machine", "", *_grid(("what", "is"), list(machine.items())), ""]
     lines += ["## Versions", "", *_grid(("program", "version"), list(versions.items())), ""]
     return "\n".join(lines).rstrip() + "\n"

@@ -110,14 +110,14 @@ def assert_quiet(folder: Path) -> None:
         assert json.loads(text)["level"] not in ("error", "critical"), text
 
 
-async def until_logged(house: House, event: str, **more: object) -> dict[str, Any]:
-    """The last log line of this event with these values, waited for: some things are told
+async def until_logged(house: House, event: str, why: str = "", **more: object) -> dict[str, Any]:
+    """The first log line of this event, reason and values, waited for: some things are told
     nowhere else."""
     wanted = {"event": event, **more}
     async with asyncio.timeout(WAIT_S):
         while True:
-            for line in reversed(log_of(house)):
-                if wanted.items() <= line.items():
+            for line in log_of(house):
+                if wanted.items() <= line.items() and why in line.get("why", ""):
                     return line
             await asyncio.sleep(0.01)
 

@@ -111,7 +111,7 @@ async def test_a_place_in_flight_is_free_when_the_task_ends(
 
 
 async def test_a_rate_is_kept_across_workers(house: Any) -> None:
-    made = await house.new_token(rpm=3)
+    made = await house.new_token(requests_per_minute=3)
     bearer = {"Authorization": f"Bearer {made.token}"}
     second = await house.another_worker()
     replies = [

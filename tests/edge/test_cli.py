@@ -16,11 +16,20 @@ from proxy.cli import main
 from proxy.signing import parse_token
 from tests.edge.programs import ROOT, Program, ask, program, run, until
 
-COMMANDS = ["demo", "serve", "check", "routes", "token", "task", "webhook", "simulate"]
-TOKEN_COMMANDS = ["create", "list", "show", "revoke"]
-SECRETS = ["token", "secret_key", "webhook_secret"]
-PUBLIC = ["name", "owner", "state", "generation", "models", "budget", "rpm", "max_in_flight", "webhook"]
+COMMANDS = [
+    *("demo", "serve", "check", "routes", "token", "owner", "usage", "ledger", "task"),
+    *("webhook", "simulate"),
+]
+TOKEN_COMMANDS = [
+    *("create", "list", "show", "set", "rotate", "expire", "disable", "enable", "revoke"),
+]
+LIMITS = ["models", "budget", "rpm", "max_in_flight", "webhook"]
+PUBLIC = ["name", "owner", "state", "generation", *LIMITS]
 TIMES = ["created", "expires", "revoked"]
+MORE = [
+    *("disabled", "previous_until", "budget_day", "budget_month", "spm", "max_streams"),
+    *("max_body", "labels", "dialects", "operations", "addresses", "shared"),
+]
 
 ROUTED = """\
 [[upstreams]]
@@ -257,13 +266,12 @@ def test_a_key_is_made_listed_shown_and_revoked_without_a_gateway(config: Path) 
     assert told("token", "list", *at) == []
     assert "There are no keys yet" in invoke("token", "list", *at).stdout
 
-    limits = ("--owner", "acme", "--models", "sora-2, sora-2*", "--budget", "4.50", "--rpm", "60")
-    made = told(
-        "token", "create", "--name", "me", *limits, "--max-in-flight", "2", "--expires", "30d", *at
-    )
+    limits = ["--owner", "acme", "--models", "sora-2, sora-2*", "--budget", "4.50", "--rpm", "60"]
+    limits += ["--max-in-flight", "2", "--expires", "30d", "--webhook", "https://a.example/hook"]
+    made = told("token", "create", "--name", "me", *limits, *at)
     assert list(made) == [
         *("id", "token", "access_key", "secret_key", "webhook_secret"),
-        *(PUBLIC + TIMES),
+        *(PUBLIC + TIMES + MORE),
     ]
     assert made["access_key"] == made["id"]
     assert parse_token(made["token"]) is not None
@@ -278,12 +286,13 @@ def test_a_key_is_made_listed_shown_and_revoked_without_a_gateway(config: Path) 
         "budget": "4.5",
         "rpm": 60,
         "max_in_flight": 2,
+        "webhook": "https://a.example/hook",
     }
     assert made["expires"] > made["created"]
     assert made["revoked"] is None
 
     [listed] = told("token", "list", *at)
-    assert list(listed) == ["id", *PUBLIC, *TIMES]
+    assert list(listed) == ["id", *PUBLIC, *TIMES, *MORE]
     assert listed == {name: made[name] for name in listed}
     assert told("token", "show", made["id"], *at) == listed
 
@@ -337,6 +346,7 @@ def test_an_unknown_key_is_one_line(config: Path, command: str) -> None:
         ("--rpm", "0", "0 is not in the range"),
         ("--max-in-flight", "many", "'many' is not a valid integer"),
         ("--name", " ", "a key needs a name"),
+        ("--webhook", "ftp://a.example", "must be a valid http(s) URL"),
     ],
 )
 def test_a_limit_that_is_none_is_refused_before_a_key_is_made(

@@ -15,7 +15,7 @@ from proxy.mirror import Mirror
 from proxy.server import signing_secrets
 from proxy.signing import sign_link
 from proxy.sim import pattern
-from proxy.store import TokenRecord
+from proxy.store import OwnerRecord, TokenRecord
 from tests.edge.streams import (
     KLING,
     PLACES,
@@ -120,7 +120,12 @@ async def test_a_link_ends_exactly_when_it_says(at_s: float, is_open: bool) -> N
         return record
 
     secrets = [b"s" * 32]
-    auth = Authenticator(Mirror(load, lambda: True, 8), secrets, lambda: at_s)
+
+    async def load_owner(name: str) -> OwnerRecord:
+        return OwnerRecord(name)
+
+    owners = Mirror(load_owner, lambda: True, 8)
+    auth = Authenticator(Mirror(load, lambda: True, 8), owners, secrets, lambda: at_s)
     sig = auth.link_signature("video_1", "video", 0, 1000)
     if is_open:
         await auth.check_link(sig, "video_1", "tok", "video", 0, 1000)

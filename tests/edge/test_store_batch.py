@@ -11,12 +11,23 @@ from importlib import resources
 import pytest
 
 from proxy.model import Stage
-from proxy.store import Embedded, Store, StoreDown, StoreFault, StoreFull, TokenRecord
+from proxy.store import (
+    Embedded,
+    OwnerRecord,
+    Store,
+    StoreDown,
+    StoreFault,
+    StoreFull,
+    TokenRecord,
+)
 from proxy.store.batch import MAX_PENDING, Answer, Arg, Batcher, Durability, Script
 from proxy.store.client import connect
 from proxy.store.ended import Ended
 from proxy.store.hooks import Hooks
+from proxy.store.ledger import Ledger
+from proxy.store.owners import Owners
 from proxy.store.rates import Rate, Rates
+from proxy.store.streams import Streams
 from proxy.store.tasks import Tasks
 from proxy.store.tokens import Tokens
 from tests.edge.store_fixtures import NOW, new_task, own_valkey, second, store, valkey
@@ -155,6 +166,7 @@ async def test_every_script_stays_in_one_slot(recorder: Recorder) -> None:
     for owner in ("acme", "a{b}c", "{00}", "}{"):
         named = new_task(owner, external_id="x{y}z")
         task = replace(named, fingerprint="f}{", idempotency="k{}", webhook="https://e.com/")
+        task = replace(task, hold_micro=5)
         await tasks.reserve(task, NOW)
         failed = replace(task, version=2, stage=Stage.FAILED)
         await tasks.swap(task, failed, None, "failed", 60)
@@ -167,10 +179,14 @@ async def test_every_script_stays_in_one_slot(recorder: Recorder) -> None:
     await tasks.reserve(new_task(), NOW)
     await tasks.claim_due(NOW, 1, 100)
     rates = [Rate("t:{}", "requests", 5), Rate("o:}{", "submits", 5)]
-    assert (await Rates(recorder).admit("}{", rates, NOW)).remaining == (4, 4)
+    assert (await Rates(recorder).admit("}{", rates, NOW)).remaining == 4
     assert await Ended(recorder).sweep(NOW + 60_000) == 4
     await tokens.create(TokenRecord("t", "00", "name", "acme", NOW))
-    await tokens.rotate("t", "11")
+    await tokens.change(TokenRecord("t", "00", "other", "acme", NOW), "name")
+    await tokens.rotate("t", "11", NOW)
+    await Owners(recorder).put(OwnerRecord("}{"))
+    assert await Streams(recorder).take("t:}{", "w:1", 1, NOW)
+    assert (await Ledger(recorder, tasks).check(NOW)).problems == ()
     await tokens.revoke("t", NOW)
     folder = resources.files("proxy.store") / "scripts"
     written = {entry.name.removesuffix(".lua") for entry in folder.iterdir()}

@@ -269,3 +269,13 @@ def embedded_document(task_id: str) -> str:
     """A task of this id, for another process."""
     task = new_task()
     return encode_task(task).decode().replace(task.id, task_id)
+
+
+async def test_a_directory_used_for_something_else_is_left_alone(tmp_path: Path) -> None:
+    """`--state /tmp` must not lock everybody else out of /tmp."""
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o755)
+    (shared / "somebody's").touch()
+    with pytest.raises(StoreUnusable, match="directory of its own"):
+        await Embedded.start(shared, binary=BINARY)
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o755

@@ -23,9 +23,7 @@ RECORD = TokenRecord(
     owner="acme",
     created_ms=NOW,
     models=("sora-2", "kling*"),
-    budget_micro=4_000_000,
-    rpm=60,
-    max_in_flight=5,
+    limits=Limits(budget_micro=4_000_000, requests_per_minute=60, max_in_flight=5),
     expires_ms=FAR_MS,
 )
 
@@ -91,9 +89,9 @@ async def test_revoking_keeps_the_first_time(store: Store) -> None:
 
 async def test_rotation_remembers_one_secret_back(store: Store) -> None:
     await store.tokens.create(RECORD)
-    assert await store.tokens.rotate(RECORD.id, "cd" * 32) == 2
+    assert await store.tokens.rotate(RECORD.id, "cd" * 32, NOW + 5) == 2
     assert await store.tokens.get(RECORD.id) == replace(
-        RECORD, secret_sha256="cd" * 32, previous_sha256="ab" * 32, generation=2
+        RECORD, secret_sha256="cd" * 32, previous_sha256="ab" * 32, previous_until_ms=NOW + 5, generation=2
     )
-    assert await store.tokens.rotate("unknown", "cd" * 32) is None
+    assert await store.tokens.rotate("unknown", "cd" * 32, NOW) is None
     assert await store.tokens.get("unknown") is None

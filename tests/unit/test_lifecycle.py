@@ -20,6 +20,7 @@ from proxy.lifecycle import (
     expiry_text,
     failed,
     is_overdue,
+    is_settled,
     next_poll_ms,
     noted,
     notice_of,
@@ -390,11 +391,25 @@ def test_nobody_looks_at_a_finished_task(stage: Stage) -> None:
 
 
 def test_an_unconfirmed_submit_is_looked_up_or_waited_for() -> None:
-    """Where the provider can be asked by our id, as soon as the submit cannot be under way any
-    more; else there is nothing to do before the end."""
+    """Where the provider can be asked by our id; else there is nothing to do before the end."""
     at = task(Stage.SENT)
     assert unconfirmed_due_ms(at, NOW, SCHEDULE, can_find=True) == NOW + 70_000
     assert unconfirmed_due_ms(at, NOW, SCHEDULE, can_find=False) == T0 + 600_000
+    soon = unconfirmed_due_ms(at, NOW, SCHEDULE, can_find=True, is_settled=False)
+    assert soon == NOW + 5_000  # it may be found, though not yet be missed
+    never = unconfirmed_due_ms(at, NOW, SCHEDULE, can_find=False, is_settled=False)
+    assert never == T0 + 600_000
+
+
+@pytest.mark.parametrize(
+    ("unconfirmed_", "age_ms", "settled"),
+    [(True, 0, False), (True, 69_999, False), (True, 70_000, True), (False, 0, True)],
+)
+def test_a_provider_that_misses_a_job_is_believed_once_it_cannot_be_on_its_way(
+    unconfirmed_: bool, age_ms: int, settled: bool
+) -> None:
+    at = task(Stage.SENT, unconfirmed=unconfirmed_)
+    assert is_settled(at, T0 + age_ms, SCHEDULE) is settled
 
 
 @pytest.mark.parametrize(("age_ms", "overdue"), [(0, False), (3_600_000, False), (3_600_001, True)])

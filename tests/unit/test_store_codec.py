@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import TooLarge
-from proxy.model import Kind, Operation, Result, Stage, Task, TaskError
+from proxy.model import Kind, Limits, Operation, Result, Stage, Task, TaskError
 from proxy.store import keys
 from proxy.store.codec import (
     MAX_TASK_BYTES,
@@ -234,15 +234,20 @@ TOKENS = [
     TokenRecord("t", "ab", "n", "o", 1),
     TokenRecord(
         id="t",
-        secret_sha256="ab",
-        previous_sha256="cd",
+        secret_sha256="ab12",
+        previous_sha256="cd34",
         generation=3,
         name="日本 studio",
         owner="o",
         models=("sora-*", 'q"uote'),
-        budget_micro=0,
-        rpm=1,
-        max_in_flight=2,
+        previous_until_ms=9,
+        limits=Limits(budget_micro=0, requests_per_minute=1, max_in_flight=2),
+        labels={"team": "film = 1"},
+        dialects=("kling",),
+        operations=("get", "list"),
+        addresses=("192.0.2.0/24",),
+        shared=True,
+        disabled_ms=6,
         created_ms=3,
         expires_ms=4,
         revoked_ms=5,
@@ -269,13 +274,19 @@ def test_what_is_none_is_not_stored() -> None:
         b"generation",
         b"name",
         b"owner",
-        b"models",
         b"created_ms",
     }
 
 
 @pytest.mark.parametrize(
-    "changes", [{b"rpm": b"many"}, {b"models": b"{"}, {b"generation": b""}, {b"name": None}]
+    "changes",
+    [
+        {b"limits": b'{"max_in_flight":"many"}'},
+        {b"limits": b"[]"},
+        {b"models": b"{"},
+        {b"generation": b""},
+        {b"name": None},
+    ],
 )
 def test_what_is_no_token_is_a_value_error(changes: dict[bytes, bytes | None]) -> None:
     stored = as_stored(encode_token(TOKENS[0])) | changes
@@ -284,8 +295,8 @@ def test_what_is_no_token_is_a_value_error(changes: dict[bytes, bytes | None]) -
 
 
 def test_a_record_never_prints_its_hashes() -> None:
-    assert "ab" not in repr(TOKENS[1])
-    assert "cd" not in repr(TOKENS[1])
+    assert "ab12" not in repr(TOKENS[1])
+    assert "cd34" not in repr(TOKENS[1])
 
 
 def test_a_line_entry_comes_back_as_it_was() -> None:

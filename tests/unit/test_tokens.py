@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 
+from proxy.model import NO_LIMITS, Limits
 from proxy.signing import TOKEN_ENTROPY, parse_token, secret_key
 from proxy.store import Store, TokenRecord
 from proxy.tokens import NewToken, create_token, mint, webhook_secret
@@ -50,11 +51,13 @@ def test_no_secret_is_in_what_a_log_would_show() -> None:
 @pytest.mark.parametrize(
     ("said", "kept"),
     [
-        ({}, {"models": (), "budget_micro": None, "rpm": None, "max_in_flight": None}),
+        ({}, {"models": (), "limits": NO_LIMITS, "shared": False, "labels": {}}),
         ({"owner": "acme"}, {"owner": "acme"}),
         ({"models": ("sora-*",)}, {"models": ("sora-*",)}),
-        ({"budget_micro": 4_000_000, "rpm": 60}, {"budget_micro": 4_000_000, "rpm": 60}),
-        ({"max_in_flight": 2}, {"max_in_flight": 2}),
+        ({"limits": Limits(budget_micro=4_000_000)}, {"limits": Limits(budget_micro=4_000_000)}),
+        ({"dialects": ("kling",), "shared": True}, {"dialects": ("kling",), "shared": True}),
+        ({"addresses": ("::1/128",)}, {"addresses": ("::1/128",), "operations": ()}),
+        ({"webhook": "https://a.example"}, {"webhook": "https://a.example"}),
         ({"expires_s": 0.25}, {"expires_ms": NOW_MS + 250}),
         ({"expires_s": None}, {"expires_ms": None}),
     ],

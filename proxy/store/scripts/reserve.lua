@@ -92,6 +92,8 @@ if hold > 0 then
     end
   end
   redis.call('XADD', KEYS[8], '*', 'entry', ARGV[14])
+  local tag, ledger = string.match(KEYS[8], '^(rw:{%x+}:)led:(.*)$')
+  redis.call('SADD', tag .. 'leds', ledger)
 end
 if KEYS[5] ~= KEYS[1] then
   redis.call('SET', KEYS[5], ARGV[1])

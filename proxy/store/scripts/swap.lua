@@ -34,6 +34,10 @@ end
 for place = 19, 18 + entries do
   redis.call('XADD', KEYS[10], '*', 'entry', ARGV[place])
 end
+if entries > 0 then
+  local tag, ledger = string.match(KEYS[10], '^(rw:{%x+}:)led:(.*)$')
+  redis.call('SADD', tag .. 'leds', ledger)
+end
 if ARGV[3] == '' then
   redis.call('ZREM', KEYS[4], ARGV[1])
 else

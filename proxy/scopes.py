@@ -1,0 +1,74 @@
+"""What a token that is good may do: whose tasks it sees, through which doors, from where.
+
+Rule: a token that has ended still reads what was paid for while it was good; a revoked or
+disabled one, which is never let in at all, does not.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from proxy import globs
+from proxy.errors import AuthFault, Forbidden, Unauthenticated
+from proxy.http.addresses import is_within
+from proxy.model import NO_LIMITS, Call, Limits, Operation, Principal, Task
+
+# What an expired token is still good for.
+READING: Final = frozenset(
+    {Operation.GET, Operation.LIST, Operation.CONTENT, Operation.EVENTS, Operation.USAGE}
+)
+
+
+def check_end(principal: Principal, operation: Operation, now_ms: int) -> None:
+    """`Unauthenticated` when the token has expired, and this is more than reading."""
+    if principal.expires_ms is None or principal.expires_ms > now_ms or operation in READING:
+        return
+    raise Unauthenticated(
+        "This API key has expired; it still reads what it has made, and makes nothing more.",
+        AuthFault.EXPIRED,
+    )
+
+
+def check_scope(principal: Principal, call: Call, peer: str) -> None:
+    """`Forbidden` when the token is not meant for this. `peer` is the client's address."""
+    if principal.dialects and call.dialect not in principal.dialects:
+        raise Forbidden(
+            f"This API key is not for the {call.dialect} endpoints; it is for: "
+            f"{', '.join(principal.dialects)}.",
+            code="dialect_not_allowed",
+        )
+    if principal.operations and call.operation not in principal.operations:
+        raise Forbidden(
+            f"This API key may not {call.operation.value}; it may: "
+            f"{', '.join(principal.operations)}.",
+            code="operation_not_allowed",
+        )
+    if principal.addresses and not is_within(peer, principal.addresses):
+        raise Forbidden(
+            f"This API key may not be used from the address '{peer}'.",
+            code="address_not_allowed",
+        )
+
+
+def owns(principal: Principal, task: Task) -> bool:
+    """May change it, or make another of it."""
+    return task.token_id == principal.token_id
+
+
+def sees(principal: Principal, task: Task) -> bool:
+    """May read it."""
+    return owns(principal, task) or (principal.shared and task.owner == principal.owner)
+
+
+def model_limits(principal: Principal, model: str) -> Limits:
+    """What its owner may have of this model."""
+    for glob, limits in principal.model_limits:
+        if globs.matches(glob, model):
+            return limits
+    return NO_LIMITS
+
+
+def most_body_bytes(principal: Principal) -> int | None:
+    """The largest body it may send; None: whatever this gateway reads."""
+    both = (principal.limits.max_body_bytes, principal.owner_limits.max_body_bytes)
+    return min((most for most in both if most is not None), default=None)

@@ -1,0 +1,91 @@
+"""What finished tasks leave in the store once they have expired: shared with the soak."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from proxy.store import Store
+from proxy.store.tasks import RECENT_MS
+from tests.edge.receivers import Receiver
+
+if TYPE_CHECKING:
+    from tests.conftest import House
+
+AT_ONCE = 50
+# Buffers of connections come and go, and an emptied table is not made smaller at once.
+SLACK_BYTES = 256 * 1024
+# What stays is one for all tasks: durations, settings, tokens.
+OF_TASKS = ("task", "line", "ext", "own", "end", "due", "hook", "hooked")
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What is in the store: keys by kind (`task`, `line`, …)."""
+
+    keys: Counter[str]
+    used_bytes: int
+
+
+async def stock(store: Store) -> Stock:
+    names, info = await asyncio.gather(
+        store.batch.call("KEYS", "rw:*"), store.batch.call("INFO", "memory")
+    )
+    assert isinstance(names, list)
+    assert isinstance(info, dict)
+    texts = [name.decode() for name in names if isinstance(name, bytes)]
+    kinds = Counter(text.split("}:")[-1].split(":")[0] for text in texts)
+    return Stock(kinds, int(info["used_memory"]))
+
+
+async def emptied(store: Store, wait_s: float) -> Stock:
+    """The store once nothing in it belongs to a task, and without the lists of equal submits,
+    which end by themselves."""
+    async with asyncio.timeout(wait_s):
+        while True:
+            now = await stock(store)
+            if not any(now.keys[kind] for kind in OF_TASKS):
+                break
+            await asyncio.sleep(0.05)
+    submits = await store.batch.call("KEYS", "rw:*:dup:*")
+    assert isinstance(submits, list)
+    names = [name for name in submits if isinstance(name, bytes)]
+    lives = await asyncio.gather(*(store.batch.call("PTTL", name) for name in names))
+    assert all(isinstance(ms, int) and 0 <= ms <= RECENT_MS for ms in lives)
+    await asyncio.gather(*(store.batch.call("DEL", name) for name in names))
+    return await stock(store)
+
+
+async def finish_tasks(house: House, receiver: Receiver, numbers: range) -> None:
+    """So many tasks, made and rendered: half with an id of the client's own, half told of."""
+    gate = asyncio.Semaphore(8)
+
+    async def make(number: int) -> None:
+        named = {"model_name": "kling-v2-6", "prompt": "a cat", "external_task_id": f"n{number}"}
+        hooked = {"model": "sora-2", "prompt": "a cat", "webhook": receiver.url}
+        async with gate:
+            reply = (
+                await house.post("/kling/v1/videos/text2video", json=named)
+                if number % 2
+                else await house.post("/v1/videos", json=hooked)
+            )
+            assert reply.status == 200, reply.body
+
+    await asyncio.gather(*(make(number) for number in numbers))
+
+
+async def check_nothing_is_left(
+    house: House, receiver: Receiver, count: int, wait_s: float
+) -> None:
+    """After `count` tasks and their expiry the store is as it was after the first few."""
+    store = house.server.store
+    await finish_tasks(house, receiver, range(AT_ONCE))
+    base = await emptied(store, wait_s)
+    await finish_tasks(house, receiver, range(AT_ONCE, AT_ONCE + count))
+    left = await emptied(store, wait_s)
+    assert house.sim.renders("openai") + house.sim.renders("kling") == AT_ONCE + count
+    assert len(receiver.told) > 0
+    assert left.keys == base.keys, (base, left)
+    assert left.used_bytes < base.used_bytes + SLACK_BYTES, (base, left)
