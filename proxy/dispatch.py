@@ -32,7 +32,7 @@ from proxy.model import (
     Unknown,
 )
 from proxy.planning import Attempt
-from proxy.store import Durability, Store, StoreDown
+from proxy.store import Durability, Store, StoreDown, Why
 from proxy.upstream import Ambiguous, NotSent, Upstreams
 
 # Between two attempts to write what the store did not take: first, longest.
@@ -263,22 +263,26 @@ class Dispatcher:
         self, task: Task, change: Callable[[Task], Task], due_ms: int | None, event: str
     ) -> Task:
         """`_write` of what must not be lost, now or as soon as the store takes it."""
-        assert due_ms is not None
         try:
-            return await self._write(task, change, due_ms, event)
-        except (Unavailable, NotFound) as fault:
-            self._log.warning("not recorded yet", task_id=task.id, what=event, why=str(fault))
-        self._later(lambda: self._keep_later(task, change, due_ms, event), f"{task.id}: {event}")
+            return await self._record(task, change, due_ms, event)
+        except Unavailable as down:
+            self._log.warning("not recorded yet", task_id=task.id, what=event, why=str(down))
+        self._later(lambda: self._record(task, change, due_ms, event), f"{task.id}: {event}")
         return change(task)
 
-    async def _keep_later(
-        self, task: Task, change: Callable[[Task], Task], due_ms: int, event: str
-    ) -> None:
+    async def _record(
+        self, task: Task, change: Callable[[Task], Task], due_ms: int | None, event: str
+    ) -> Task:
         try:
-            await self._write(task, change, due_ms, event)
+            return await self._write(task, change, due_ms, event)
         except NotFound:
-            # A store that was emptied, or a replica that never heard of it, took over.
-            await self._store.tasks.reserve(change(task), due_ms)
+            # The store was emptied, or a replica that never heard of the task took over.
+            self._log.error("the store had lost it", task_id=task.id, what=event)
+        changed = change(task)
+        taken = await self._store.tasks.reserve(changed, due_ms or changed.updated_ms)
+        if taken is not None and taken.why is not Why.SAME:
+            self._log.error("not recorded: its names are taken", task_id=task.id, by=taken.what)
+        return changed
 
     async def _fail(self, task: Task, error: TaskError, event: str) -> None:
         """End a task no upstream took, its names free again."""
@@ -291,14 +295,14 @@ class Dispatcher:
         with suppress(NotFound):
             await self._write(task, fail, None, event, never_sent=True)
 
-    def _later(self, work: Callable[[], Awaitable[None]], name: str) -> None:
+    def _later(self, work: Callable[[], Awaitable[object]], name: str) -> None:
         """Go on with something until the store has taken it. There are at most as many such
         chores as submits were under way when it failed."""
         chore = asyncio.create_task(self._insist(work), name=name)
         self._chores.add(chore)
         chore.add_done_callback(self._chores.discard)
 
-    async def _insist(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def _insist(self, work: Callable[[], Awaitable[object]]) -> None:
         pause_s = STORE_PAUSE_S
         while True:
             try:

@@ -141,9 +141,19 @@ _SOFT_FIELDS = (
     "user",
     "response_format",
 )
-# SGLang merges `extra_body` over the whole request, seconds included: what is priced would not
-# be what is rendered.
-_NEVER_SENT = ("extra_body",)
+# SGLang merges `extra_body` over the whole request, vLLM-Omni hands `extra_params` to its
+# pipeline, and gateways read `metadata` over their own fields: what is priced would not be what is
+# rendered. So these never come from a client, on top or in `metadata`.
+_NEVER_SENT = frozenset(
+    {
+        *("extra_body", "extra_params", "diffusers_kwargs", "metadata", "batch_size"),
+        *("num_outputs", "num_outputs_per_prompt", "num_videos", "num_videos_per_prompt"),
+        *("model", "model_name", "req_key", "frames", "sound", "video_length", "duration"),
+        *("num_samples", "samples"),
+    }
+)
+# What counts on top, and is read there, does not count again in `metadata`.
+_NOT_NESTED = _NEVER_SENT | {"num_frames", "generate_sound", "seconds", "n", "size", "fps"}
 _DEFAULT_FPS = 24  # vLLM-Omni and SGLang, where `num_frames` is given alone
 
 
@@ -341,12 +351,25 @@ class _Making:
     def add_extra(self) -> None:
         self.dropped += foreign(self.request)
         for name, value in self.request.extra.items():
-            if self.request.dialect != "openai" or name in _NEVER_SENT or name in self.fields:
+            if name == "metadata" and isinstance(value, dict) and self.request.dialect == "openai":
+                self.dropped += [f"metadata.{key}" for key in value if key in _NOT_NESTED]
+                notes = {key: note for key, note in value.items() if key not in _NOT_NESTED}
+                if notes:
+                    self.fields[name] = self._nested(notes)
+            elif (
+                self.request.dialect != "openai"
+                or name in _NEVER_SENT
+                or name in self.fields
+                or (name == "num_frames" and not quantity(value))  # nobody could price it
+            ):
                 self.dropped.append(name)
-            elif self.traits.nested_as_text and isinstance(value, dict | list):
-                self.fields[name] = orjson.dumps(value).decode()
             else:
-                self.fields[name] = cast("DraftValue", value)
+                self.fields[name] = self._nested(value)
+
+    def _nested(self, value: Json) -> DraftValue:
+        if self.traits.nested_as_text and isinstance(value, dict | list):
+            return orjson.dumps(value).decode()
+        return cast("DraftValue", value)
 
     def add_picture(self) -> None:
         first, last = frames_of(self.request)

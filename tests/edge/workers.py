@@ -37,6 +37,11 @@ MODELS: Mapping[str, str] = {
     "jimeng": "jimeng_t2v_v30",
 }
 
+POLL_FAST = """\
+poll_first_s = 0.02
+poll_interval_s = 0.03
+poll_max_s = 0.05
+"""
 CONFIG = Template("""\
 [server]
 listen = "127.0.0.1:0"
@@ -48,9 +53,6 @@ listen = "127.0.0.1:0"
 url = "$redis"
 $redis_options
 [timeouts]
-poll_first_s = 0.02
-poll_interval_s = 0.03
-poll_max_s = 0.05
 $timeouts
 [[upstreams]]
 name = "sim-openai"
@@ -370,22 +372,30 @@ async def open_site(
             ClientSession(timeout=ClientTimeout(total=GUARD_S))
         )
         config = folder / "config.toml"
-        config.write_text(config_text(folder, simulator, url, timeouts, redis_options))
+        told = simulator.describe()
+        config.write_text(config_text(folder, told, url, POLL_FAST + timeouts, redis_options))
         yield Site(simulator, valkey, relay, store, made, client, config, stack)
 
 
-def config_text(folder: Path, sim: Simulator, redis: str, timeouts: str, redis_options: str) -> str:
-    known = sim.credentials
+def config_text(
+    folder: Path,
+    sim: Mapping[str, Any],
+    redis: str,
+    timeouts: str = POLL_FAST,
+    redis_options: str = "",
+) -> str:
+    """`sim` is what `Simulator.describe` tells."""
+    known = sim["credentials"]
     return CONFIG.substitute(
         state_dir=folder / "state",
         secret=SECRET,
         redis=redis,
         redis_options=redis_options,
         timeouts=timeouts,
-        openai_url=sim.openai_url,
-        kling_url=sim.kling_url,
-        jimeng_url=sim.jimeng_url,
-        cdn=sim.cdn_url.removeprefix("http://"),
+        openai_url=sim["openai_url"],
+        kling_url=sim["kling_url"],
+        jimeng_url=sim["jimeng_url"],
+        cdn=sim["cdn_url"].removeprefix("http://"),
         kling_ak=known["kling"]["access_key"],
         kling_sk=known["kling"]["secret_key"],
         jimeng_ak=known["jimeng"]["access_key"],

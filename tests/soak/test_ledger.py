@@ -1,0 +1,20 @@
+"""The ledger, for as long as an hour of a busy gateway."""
+
+from __future__ import annotations
+
+from proxy.store import Store
+from tests.edge.ledger_play import Play
+from tests.edge.store_fixtures import store, valkey
+
+__all__ = ["store", "valkey"]
+
+OPERATIONS = 100_000
+
+
+async def test_a_hundred_thousand_operations_balance_to_the_last_micro_unit(store: Store) -> None:
+    play = Play(store, seed=11)
+    for _ in range(OPERATIONS):
+        await play.step()
+    found = await store.ledger.check(play.now_ms)
+    assert found.problems == ()
+    assert found.tasks > OPERATIONS / 20
