@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from proxy import __version__
+from proxy.cli_credentials import credential
 from proxy.cli_hooks import webhook
 from proxy.cli_ledger import ledger, usage
 from proxy.cli_owners import owner
@@ -154,6 +155,26 @@ def check(config_path: Path | None, as_json: bool) -> None:
     raise SystemExit(1 if problems else 0)
 
 
+@main.group()
+def config() -> None:
+    """What is in force."""
+
+
+@config.command("show")
+@click.option("--origin", is_flag=True, help="Also where each value came from.")
+@config_option
+@json_option
+def config_show(origin: bool, config_path: Path | None, as_json: bool) -> None:
+    """Every setting as it is read, secrets hidden."""
+    rows = load_config(config_path).rows()
+    if as_json:
+        say_json([{"key": key, "value": value, "origin": where} for key, value, where in rows])
+        return
+    head: tuple[str, ...] = ("KEY", "VALUE", "ORIGIN")
+    width = len(head) if origin else 2
+    click.echo(columns(head[:width], [row[:width] for row in rows]))
+
+
 @main.command()
 @config_option
 @json_option
@@ -191,6 +212,7 @@ main.add_command(usage)
 main.add_command(ledger)
 main.add_command(task)
 main.add_command(webhook)
+main.add_command(credential)
 
 
 @main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})

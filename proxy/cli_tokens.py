@@ -162,7 +162,9 @@ def scope_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--owner", help="The tenant it belongs to (default: one of its own).")
 @scope_options
 @limits_options
-@click.option("--expires", "expires_s", callback=span(), help="For how long it is good: 30d, 12h, 90m.")
+@click.option(
+    "--expires", "expires_s", callback=span(), help="For how long it is good: 30d, 12h, 90m."
+)
 @config_option
 @json_option
 def token_create(

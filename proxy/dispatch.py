@@ -18,7 +18,8 @@ import structlog
 
 from proxy import lifecycle
 from proxy.config import Config
-from proxy.errors import NotFound, ProxyError, Unavailable, UpstreamFailed
+from proxy.errors import NotFound, ProxyError, Unavailable, UpstreamUnreachable
+from proxy.keyring import Entry, Keyring
 from proxy.lifecycle import Schedule
 from proxy.model import (
     Accepted,
@@ -32,6 +33,7 @@ from proxy.model import (
     Unknown,
 )
 from proxy.planning import Attempt
+from proxy.pools import Blocked, told
 from proxy.store import Durability, Store, StoreDown, Why
 from proxy.upstream import Ambiguous, NotSent, Upstreams
 
@@ -61,6 +63,7 @@ class Dispatcher:
         self._clock = clock
         self._random01 = random01
         self._log = log
+        self._keyring = Keyring(store, schedule, clock, log)
         self._chores: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
@@ -79,22 +82,43 @@ class Dispatcher:
         forwarded: Mapping[str, str],
     ) -> Task:
         """Try `attempts` in order until one is taken, perhaps taken, or the last is refused.
-        Returns the task; raises the refusal, or Unavailable when the store failed before
-        anything was sent."""
+        A credential that takes none now is passed over, and so is the rest of an upstream that
+        cannot be reached. Returns the task; raises the refusal, what stands in the way when
+        nobody could be asked, or Unavailable when the store failed before anything was sent."""
         refusal: Refused | None = None
+        closed: dict[str, Blocked] = {}
+        unreachable: set[str] = set()
         for attempt in attempts:
+            if attempt.upstream.name in unreachable:
+                continue
+            entry = await self._enter(task, attempt)
+            if isinstance(entry, Blocked):
+                closed[_place(attempt)] = entry
+                continue
             exchange.upstream, exchange.credential = attempt.upstream.name, attempt.credential.name
             outbound = self._seal(attempt, forwarded)
-            task = await self._mark_sent(task, attempt, refusal)
+            try:
+                task = await self._mark_sent(task, attempt, refusal)
+            except ProxyError:
+                await self._keyring.leave(entry)
+                raise
             # Read now: after the answer nothing should stand between the task and its name.
             outcome, expected_ms = await asyncio.gather(
                 self._send(attempt, outbound), self._expected_ms(attempt)
             )
             if isinstance(outcome, Accepted):
-                return await self._bind(task, outcome, expected_ms)
+                task = await self._bind(task, outcome, expected_ms)
+                await self._keyring.learn(entry, outcome)
+                return task
             if isinstance(outcome, Unknown):
-                return await self._unconfirmed(task, attempt, outcome)
+                task = await self._unconfirmed(task, attempt, outcome)
+                await self._keyring.learn(entry, outcome)
+                return task
             refusal = outcome
+            await self._keyring.leave(entry)
+            await self._keyring.learn(entry, outcome)
+            if isinstance(outcome.error, UpstreamUnreachable):
+                unreachable.add(attempt.upstream.name)
             self._log.warning(
                 "submit refused",
                 task_id=task.id,
@@ -105,9 +129,23 @@ class Dispatcher:
             )
             if not outcome.elsewhere:
                 break
-        assert refusal is not None
+        if refusal is None:
+            refusal = Refused(told(task.model, list(closed.values())), elsewhere=True)
+            self._log.warning(
+                "no credential is free",
+                task_id=task.id,
+                model=task.model,
+                why={name: block.why for name, block in closed.items()},
+            )
         await self._close_refused(task, refusal)
         raise refusal.error
+
+    async def _enter(self, task: Task, attempt: Attempt) -> Entry | Blocked:
+        try:
+            return await self._keyring.enter(task.id, attempt.upstream, attempt.credential)
+        except ProxyError:
+            self.give_up(task.id)
+            raise
 
     def _seal(self, attempt: Attempt, forwarded: Mapping[str, str]) -> Outbound:
         outbound = attempt.provider.seal(
@@ -172,9 +210,8 @@ class Dispatcher:
             self._log.warning(
                 "upstream unreachable", upstream=attempt.upstream.name, why=str(error)
             )
-            failure = UpstreamFailed(
+            failure = UpstreamUnreachable(
                 f"The upstream '{attempt.upstream.name}' cannot be reached; nothing was submitted.",
-                code="upstream_unreachable",
                 retry_after_s=5,
             )
             return Refused(failure, elsewhere=True)

@@ -271,6 +271,12 @@ class UpstreamFailed(ProxyError):
     retryable = True
 
 
+class UpstreamUnreachable(UpstreamFailed):
+    """502: the upstream heard nothing of it."""
+
+    code = "upstream_unreachable"
+
+
 class Unavailable(ProxyError):
     """503: we cannot take it now; nothing was submitted."""
 

@@ -290,9 +290,14 @@ def is_overdue(task: Task, now_ms: int, max_age_ms: int) -> bool:
     return now_ms - task.created_ms > max_age_ms
 
 
-def expiry_text(task: Task) -> str:
-    """` (it ended on 2026-11-23T10:00:00Z)`, or nothing when no end was ever named."""
-    if task.expires_ms is None:
-        return ""
-    when = datetime.fromtimestamp(task.expires_ms // 1000, UTC)
-    return f" (it ended on {when:%Y-%m-%dT%H:%M:%SZ})"
+def expiry_text(task: Task, now_ms: int) -> str:
+    """` (it was kept until 2026-11-23T10:00:00Z)`; of a task gone before its time, when it was
+    made."""
+    ends_ms, made_ms = task.expires_ms, task.completed_ms or task.created_ms
+    if ends_ms is not None and ends_ms <= now_ms:
+        return f" (it was kept until {_date(ends_ms)})"
+    return f" (it was made on {_date(made_ms)})"
+
+
+def _date(ms: int) -> str:
+    return f"{datetime.fromtimestamp(ms // 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"

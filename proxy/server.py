@@ -16,6 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from prometheus_client import CollectorRegistry
 from proxy.account import Account
 from proxy.admin.app import make_app
 from proxy.auth import Authenticator
-from proxy.config import Config
+from proxy.config import Config, load
+from proxy.config_source import ConfigErrors
 from proxy.content import ContentServer
 from proxy.dialects import DIALECTS
 from proxy.errors import ProxyError
@@ -111,12 +113,36 @@ class Server:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signalled)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
         try:
             await stop.wait()
             await self.drain()
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+
+    def reload(self) -> bool:
+        """Read the configuration file again. One with a mistake changes nothing: the old one
+        stays, and the log has every mistake. What is bound or opened at the start (`[server]`,
+        `[admin]`, `[redis]`) waits for a restart."""
+        path = self.config.path
+        if path is None:
+            self.log.warning("not reloaded: there is no configuration file")
+            return False
+        try:
+            fresh = load(path, os.environ, PROVIDERS)
+        except (ConfigErrors, OSError) as error:
+            self.log.error("not reloaded: the old configuration stays", why=str(error))
+            return False
+        old = self.config
+        waiting = [
+            name
+            for name in ("server", "admin", "redis")
+            if getattr(fresh, name) != getattr(old, name)
+        ]
+        self.config = replace(fresh, server=old.server, admin=old.admin, redis=old.redis)
+        self.log.info("reloaded", routes=len(fresh.routes), waiting_for_restart=waiting)
+        return True
 
     async def drain(self) -> None:
         """Stop accepting, let what is under way finish, cut the rest. Idempotent."""

@@ -174,7 +174,7 @@ class Source:
         return ends_ms is not None and ends_ms <= self._clock() * 1000
 
     def _gone(self) -> Expired:
-        when = expiry_text(self._task) if self._is_over() else ""
+        when = expiry_text(self._task, int(self._clock() * 1000))
         return Expired(f"The provider no longer has this video{when}.")
 
     def _judge(self, response: ClientResponse, wish: Wish | None) -> Opened:

@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from proxy import lifecycle
 from proxy.config import Config
 from proxy.errors import ProxyError, Unavailable
+from proxy.keyring import Keyring
 from proxy.lifecycle import Schedule
 from proxy.model import (
     Accepted,
@@ -80,6 +81,7 @@ class Tracker:
         self._again: set[str] = set()  # of these, those that came due while being looked at
         self._freed = asyncio.Event()
         self._turnstile = Turnstile(AT_ONCE_EACH)
+        self._keyring = Keyring(store, schedule, clock, log)
         self._called: dict[str, bool] = {}  # asked after at once; True: and once more
         self._calls: set[asyncio.Task[None]] = set()
         # Polls in a row that said nothing, by task. The oldest are forgotten: another worker
@@ -183,6 +185,9 @@ class Tracker:
         if task is None:
             await self._store.tasks.forget_due(task_id)
             return
+        place = self._place(task)
+        if place is not None and not task.stage.is_final:
+            await self._keyring.keep(task, place[1])
         try:
             await self._step(task)
         except TurnedAway:  # the account is slow; its tasks keep the pace of polls
@@ -381,8 +386,16 @@ class Tracker:
         """Ask for fresh result URLs of a completed task: the old ones have expired. Returns the
         task unchanged when the provider has nothing newer; raises UpstreamTrouble when it did
         not say."""
-        said = await self.ask_state(task, *self.place(task))
+        upstream, credential = self.place(task)
+        provider = self._providers[task.provider]
+        answer = await self._ask(task, provider.poll(task, upstream), upstream, credential)
+        if answer is None:
+            raise UpstreamTrouble("fresh result URLs could not be had: no answer")
+        said = provider.state(task, answer.status, answer.headers, answer.body)
         if isinstance(said, Transient):
+            found = provider.found(answer.status, answer.headers, answer.body)
+            if isinstance(found, Refused):  # in its own words: it knows no such task (any more)
+                return task
             raise UpstreamTrouble(f"fresh result URLs could not be had: {said.reason}")
         fresh = lifecycle.refreshed(task, said.results, self._now_ms())
         if fresh is None:

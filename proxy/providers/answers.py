@@ -26,7 +26,7 @@ from proxy.errors import (
     Unavailable,
     UpstreamFailed,
 )
-from proxy.model import Json, Refused, Task, Transient
+from proxy.model import Cooldown, Json, Refused, Task, Transient
 
 NATIVE_MAX_BYTES = 16 * 1024
 _NATIVE_MAX_DEPTH = 8
@@ -149,11 +149,12 @@ def is_moderation(message: object) -> bool:
 # ---------------------------------------------------------------- how a provider says no
 
 
-def account_trouble(code: str | None) -> Refused:
+def account_trouble(code: str | None, cooldown: Cooldown) -> Refused:
     """Key, balance, permission or allow-list: another credential may do, and it is nothing the
-    client can mend or should learn about."""
+    client can mend or should learn about. `cooldown` is "take_out" where it stands between the
+    account and every request, "none" where it may be about this one's model."""
     error = Unavailable("No provider account can take this request now. Try again later.")
-    return Refused(error, elsewhere=True, provider_code=code)
+    return Refused(error, elsewhere=True, provider_code=code, cooldown=cooldown)
 
 
 def out_of_order(code: str | None, *, elsewhere: bool = True) -> Refused:
@@ -164,20 +165,24 @@ def out_of_order(code: str | None, *, elsewhere: bool = True) -> Refused:
 def closed(code: str | None, headers: Mapping[str, str]) -> Refused:
     wait = retry_after_s(headers)
     error = Unavailable("The provider is closed for maintenance.", retry_after_s=wait)
-    return Refused(error, elsewhere=True, provider_code=code, retry_after_s=wait)
+    return _paused(error, code, wait)
 
 
 def over_rate(code: str | None, headers: Mapping[str, str], wait_s: float) -> Refused:
     """`wait_s` is for a provider that names no time itself."""
     wait = retry_after_s(headers) or wait_s
     error = RateLimited("The provider is over its request rate.", retry_after_s=wait)
-    return Refused(error, elsewhere=True, provider_code=code, retry_after_s=wait)
+    return _paused(error, code, wait)
 
 
 def too_many(code: str | None, headers: Mapping[str, str], wait_s: float) -> Refused:
     wait = retry_after_s(headers) or wait_s
     error = TooManyInFlight("The provider renders as many videos as it may.", retry_after_s=wait)
-    return Refused(error, elsewhere=True, provider_code=code, retry_after_s=wait)
+    return _paused(error, code, wait)
+
+
+def _paused(error: ProxyError, code: str | None, wait_s: float | None) -> Refused:
+    return Refused(error, True, provider_code=code, retry_after_s=wait_s, cooldown="back_off")
 
 
 def at_fault(code: str | None, message: object, *, param: str | None = None) -> Refused:
@@ -210,7 +215,8 @@ def refused_by_status(
     if status == 429:
         return over_rate(code, headers, wait_s=5.0)
     if status in (401, 402, 403):
-        return account_trouble(code)
+        # A code of the provider's own that no table has may be about the model asked for.
+        return account_trouble(code, "none" if status == 403 and code else "take_out")
     if (400 <= status < 500 and status not in (408, 499)) or status in (301, 307, 308):
         return out_of_order(code)
     return None

@@ -458,8 +458,8 @@ def _refused(code: int | None, headers: Mapping[str, str], message: object) -> R
         return answers.out_of_order(shown)
     if code == _INVALID:
         return answers.at_fault(shown, message)
-    if code == _DENIED:
-        return answers.account_trouble(shown)
+    if code == _DENIED:  # a wrong req_key among others: the account renders its other models
+        return answers.account_trouble(shown, "none")
     if code == _RATE:
         return answers.over_rate(shown, headers, wait_s=2.0)
     if code == _IN_FLIGHT:
@@ -472,7 +472,7 @@ def _refused_on_top(answer: Mapping[str, object]) -> Refused | None:
     error = answers.member(answers.member(answer, "ResponseMetadata"), "Error")
     code = answers.integer(error.get("CodeN"))
     if code in _TOP_ACCOUNT:
-        return answers.account_trouble(str(code))
+        return answers.account_trouble(str(code), "take_out")
     if code in _TOP_REQUEST:
         return answers.out_of_order(str(code))
     return None

@@ -23,6 +23,7 @@ from proxy.model import (
     Accepted,
     Adjustment,
     Base64,
+    Cooldown,
     Credential,
     Draft,
     DraftValue,
@@ -91,7 +92,11 @@ _STATES = {
 }
 
 # Kling's error codes. 5000 (internal) and 5002 (backlog time-out) prove nothing and are not here.
-_ACCOUNT = frozenset({1000, 1001, 1002, 1003, 1004, 1100, 1101, 1102, 1103, 1304})
+# What no waiting mends is out of use until it is checked; 1103 names the model or the call.
+_ACCOUNT: Mapping[int, Cooldown] = {
+    **dict.fromkeys((1000, 1001, 1002, 1003, 1004, 1100, 1101, 1102, 1304), "take_out"),
+    1103: "none",
+}
 _MODERATION = frozenset({1300, 1301})
 _INPUT = frozenset({1200, 1201})
 _METHOD_MISSING = 1202
@@ -405,7 +410,7 @@ def _refused(code: int | None, headers: Mapping[str, str], message: object) -> R
     if code in _INPUT:
         return answers.at_fault(shown, message)
     if code in _ACCOUNT:
-        return answers.account_trouble(shown)
+        return answers.account_trouble(shown, _ACCOUNT[code])
     if code == _METHOD_MISSING:  # our path is wrong, not the client's request
         return answers.out_of_order(shown)
     if code == _RESOURCE_MISSING:  # on a submit: the model; another account may have it

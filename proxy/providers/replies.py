@@ -28,6 +28,7 @@ from proxy.errors import (
 )
 from proxy.model import (
     Accepted,
+    Cooldown,
     Json,
     Outcome,
     Refused,
@@ -109,6 +110,10 @@ _FAILURE_CODES: Mapping[str, str] = {
 _BALANCE_RETRY_S = 60.0  # until an operator pays: seldom worth asking sooner
 _RATE_RETRY_S = 5.0  # where a 429 names no time
 _MAX_ID_CHARS = 512
+# Said at the door (OpenAI's error-code guide, vLLM and SGLang): nothing was begun.
+_OVERLOADED = frozenset(
+    {"server_overloaded", "server_is_overloaded", "engine_overloaded", "overloaded", "slow_down"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +130,9 @@ class Fault:
 
 def outcome(status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
     """2xx with an id: accepted. 4xx: refused, but for 408 and 499, which gateways answer when
-    *their* upstream kept silent (LiteLLM's Timeout is a 408) and may have taken the job. 503
-    in an error shape of the API's own is OpenAI's documented "overloaded"; a bare one may come
-    from a balancer that had sent the request on. Any other 5xx is unknown."""
+    *their* upstream kept silent (LiteLLM's Timeout is a 408) and may have taken the job. A 503
+    is a refusal only with a code that says nothing was begun: these upstreams are gateways and
+    balancers themselves, and may have sent the request on. Any other 5xx is unknown."""
     if 200 <= status < 300:
         return _accepted(body)
     if 300 <= status < 400:
@@ -139,8 +144,8 @@ def outcome(status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
     if status in (408, 499) or status < 200 or (status >= 500 and status != 503):
         return Unknown(f"the upstream answered {status}")
     fault = _fault(body)
-    if status == 503 and fault is None:
-        return Unknown("the upstream answered 503 without an error of its own")
+    if status == 503 and (fault is None or fault.code.lower() not in _OVERLOADED):
+        return Unknown("the upstream answered 503, and not that it had begun nothing")
     return _refused(status, retry_after_s(headers), fault or Fault())
 
 
@@ -162,6 +167,7 @@ def _accepted(body: bytes) -> Outcome:
 def _refused(status: int, wait_s: float | None, fault: Fault) -> Refused:
     provider_code = fault.code or f"http_{status}"
     code = fault.code.lower()
+    cooldown: Cooldown = "none"
     message = sanitised(fault.message)
     told = f"The upstream refused the request: {message or f'HTTP {status}'}"
     error: ProxyError
@@ -171,17 +177,21 @@ def _refused(status: int, wait_s: float | None, fault: Fault) -> Refused:
     if status == 402 or code in _BALANCE:
         wait_s = wait_s or _BALANCE_RETRY_S
         error = RateLimited("The upstream account has no balance left.", retry_after_s=wait_s)
+        cooldown = "take_out"
     elif status == 429:
         wait_s = wait_s or _RATE_RETRY_S
         error = RateLimited("The upstream account is over its rate.", retry_after_s=wait_s)
+        cooldown = "back_off"
     elif status == 503:
         wait_s = wait_s or _RATE_RETRY_S
         error = Unavailable("The upstream is overloaded.", retry_after_s=wait_s)
+        cooldown = "back_off"
     elif status in (401, 403):
         error = UpstreamFailed(
             "The upstream refused the gateway's credential; its operator has to look.",
             code="upstream_credential_refused",
         )
+        cooldown = "none" if code in _ABSENT_MODEL else "take_out"
     elif status == 404 or code in _ABSENT_MODEL:
         error = UpstreamFailed("The upstream does not know this model, source video or path.")
     elif status in (400, 422):
@@ -195,7 +205,7 @@ def _refused(status: int, wait_s: float | None, fault: Fault) -> Refused:
         return Refused(error, elsewhere=False, provider_code=provider_code)
     else:
         error = UpstreamFailed(f"The upstream refused the request with status {status}.")
-    return Refused(error, elsewhere=True, provider_code=provider_code, retry_after_s=wait_s)
+    return Refused(error, True, provider_code, wait_s, cooldown)
 
 
 # ---------------------------------------------------------------- a poll

@@ -16,6 +16,7 @@ from proxy.store import keys
 from proxy.store.batch import Answer, Batcher, Durability
 from proxy.store.client import Connections, connect
 from proxy.store.codec import Booking, LineEntry, OwnerRecord, TokenRecord
+from proxy.store.credentials import Credentials
 from proxy.store.durations import Durations
 from proxy.store.embedded import MIN_VERSION, Embedded, parse_version
 from proxy.store.ended import Ended
@@ -82,6 +83,7 @@ class Store:
         self.ended = Ended(self.batch)
         self.rates = Rates(self.batch)
         self.signatures = Signatures(self.batch)
+        self.credentials = Credentials(self.batch)
         self.durations = Durations(self.batch)
 
     @classmethod

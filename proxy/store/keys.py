@@ -123,6 +123,16 @@ def in_flight(owner: str, who: str) -> str:
     return f"rw:{{{shard_of(owner)}}}:fly:{who}"
 
 
+def places(credential: str) -> str:
+    """zset: open task id → ms when it is taken for lost. `credential`: `upstream/name`."""
+    return f"rw:{{c:{credential}}}:fly"
+
+
+def standing(name: str) -> str:
+    """string: how a credential (`upstream/name`) or an upstream (its name) stands."""
+    return f"rw:{{c:{name}}}:state"
+
+
 def rate(owner: str, who: str, kind: str) -> str:
     """string: µs at which the bucket of this rate would be full again."""
     return f"rw:{{{shard_of(owner)}}}:rate:{who}:{kind}"

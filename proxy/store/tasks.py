@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal, TypeAlias
 
-from proxy.errors import Invalid, NotFound
+from proxy.errors import Invalid, NotFound, ProxyError
 from proxy.lifecycle import notice_of
 from proxy.model import NO_LIMITS, Kind, Limits, Task
 from proxy.store import keys
@@ -192,7 +193,16 @@ class Tasks:
             return _decode(answer)
         if answer != 1:
             raise NotFound(f"no task {new.id}")
+        if ends and new.credential:
+            await self._leave(new)
         return None
+
+    async def _leave(self, task: Task) -> None:
+        """Its place among those in flight with its credential is free. That is in another slot,
+        so not in the script; one that is not given back ends by itself."""
+        with suppress(ProxyError):
+            key = keys.places(f"{task.upstream}/{task.credential}")
+            await self._batch.call("ZREM", key, task.id)
 
     # ------------------------------------------------------------ look-ups
 
@@ -311,6 +321,10 @@ class Tasks:
         key = keys.due(_shard(task_id))
         changed = await self._batch.call("ZADD", key, "XX", "CH", due_ms, task_id)
         return changed == 1
+
+    async def is_due(self, task_id: str) -> bool:
+        """Whether somebody will look at it again: nobody does once it has ended."""
+        return await self._batch.call("ZSCORE", keys.due(_shard(task_id)), task_id) is not None
 
     async def forget_due(self, task_id: str) -> None:
         """Take a due id away whose task does not exist."""

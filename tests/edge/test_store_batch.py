@@ -27,6 +27,7 @@ from proxy.store.hooks import Hooks
 from proxy.store.ledger import Ledger
 from proxy.store.owners import Owners
 from proxy.store.rates import Rate, Rates
+from proxy.store.signatures import Signatures
 from proxy.store.streams import Streams
 from proxy.store.tasks import Tasks
 from proxy.store.tokens import Tokens
@@ -188,6 +189,7 @@ async def test_every_script_stays_in_one_slot(recorder: Recorder) -> None:
     assert await Streams(recorder).take("t:}{", "w:1", 1, NOW)
     assert (await Ledger(recorder, tasks).check(NOW)).problems == ()
     await tokens.revoke("t", NOW)
+    await Signatures(recorder).bind("t", "}{", "s{}", "k}{", 60)
     folder = resources.files("proxy.store") / "scripts"
     written = {entry.name.removesuffix(".lua") for entry in folder.iterdir()}
     assert set(recorder.scripts) == written

@@ -91,7 +91,11 @@ async def test_rotation_remembers_one_secret_back(store: Store) -> None:
     await store.tokens.create(RECORD)
     assert await store.tokens.rotate(RECORD.id, "cd" * 32, NOW + 5) == 2
     assert await store.tokens.get(RECORD.id) == replace(
-        RECORD, secret_sha256="cd" * 32, previous_sha256="ab" * 32, previous_until_ms=NOW + 5, generation=2
+        RECORD,
+        secret_sha256="cd" * 32,
+        previous_sha256="ab" * 32,
+        previous_until_ms=NOW + 5,
+        generation=2,
     )
     assert await store.tokens.rotate("unknown", "cd" * 32, NOW) is None
     assert await store.tokens.get("unknown") is None

@@ -74,6 +74,13 @@ async def submit(house: House, service: str, prompt: str = "a cat", **more: Any)
     return await house.post("/v1/videos", json=wanted)
 
 
+async def forgiven(house: House) -> None:
+    """As if no credential had been refused before, and no upstream had failed."""
+    for service in MODELS:
+        for name in (f"sim-{service}", f"sim-{service}/a"):
+            await house.server.store.credentials.forgive(name)
+
+
 def assert_private(house: House, reply: Answer) -> None:
     """Not a word about where the upstream is, or how we get in there."""
     sim = house.sim
@@ -146,6 +153,7 @@ async def test_a_refusal_is_told_and_costs_nothing(house: House, service: str) -
     """The task that was durable before the upstream heard of it is closed and hidden."""
     for number, (name, no) in enumerate(REFUSALS[service].items(), start=1):
         house.lines.clear()
+        await forgiven(house)
         house.sim.faults.add(Fault("status", service, "submit", **no.fault))
         reply = await submit(house, service)
         error = error_of("openai", reply.headers, reply.body)
@@ -184,6 +192,7 @@ async def test_a_refusal_is_told_in_the_clients_own_dialect(house: House) -> Non
     for dialect, door in DOORS.items():
         for name in SAYS_NO:
             no = REFUSALS["kling"][name]
+            await forgiven(house)
             house.sim.faults.add(Fault("status", "kling", "submit", **no.fault))
             body = door.body(**{door.model_field: "sora-2-on-kling"})
             reply = await house.post(door.submit, json=body)
@@ -258,6 +267,7 @@ async def test_an_outcome_nobody_knows_is_a_queued_task_and_one_submit(
         tasks: dict[str, tuple[str, int]] = {}
         for number, (name, (fault, renders)) in enumerate(UNKNOWNS.items(), start=1):
             house.lines.clear()
+            await forgiven(house)
             here = replace(fault, service=service, operation="submit")
             active = house.sim.faults.add(here)
             before = house.sim.renders(service)
@@ -354,6 +364,7 @@ async def test_what_one_upstream_refuses_the_next_one_renders_once(
         sim = house.sim
         for number, (name, fault) in enumerate(refusals.items(), start=1):
             house.lines.clear()
+            await forgiven(house)
             if fault is None:
                 await sim.refuse("openai")
             else:
@@ -409,6 +420,7 @@ async def test_when_all_refuse_nothing_is_rendered_and_the_client_is_told(
     async with open_house_factory(plan(routes=EITHER)) as house:
         for number, (fault, told) in enumerate(cases, start=1):
             house.lines.clear()
+            await forgiven(house)
             house.sim.faults.add(Fault("status", "openai", "submit", status=429))
             house.sim.faults.add(fault)
             reply = await either(house)
@@ -506,6 +518,7 @@ async def test_an_upload_is_given_back_whatever_becomes_of_its_submit(
     """Held while the upstream reads it, and not a moment longer."""
     held = 0
     for name, fault, status in ENDINGS:
+        await forgiven(house)
         hold = house.sim.faults.add(Fault("hold", service, "submit"))
         if fault is not None:
             house.sim.faults.add(replace(fault, service=service, operation="submit"))

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,29 +22,14 @@ if TYPE_CHECKING:
     from tests.conftest import House
 
 READ_BYTES = 1 << 20
+SERVING = b'"serving"'
 ROOT = Path(proxy.__file__).parents[1]
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """`log` is a file: a pipe nobody reads would fill up, and the worker stand at its log."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    @property
-    def url(self) -> str:
-        return str(self.events("serving")[0]["url"])
-
-    def events(self, name: str) -> list[Mapping[str, object]]:
-        """What the log says so far under this name, oldest first."""
-        whole, _, _ = self.log.read_text().rpartition("\n")
-        lines = [json.loads(line) for line in whole.splitlines()]
-        return [line for line in lines if line["event"] == name]
+    url: str
+    pid: int
 
     def memory(self, field: str) -> int:
         """Bytes: `VmRSS` now, `VmHWM` at its highest since `forget_peak`."""
@@ -62,9 +47,9 @@ class Worker:
 
 @asynccontextmanager
 async def worker(
-    house: House, folder: Path, *, limits: str = "", loop: str = "uvloop"
+    house: House, folder: Path, *, limits: str = "", timeouts: str = "", loop: str = "uvloop"
 ) -> AsyncIterator[Worker]:
-    """`limits` are further lines of that section."""
+    """`limits` and `timeouts` are further lines of those sections."""
     text = house.config_path.read_text()
     own = urlsplit(house.url).netloc
     state = house.server.config.server.state_dir
@@ -72,10 +57,11 @@ async def worker(
     text = text.replace(f'listen = "{own}"', f'listen = "127.0.0.1:0"\nsecrets = ["{secret}"]')
     text = text.replace(f'"{state}"', f'"{folder / "worker"}"')
     text = text.replace("[limits]", f"[limits]\n{limits}", 1)
+    text = text.replace("[timeouts]", f"[timeouts]\n{timeouts}", 1)
     text += f'\n[redis]\nurl = "{house.server.store_url}"\n'
     path = folder / "worker.toml"
     path.write_text(text)
-    log = folder / "worker.log"
+    log = folder / "worker.log"  # no pipe: nobody reads it, and the worker would stand at it
     with log.open("wb") as log_file:
         process = subprocess.Popen(  # noqa: ASYNC220  # it returns at once
             [sys.executable, "-m", "proxy", "serve", "--config", str(path)],
@@ -85,11 +71,11 @@ async def worker(
             stdout=subprocess.DEVNULL,
             stderr=log_file,
         )
-    running = Worker(process, log)
     try:
-        await until(lambda: bool(running.events("serving")) or process.poll() is not None)
+        await until(lambda: SERVING in log.read_bytes() or process.poll() is not None)
         assert process.poll() is None, log.read_text()
-        yield running
+        [serving] = [line for line in log.read_bytes().splitlines() if SERVING in line]
+        yield Worker(json.loads(serving)["url"], process.pid)
     finally:
         process.kill()
         process.wait()

@@ -445,12 +445,20 @@ def test_clients_are_told_to_ask_as_seldom_as_we_do(age_ms: int, pause_ms: int) 
     assert asking_pause_ms(at, T0 + age_ms, SCHEDULE) == pause_ms
 
 
+ENDS_MS = 1_790_000_000_999
+
+
 @pytest.mark.parametrize(
-    ("expires_ms", "text"),
-    [(None, ""), (1_790_000_000_999, " (it ended on 2026-09-21T14:13:20Z)")],
+    ("expires_ms", "now_ms", "text"),
+    [
+        (ENDS_MS, ENDS_MS, " (it was kept until 2026-09-21T14:13:20Z)"),
+        (ENDS_MS, ENDS_MS - 1, " (it was made on 2026-09-20T14:13:20Z)"),
+        (None, ENDS_MS, " (it was made on 2026-09-20T14:13:20Z)"),
+    ],
 )
-def test_the_end_of_a_video_as_text(expires_ms: int | None, text: str) -> None:
-    assert expiry_text(task(expires_ms=expires_ms)) == text
+def test_a_video_that_is_gone_says_its_date(expires_ms: int | None, now_ms: int, text: str) -> None:
+    gone = task(expires_ms=expires_ms, completed_ms=ENDS_MS - 86_400_000)
+    assert expiry_text(gone, now_ms) == text
 
 
 CHANGES: list[Callable[[Task], Task | None]] = [

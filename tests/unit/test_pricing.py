@@ -14,7 +14,9 @@ from proxy.pricing import money, price_micro, resolution_of, settle_micro
 
 HD = (1280, 720)
 FULL = (1080, 1920)
-CASES: dict[str, Any] = {"per_second": {"720p": "0.05", "1080p": "0.08", "1080p+audio": "0.12", "other": "1"}}
+CASES: dict[str, Any] = {
+    "per_second": {"720p": "0.05", "1080p": "0.08", "1080p+audio": "0.12", "other": "1"}
+}
 
 
 @pytest.mark.parametrize(

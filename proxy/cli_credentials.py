@@ -1,0 +1,111 @@
+"""`reelway credential`: which keys take submits now, which do not and why, and putting one back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from proxy.command import (
+    InOrder,
+    config_option,
+    json_option,
+    load_config,
+    say_json,
+    when_ms,
+    with_store,
+)
+from proxy.config import Config
+from proxy.keyring import name_of
+from proxy.pools import Standing
+from proxy.routing import columns
+from proxy.store import Store
+
+
+@click.group(cls=InOrder)
+def credential() -> None:
+    """Show which keys take submits, and restore one."""
+
+
+def _names(config: Config) -> dict[str, int | None]:
+    """Upstreams, each followed by its credentials, with the most these may have in flight."""
+    found: dict[str, int | None] = {}
+    for upstream in config.upstreams.values():
+        found[upstream.name] = None
+        for key in upstream.credentials:
+            found[name_of(upstream.name, key.name)] = key.max_in_flight
+    return found
+
+
+@credential.command("list")
+@config_option
+@json_option
+def credential_list(config_path: Path | None, as_json: bool) -> None:
+    """Every upstream, and below it its credentials.
+
+    cooling: over its provider's rate; out: refused for its key or balance; broken: the upstream
+    failed too often. The last two are tried by one submit when their time is over.
+    """
+    config = load_config(config_path)
+    names = _names(config)
+
+    async def go(store: Store) -> None:
+        now_ms = int(time.time() * 1000)
+        standings = await store.credentials.standings(list(names))
+        flights = await asyncio.gather(
+            *(store.credentials.in_flight(name, now_ms) for name in names)
+        )
+        rows = [
+            _row(name, most, standing, flight)
+            for (name, most), standing, flight in zip(
+                names.items(), standings, flights, strict=True
+            )
+        ]
+        if as_json:
+            say_json({"credentials": rows})
+        else:
+            click.echo(_table(rows))
+
+    with_store(config, go)
+
+
+@credential.command("restore")
+@click.argument("name")
+@config_option
+@json_option
+def credential_restore(name: str, config_path: Path | None, as_json: bool) -> None:
+    """Put a credential (UPSTREAM/NAME) or a whole upstream (UPSTREAM) back to use at once."""
+    config = load_config(config_path)
+    names = _names(config)
+    if name not in names:
+        raise click.ClickException(f"there is no {name}; `credential list` shows them")
+
+    async def go(store: Store) -> None:
+        changed = await store.credentials.forgive(name)
+        if as_json:
+            say_json({"name": name, "restored": changed})
+        else:
+            click.echo(f"{name} is back in use" if changed else f"{name} was in use")
+
+    with_store(config, go)
+
+
+def _row(name: str, most: int | None, standing: Standing, flight: int) -> dict[str, object]:
+    is_well = standing.mood == "well"
+    return {
+        "name": name,
+        "state": standing.mood,
+        "until": None if is_well else when_ms(standing.until_ms),
+        "strikes": standing.strikes,
+        "code": standing.code or None,
+        "in_flight": None if most is None else flight,
+        "max_in_flight": most,
+    }
+
+
+def _table(rows: Sequence[dict[str, object]]) -> str:
+    names = ("NAME", "STATE", "UNTIL", "STRIKES", "CODE", "IN FLIGHT", "MOST")
+    return columns(names, [["-" if v is None else str(v) for v in row.values()] for row in rows])

@@ -1,0 +1,171 @@
+"""Who takes a submit: the credentials' places and standing, as all workers see them.
+
+Rule: nothing here fails a submit that could be sent. What is learned from an answer is written
+if the store takes it; a place that could not be given back ends by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from proxy.errors import ProxyError, UpstreamUnreachable
+from proxy.lifecycle import Schedule
+from proxy.model import Accepted, Credential, Outcome, Refused, Task, Unknown, Upstream
+from proxy.pools import (
+    WELL,
+    Blocked,
+    Standing,
+    after_failure,
+    after_refusal,
+    blocked,
+    on_trial,
+    place_life_ms,
+    verdict,
+)
+from proxy.store import Store
+
+TRIES = 4  # at writing a standing that others write as well
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A credential that takes this submit. `trial`: it is the one that finds out whether the
+    credential, or its upstream, is in order again."""
+
+    task_id: str
+    upstream: str
+    name: str
+    key_standing: Standing
+    upstream_standing: Standing
+    key_trial: bool = False
+    upstream_trial: bool = False
+
+
+def name_of(upstream: str, credential: str) -> str:
+    """How the store knows a credential: by its upstream's name and its own."""
+    return f"{upstream}/{credential}"
+
+
+class Keyring:
+    """`clock` gives seconds since the epoch; `schedule` how long a submit may take and how often
+    its task is looked at."""
+
+    def __init__(
+        self,
+        store: Store,
+        schedule: Callable[[], Schedule],
+        clock: Callable[[], float],
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        self._known = store.credentials
+        self._tasks = store.tasks
+        self._schedule = schedule
+        self._clock = clock
+        self._log = log
+
+    async def enter(
+        self, task_id: str, upstream: Upstream, credential: Credential
+    ) -> Entry | Blocked:
+        """Take a place; raises StoreDown when nobody can tell whether there is one."""
+        name = name_of(upstream.name, credential.name)
+        key, whole = await self._known.standings((name, upstream.name))
+        now_ms = self._now_ms()
+        for standing in (whole, key):
+            if verdict(standing, now_ms) == "wait":
+                return blocked(standing, now_ms)
+        most = credential.max_in_flight
+        if most is not None:
+            until_ms = now_ms + self._life_ms
+            if not await self._known.take(name, task_id, most, now_ms, until_ms):
+                return Blocked("busy", 0)
+        trials = []
+        for called, standing in ((upstream.name, whole), (name, key)):
+            trials.append(verdict(standing, now_ms) == "trial")
+            if trials[-1]:
+                claimed = on_trial(standing, now_ms, self._schedule().settle_ms)
+                if not await self._known.swap(called, standing, claimed):
+                    await self._leave(name, task_id)
+                    return blocked(claimed, now_ms)
+                self._log.info("on trial", name=called, code=standing.code)
+        return Entry(task_id, upstream.name, name, key, whole, trials[1], trials[0])
+
+    async def leave(self, entry: Entry) -> None:
+        """Of a submit that was refused: its task is not in flight."""
+        await self._leave(entry.name, entry.task_id)
+
+    async def _leave(self, name: str, task_id: str) -> None:
+        with suppress(ProxyError):
+            await self._known.leave(name, task_id)
+
+    async def keep(self, task: Task, credential: Credential) -> None:
+        """An open task was looked at: it is still in flight."""
+        if credential.max_in_flight is None:
+            return
+        now_ms = self._now_ms()
+        name = name_of(task.upstream, credential.name)
+        await self._known.renew(name, task.id, now_ms, now_ms + self._life_ms)
+        # Its provider's callback may have ended it since it was read, and given the place back
+        # before this took it again.
+        if not await self._tasks.is_due(task.id):
+            await self._leave(name, task.id)
+
+    async def learn(self, entry: Entry, outcome: Outcome) -> None:
+        """What an answer says about the credential and its upstream."""
+        now_ms = self._now_ms()
+        unreachable = isinstance(outcome, Refused) and isinstance(
+            outcome.error, UpstreamUnreachable
+        )
+        try:
+            if unreachable or isinstance(outcome, Unknown):
+                reason = outcome.reason if isinstance(outcome, Unknown) else "unreachable"
+                trial = entry.upstream_trial
+                await self._change(
+                    entry.upstream, lambda s: after_failure(s, reason[:200], now_ms, trial=trial)
+                )
+                return
+            if entry.upstream_standing != WELL:
+                await self._recover(entry.upstream)
+            if isinstance(outcome, Refused):
+                refusal, trial = outcome, entry.key_trial
+                await self._change(
+                    entry.name, lambda s: after_refusal(s, refusal, now_ms, trial=trial)
+                )
+            elif isinstance(outcome, Accepted) and entry.key_standing != WELL:
+                await self._recover(entry.name)
+        except ProxyError as fault:
+            self._log.warning("standing not recorded", name=entry.name, why=str(fault))
+
+    async def _recover(self, name: str) -> None:
+        if await self._known.forgive(name):
+            self._log.info("back in use", name=name)
+
+    async def _change(self, name: str, change: Callable[[Standing], Standing]) -> None:
+        """Others learn at the same time: what they wrote meanwhile is where we go on from."""
+        for _attempt in range(TRIES):
+            (old,) = await self._known.standings((name,))
+            new = change(old)
+            if new == old:
+                return
+            if not await self._known.swap(name, old, new):
+                continue
+            if new.mood != "well":
+                self._log.warning(
+                    "not in use for a while",
+                    name=name,
+                    mood=new.mood,
+                    code=new.code,
+                    strikes=new.strikes,
+                    seconds=round((new.until_ms - self._now_ms()) / 1000, 1),
+                )
+            return
+
+    @property
+    def _life_ms(self) -> int:
+        return place_life_ms(self._schedule())
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)

@@ -1,0 +1,85 @@
+"""What all workers know of credentials and upstreams: their standing, and the tasks in flight.
+
+Names are `upstream/credential`; an upstream's own standing goes by its bare name, which holds no
+slash. A standing is changed by compare-and-set; a place in flight is a lease that whoever looks
+at its task renews, so that a release that was lost ends by itself, and one that a restored store
+never heard of is taken again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Final
+
+import orjson
+
+from proxy.pools import WELL, Standing
+from proxy.store import keys
+from proxy.store.batch import Answer, Batcher, Script
+
+KEPT_MS: Final = 24 * 3600 * 1000  # a standing nobody has touched for so long says nothing
+
+
+class Credentials:
+    def __init__(self, batch: Batcher) -> None:
+        self._batch = batch
+        self._take = Script.load("place")
+        self._swap = Script.load("standing")
+
+    # ------------------------------------------------------------ standing
+
+    async def standings(self, names: Sequence[str]) -> tuple[Standing, ...]:
+        """`WELL` where nothing is known."""
+        found = await asyncio.gather(
+            *(self._batch.call("GET", keys.standing(name)) for name in names)
+        )
+        return tuple(_standing(document) for document in found)
+
+    async def swap(self, name: str, old: Standing, new: Standing) -> bool:
+        """Replace `old` by `new`; False when somebody else has changed it."""
+        changed = await self._batch.run(
+            self._swap, [keys.standing(name)], [_packed(old), _packed(new), KEPT_MS]
+        )
+        return changed == 1
+
+    async def forgive(self, name: str) -> bool:
+        """Forget what speaks against it; False when nothing did."""
+        return await self._batch.call("DEL", keys.standing(name)) == 1
+
+    # ------------------------------------------------------------ places in flight
+
+    async def take(self, name: str, task_id: str, most: int, now_ms: int, until_ms: int) -> bool:
+        """A place among `most`, held until `until_ms` unless it is renewed; taking the place
+        one has renews it. False when all are taken."""
+        taken = await self._batch.run(
+            self._take, [keys.places(name)], [task_id, now_ms, until_ms, most]
+        )
+        return taken == 1
+
+    async def renew(self, name: str, task_id: str, now_ms: int, until_ms: int) -> None:
+        """The same for a task that is known to be open, whoever else is in flight."""
+        await self._batch.run(self._take, [keys.places(name)], [task_id, now_ms, until_ms, ""])
+
+    async def leave(self, name: str, task_id: str) -> None:
+        await self._batch.call("ZREM", keys.places(name), task_id)
+
+    async def in_flight(self, name: str, now_ms: int) -> int:
+        count = await self._batch.call("ZCOUNT", keys.places(name), f"({now_ms}", "+inf")
+        assert isinstance(count, int)
+        return count
+
+
+def _packed(standing: Standing) -> bytes:
+    return b"" if standing == WELL else orjson.dumps(asdict(standing))
+
+
+def _standing(document: Answer) -> Standing:
+    """What cannot be read, or is of a later version, is as good as nothing known."""
+    if not isinstance(document, bytes):
+        return WELL
+    try:
+        return Standing(**orjson.loads(document))
+    except (ValueError, TypeError):
+        return WELL
