@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from proxy.logs import sink_of
 from proxy.model import Exchange
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -22,7 +23,7 @@ class Account:
     """Writes the access line and keeps the request metrics in `registry`."""
 
     def __init__(self, registry: CollectorRegistry, log: structlog.stdlib.BoundLogger) -> None:
-        self._log = log
+        self._sink = sink_of(log)
         self._on_line: list[Callable[[Mapping[str, object]], None]] = []
         labels = ("dialect", "operation", "status", "reason")
         self._requests = Counter(
@@ -42,6 +43,9 @@ class Account:
             registry=registry,
         )
 
+        # Looking a label's values up costs more than counting.
+        self._counters: dict[tuple[str, str, int, str], tuple[Counter, Histogram]] = {}
+
     def watch(self, seen: Callable[[Mapping[str, object]], None]) -> None:
         """Call `seen` with every access line (tests, the admin's live view)."""
         self._on_line.append(seen)
@@ -52,8 +56,9 @@ class Account:
         dialect = call.dialect if call else "-"
         operation = call.operation.value if call else "-"
         reason = exchange.reason or "done"
-        self._requests.labels(dialect, operation, str(exchange.status), _family(reason)).inc()
-        self._seconds.labels(dialect, operation).observe(elapsed_ns / 1e9)
+        requests, seconds = self._counted(dialect, operation, exchange.status, _family(reason))
+        requests.inc()
+        seconds.observe(elapsed_ns / 1e9)
         if exchange.tier:
             self._bytes.labels(exchange.tier).inc(exchange.bytes_out)
         line: dict[str, object] = {
@@ -80,7 +85,21 @@ class Account:
             line["first_byte_ms"] = round((exchange.first_byte_ns - exchange.started_ns) / 1e6, 3)
         for seen in self._on_line:
             seen(line)
-        self._log.info("request", **line)
+        self._sink.access(line)
+
+    def flush(self) -> None:
+        """Write the lines that still wait."""
+        self._sink.flush()
+
+    def _counted(self, *labels: *tuple[str, str, int, str]) -> tuple[Counter, Histogram]:
+        found = self._counters.get(labels)
+        if found is None:
+            dialect, operation, status, family = labels
+            found = self._counters[labels] = (
+                self._requests.labels(dialect, operation, str(status), family),
+                self._seconds.labels(dialect, operation),
+            )
+        return found
 
 
 def _family(reason: str) -> str:

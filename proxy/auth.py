@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from proxy.errors import AuthFault, Forbidden, Unauthenticated
+from proxy.memo import Memo
 from proxy.mirror import Mirror
 from proxy.model import DialectName, Head, Principal
 from proxy.signing import (
@@ -38,6 +39,7 @@ VOLC_WINDOW_S = 15 * 60
 UNSIGNED_BODY_BYTES = 1024 * 1024
 # A signature dated as late as the window allows can come again for twice its width.
 SIGNATURE_LIFE_S = 2 * VOLC_WINDOW_S
+PRINCIPALS_KEPT = 10_000
 
 ReadBody = Callable[[int], Awaitable[bytes]]
 
@@ -70,6 +72,7 @@ class Authenticator:
         self._owners = owners
         self._secrets = tuple(secrets)
         self._clock = clock
+        self._principals: Memo[Principal] = Memo(PRINCIPALS_KEPT)
 
     async def authenticate(
         self, head: Head, dialect: DialectName, read_body: ReadBody
@@ -118,10 +121,11 @@ class Authenticator:
         )
 
     def _secret_fits(self, secret: str, record: TokenRecord) -> bool:
-        hashes = [record.secret_sha256]
+        if hash_matches(secret, record.secret_sha256):
+            return True
         if record.previous_sha256 and self._clock() * 1000 < (record.previous_until_ms or 0):
-            hashes.append(record.previous_sha256)
-        return any(hash_matches(secret, known) for known in hashes)
+            return hash_matches(secret, record.previous_sha256)
+        return False
 
     async def _kling(self, text: str) -> Principal:
         issuer = jwt_issuer(text)
@@ -198,7 +202,8 @@ class Authenticator:
             raise Unauthenticated("This API key was revoked.", AuthFault.REVOKED)
         if record.disabled_ms is not None:
             raise Unauthenticated("This API key is disabled.", AuthFault.REVOKED)
-        return principal(record, await self._owners.get(record.owner))
+        owner = await self._owners.get(record.owner)
+        return self._principals.get(record.id, (record, owner), lambda: principal(record, owner))
 
     # ------------------------------------------------------------ signed addresses
 

@@ -335,6 +335,7 @@ class Limits(Table):
     streams_per_token: Count = 64
     streams_per_address: Count = 128
     heal_attempts: CountOrZero = 5
+    min_body_bytes_s: CountOrZero = 1024
     min_rate_bytes_s: CountOrZero = 0
     send_lowat_bytes: Count = 512 * 1024
     upstream_rcvbuf_bytes: Count = 512 * 1024

@@ -19,6 +19,7 @@ from multidict import CIMultiDictProxy
 
 from proxy import lifecycle
 from proxy.account import Account
+from proxy.aside import aside
 from proxy.auth import SIGNATURE_LIFE_S, Admission, Authenticator
 from proxy.config import Config
 from proxy.content import ContentServer
@@ -42,10 +43,11 @@ from proxy.fingerprint import fingerprint, idempotency_by, idempotency_of, retri
 from proxy.http import cors
 from proxy.http.addresses import client_address, is_trusted
 from proxy.http.headers import forwarded
-from proxy.intake import check_announced, read_fields, read_whole
+from proxy.intake import Body, check_announced, read_fields, read_whole
 from proxy.lifecycle import Schedule
 from proxy.links import Links
 from proxy.listener import WholeReply
+from proxy.memo import Memo
 from proxy.mirror import Mirror
 from proxy.model import Call, DialectName, Exchange, Head, Operation, Principal, Reply, Task
 from proxy.routing import EndpointTable, dialect_of, listed_models
@@ -60,6 +62,8 @@ from proxy.watch import Watch
 
 CALLBACKS = "/callbacks/"
 MAX_WAIT_S = 60
+ANSWERS_KEPT = 4096
+_SAY_REQUEST_ID = frozenset({"kling", "jimeng"})  # in the body, so that no two are alike
 _PREFER_WAIT = re.compile(
     r"""(?:^|[,;])\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])""", re.IGNORECASE | re.ASCII
 )
@@ -112,6 +116,7 @@ class Gateway:
         self._clock = clock
         self._started_s = started_s
         self._log = log
+        self._answers: Memo[Reply] = Memo(ANSWERS_KEPT)
         self._operations: dict[
             Operation, Callable[[web.BaseRequest, Exchange, Call, Admission], Awaitable[Reply]]
         ] = {
@@ -211,15 +216,16 @@ class Gateway:
         is_quote = wants_quote(exchange.head)
         batch = self._spool.batch()
         try:
-            fields = await self._read(request, call, admission, batch)
-            default = config.defaults.model.get(call.dialect, "")
             headers = exchange.head.headers
+            body = await self._read(request, call, admission, batch)
+            default = config.defaults.model.get(call.dialect, "")
             ask = Ask(
-                dialect.submission(call, fields, default),
-                fingerprint(call, fields.values),
+                await aside(body.size, dialect.submission, call, Fields(body.fields), default),
+                await aside(body.size, fingerprint, call, body.fields),
                 None if is_quote else await self._idempotency(headers, admission),
                 retries_of(headers),
                 forwarded(headers),
+                body.size,
             )
         except BaseException:
             batch.close()
@@ -253,7 +259,7 @@ class Gateway:
         if task is None or task.deleted:
             exchange.reason = "not_found"
             return dialect.missing(call, reference, exchange.id)
-        return _with_headers(dialect.task(self._view(task), exchange.id), self._pace(task))
+        return _with_headers(self._answer(dialect, task, exchange.id), self._pace(task))
 
     async def _stream_events(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
@@ -264,7 +270,8 @@ class Gateway:
             missing = self._dialects[call.dialect].missing(call, reference, exchange.id)
             return self._whole(exchange, missing)
         extra = cors.granted(self._cors, exchange.head.headers)
-        return await self._events.serve(request, exchange, task, extra)
+        async with self._content.held(admission.principal, exchange.head.peer):
+            return await self._events.serve(request, exchange, task, extra)
 
     async def _called_back(self, exchange: Exchange) -> Reply:
         """A provider says that a task has moved. Its word is only a reason to ask at once; the
@@ -357,7 +364,7 @@ class Gateway:
 
     async def _read(
         self, request: web.BaseRequest, call: Call, admission: Admission, batch: object
-    ) -> Fields:
+    ) -> Body:
         body = await read_fields(
             request,
             call.dialect,
@@ -372,7 +379,7 @@ class Gateway:
                 "X-Content-Sha256 is not the SHA-256 of the body that arrived.",
                 AuthFault.SIGNATURE,
             )
-        return Fields(body.fields)
+        return body
 
     async def _find(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
@@ -381,7 +388,7 @@ class Gateway:
         fields = Fields({})
         if exchange.head.method == "POST":
             with self._spool.batch() as batch:
-                fields = await self._read(request, call, admission, batch)
+                fields = Fields((await self._read(request, call, admission, batch)).fields)
         reference = self._dialects[call.dialect].reference(call, fields)
         principal = admission.principal
         task = await self._tasks.get(reference)
@@ -405,7 +412,7 @@ class Gateway:
 
     def _pace(self, task: Task) -> dict[str, str]:
         """When it is worth asking again (openai's SDKs poll at the interval they are told)."""
-        if task.status.is_final:
+        if task.stage.is_final:
             return {}
         now_ms = int(self._clock() * 1000)
         pause_ms = lifecycle.asking_pause_ms(task, now_ms, self._schedule())
@@ -413,6 +420,14 @@ class Gateway:
             "openai-poll-after-ms": str(pause_ms),
             "Retry-After": str(max(1, round(pause_ms / 1000))),
         }
+
+    def _answer(self, dialect: Dialect, task: Task, request_id: str) -> Reply:
+        """What is polled most: the same task is the same answer, written once where it can be."""
+        view = self._view(task)
+        if dialect.name in _SAY_REQUEST_ID:
+            return dialect.task(view, request_id)
+        parts = (task, view.content_url)
+        return self._answers.get((dialect.name, task.id), parts, lambda: dialect.task(view, ""))
 
     def _view(self, task: Task) -> View:
         return View(task, *self._links.of(task))
@@ -449,7 +464,8 @@ def wait_of(query: Mapping[str, str], headers: CIMultiDictProxy[str]) -> float:
     Raises `Invalid` for a query that is no number to 60."""
     text = query.get("wait")
     if text is None:
-        match = _PREFER_WAIT.search(",".join(headers.getall("Prefer", ())))
+        preferences = headers.getall("Prefer", ())
+        match = _PREFER_WAIT.search(",".join(preferences)) if preferences else None
         return min(int(match[1]), MAX_WAIT_S) if match else 0
     if not (text.isascii() and text.isdigit() and len(text) < 4 and int(text) <= MAX_WAIT_S):
         raise Invalid(f"'wait' must be a whole number of seconds, 0 to {MAX_WAIT_S}.", param="wait")

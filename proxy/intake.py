@@ -7,11 +7,12 @@ which `limits.json_bytes` bounds. A file part goes to the spool as it arrives.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
 
+from proxy.aside import aside
 from proxy.config import Config
 from proxy.errors import TooLarge, UnsupportedMediaType
 from proxy.http.headers import content_length
@@ -25,13 +26,14 @@ _FORMS: tuple[DialectName, ...] = ("openai", "generic")  # who may send multipar
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What was sent. `sha256` is of the raw bytes (JSON only; a form is never signed)."""
+    """What was sent, in `size` bytes. `sha256` is of these (JSON only; a form is never signed)."""
 
     fields: Mapping[str, object]
     sha256: str
+    size: int
 
 
-_NOTHING = Body({}, hashlib.sha256(b"").hexdigest())
+_NOTHING = Body({}, hashlib.sha256(b"").hexdigest(), 0)
 
 
 async def read_fields(
@@ -57,12 +59,16 @@ async def read_fields(
             if read is not None
             else await read_whole(request, config, _least(config.limits.json_bytes, most))
         )
-        return Body(json_fields(raw) if raw else {}, hashlib.sha256(raw).hexdigest())
+        return await aside(len(raw), _read_json, raw)
     if word == "multipart/form-data" and dialect in _FORMS and read is None:
         return await _read_form(request, kind, config, batch, most)
     accepted = "application/json" + (" or multipart/form-data" if dialect in _FORMS else "")
     shown = f"'{word}'" if word else "none"
     raise UnsupportedMediaType(f"Content-Type {shown} is not read here; send {accepted}.")
+
+
+def _read_json(raw: bytes) -> Body:
+    return Body(json_fields(raw) if raw else {}, hashlib.sha256(raw).hexdigest(), len(raw))
 
 
 async def read_whole(request: web.BaseRequest, config: Config, limit: int) -> bytes:
@@ -71,7 +77,7 @@ async def read_whole(request: web.BaseRequest, config: Config, limit: int) -> by
     if announced is not None and announced > limit:
         raise _too_large(limit)
     body = bytearray()
-    async for chunk in read_body(request, config.timeouts.body_idle_s):
+    async for chunk in _arriving(request, config):
         body += chunk
         if len(body) > limit:
             raise _too_large(limit)
@@ -96,12 +102,17 @@ async def _read_form(
         batch.open,
     )
     received = 0
-    async for chunk in read_body(request, config.timeouts.body_idle_s):
+    async for chunk in _arriving(request, config):
         received += len(chunk)
         if received > most:
             raise _too_large(most)
         parser.feed(chunk)
-    return Body(parser.finish(), "")
+    return Body(parser.finish(), "", received)
+
+
+def _arriving(request: web.BaseRequest, config: Config) -> AsyncIterator[bytes]:
+    least = config.limits.min_body_bytes_s
+    return read_body(request, config.timeouts.body_idle_s, min_bytes_s=least)
 
 
 def check_announced(head: Mapping[str, str], most: int | None) -> None:

@@ -11,19 +11,27 @@ from urllib.parse import urlencode
 
 from proxy.auth import Authenticator
 from proxy.lifecycle import RESULT_LIFE_MS
+from proxy.memo import Memo
 from proxy.model import Status, Task
+
+KEPT = 4096  # tasks whose links are not signed again at every poll
 
 
 class Links:
     def __init__(self, auth: Authenticator, public_url: Callable[[], str]) -> None:
         self._auth = auth
         self._public_url = public_url
+        self._made: Memo[tuple[tuple[str, ...], str]] = Memo(KEPT)
 
     def of(self, task: Task) -> tuple[tuple[str, ...], str]:
         """The signed link of each result, and the plain URL for bearer holders."""
         if task.status is not Status.COMPLETED:
             return (), ""
-        plain = f"{self._public_url()}/v1/videos/{task.id}/content"
+        url = self._public_url()
+        return self._made.get(task.id, (task, url), lambda: self._make(task, url))
+
+    def _make(self, task: Task, url: str) -> tuple[tuple[str, ...], str]:
+        plain = f"{url}/v1/videos/{task.id}/content"
         exp_s = self.exp_s(task)
         signed = []
         for index in range(len(task.results)):

@@ -168,10 +168,15 @@ class StreamReply(web.StreamResponse):
             raise ValueError("a header of the response holds a line break")
         self._status = status
         self._block = block
-        self._framed = _is_framed(block) or status in _BODILESS
+        self._framed = self._is_framed()
         self._keep_alive: bool | None = None
         self._eof_sent = False
         self._conn: Conn | None = None
+
+    def _is_framed(self) -> bool:
+        names = {line.partition(":")[0].lower() for line in self._block.split("\r\n")}
+        framing = {"content-length", "transfer-encoding"}
+        return self._status in _BODILESS or not names.isdisjoint(framing)
 
     @property
     def keep_alive(self) -> bool:
@@ -236,17 +241,14 @@ class WholeReply(StreamReply):
         self.body_bytes = body
         if status not in _BODILESS:
             self._block += f"Content-Length: {len(body)}\r\n"
-        self._framed = True
+
+    def _is_framed(self) -> bool:
+        return True
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         if self._conn is None:
             self._write(request, b"" if request.method == "HEAD" else self.body_bytes)
         return None
-
-
-def _is_framed(block: str) -> bool:
-    names = {line.partition(":")[0].lower() for line in block.split("\r\n")}
-    return not names.isdisjoint({"content-length", "transfer-encoding"})
 
 
 def cut(request: web.BaseRequest) -> None:
@@ -270,14 +272,13 @@ def conn_of(request: web.BaseRequest) -> Conn:
 async def read_body(
     request: web.BaseRequest,
     idle_s: float,
-    on_first: Callable[[], None] | None = None,
     *,
     min_bytes_s: int = 0,
 ) -> AsyncIterator[bytes]:
     """The request's body as it arrives, still content-encoded; nothing if it has none.
 
     A client that asked with `Expect: 100-continue` is told to go on here, so call it only
-    once the request is let in. `on_first` is called when the first bytes have arrived.
+    once the request is let in.
     `min_bytes_s` bounds a body that drips: on average, after `idle_s`, it must come that fast.
     Raises BodyTimeout when the client stalls or drips, Invalid when the body is malformed or
     cut.
@@ -301,8 +302,6 @@ async def read_body(
             raise Invalid(f"the request body is malformed or cut: {_one_line(exc)}") from exc
         if not chunk:
             return
-        if on_first is not None and not received:
-            on_first()
         received += len(chunk)
         if received < min_bytes_s * (time.monotonic() - start - idle_s):
             raise BodyTimeout(f"the request body came slower than {min_bytes_s} bytes a second")

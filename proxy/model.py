@@ -569,6 +569,5 @@ class Exchange:
     reason: str = ""  # why it ended: `done`, `client_gone`, an error code, …
     tier: str = ""  # which relay tier moved the body
     bytes_out: int = 0
-    body_read: bool = False
     first_byte_ns: int | None = None
     told: Mapping[str, str] = field(default_factory=dict)  # headers of any reply: its rates

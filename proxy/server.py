@@ -171,6 +171,7 @@ class Server:
 
     async def _start(self) -> None:
         config, stack = self.config, self._stack
+        stack.callback(self.account.flush)
         make_state_dir(config.server.state_dir, "[server] state_dir")
         # Bound before all else: a busy port should cost nothing but its one line.
         ready = self._sockets
@@ -286,7 +287,7 @@ class Server:
             self._schedule,
             links,
             self.account,
-            lambda: "req_" + secrets.token_hex(12),
+            lambda: "req_" + os.urandom(12).hex(),
             self._clock,
             int(self._clock()),
             self.log,

@@ -231,23 +231,28 @@ async def test_a_task_that_ends_while_it_is_cancelled_keeps_its_end(house: House
     assert (await stored(house, task_id)).stage is Stage.COMPLETED
 
 
-async def test_a_submit_nobody_confirmed_is_not_judged_by_its_deletion(house: House) -> None:
-    """What may still arrive is looked for only once it would have: a look now could find
-    nothing and call a render that is paid for one that never was."""
-    house.sim.faults.add(Fault("lost", service="kling", operation="submit"))
-    task_id = await house.create("sora-2-on-kling")
-    task = await stored(house, task_id)
-    assert (task.stage, task.unconfirmed) == (Stage.SENT, True)
-    reply = await delete(house, task_id)
-    assert (reply.status, reply.headers["reelway-cancel"]) == (200, "unknown")
-    shard = keys.shard_of_task(task_id)
-    assert shard is not None
-    score = await house.server.store.batch.call("ZSCORE", keys.due(shard), task_id)
-    timeouts = house.server.config.timeouts
-    removed = await stored(house, task_id)
-    assert float(str(score)) == removed.updated_ms + (timeouts.submit_s + timeouts.connect_s) * 1000
-    assert house.sim.log.select("kling", "poll") == []
-    await check_hidden(house, task_id)
+async def test_a_submit_nobody_confirmed_is_not_judged_by_its_deletion(
+    open_house_factory: OpenHouse, plan: type[Plan]
+) -> None:
+    """What may still arrive is judged only once it would have: a look now could find nothing
+    and call a render that is paid for one that never was."""
+    rarely = "poll_first_s = 300\npoll_interval_s = 300\npoll_max_s = 300"
+    async with open_house_factory(plan(manual=True, poll=rarely)) as house:
+        house.sim.faults.add(Fault("lost", service="kling", operation="submit"))
+        task_id = await house.create("sora-2-on-kling")
+        task = await stored(house, task_id)
+        assert (task.stage, task.unconfirmed) == (Stage.SENT, True)
+        reply = await delete(house, task_id)
+        assert (reply.status, reply.headers["reelway-cancel"]) == (200, "unknown")
+        removed = await stored(house, task_id)
+        shard = keys.shard_of_task(task_id)
+        assert shard is not None
+        score = await house.server.store.batch.call("ZSCORE", keys.due(shard), task_id)
+        timeouts = house.server.config.timeouts
+        settle_ms = (timeouts.submit_s + timeouts.connect_s) * 1000
+        assert float(str(score)) == removed.updated_ms + settle_ms
+        assert house.sim.log.select("kling", "poll") == []
+        await check_hidden(house, task_id)
 
 
 async def test_a_key_of_a_deleted_task_makes_no_second_one(house: House) -> None:

@@ -150,7 +150,7 @@ async def test_two_workers_share_one_outcome(
         house.post("/v1/videos", json=BODY, headers=keyed("w"), base=second.url)
     )
     async with asyncio.timeout(10):
-        while not second.watch.waiters:
+        while not second.watch.waiters:  # noqa: ASYNC110 -- there is no event for it
             await asyncio.sleep(0.005)
     held.release()
     one, two = await asyncio.gather(first, other)

@@ -128,6 +128,25 @@ async def test_a_drain_lets_a_download_finish_and_nobody_new_in(house: House) ->
     assert await how_it_ended(house) == (200, "done")
 
 
+async def test_a_reload_takes_new_routes_and_leaves_a_bad_file_alone(house: House) -> None:
+    """SIGHUP: new rows work at once; a file with a mistake changes nothing and is told."""
+    text = house.config_path.read_text()
+    before = (await house.get("/v1/models")).json()
+    house.config_path.write_text(text + "[[routes]]\nmodel = 'x'\nupstream = 'nowhere'\n")
+    assert not house.server.reload()
+    assert (await house.get("/v1/models")).json() == before
+    log = (house.config_path.parent / "gateway.log").read_text()
+    assert "not reloaded" in log
+    assert "nowhere" in log
+    house.config_path.write_text(
+        text + "[[routes]]\nmodel = 'brand-new'\nupstream = 'sim-openai'\n"
+    )
+    assert house.server.reload()
+    assert "brand-new" in [m["id"] for m in (await house.get("/v1/models")).json()["data"]]
+    task_id = await house.create("brand-new", seconds="4")
+    assert (await house.finished(task_id))["model"] == "brand-new"
+
+
 async def test_a_second_signal_cuts_what_is_under_way(house: House) -> None:
     """The download ends broken, never as a short one that looks whole."""
     async with download(house) as (reply, _), asyncio.timeout(GUARD_S):

@@ -57,7 +57,7 @@ async def test_every_change_is_heard_once(store: Store, second: Store) -> None:
     await store.tasks.swap(task, new, NOW, None, 60)  # lost: says nothing
     await store.tasks.reserve(task, NOW)  # repeated: says nothing
     await store.tokens.create(record)
-    await store.tokens.rotate("t", "11")
+    await store.tokens.rotate("t", "11", NOW)
     await store.tokens.revoke("t", NOW)
     for ear in ears:
         assert [await ear.next() for _ in range(4)] == [

@@ -26,6 +26,7 @@ FLOORS: dict[str, int] = {
     "routing": 3,
     "rewrite": 3,
     "lifecycle": 3,
+    "memo": 3,
     "planning": 3,
     "pools": 3,
     "pricing": 3,
