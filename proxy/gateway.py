@@ -168,7 +168,9 @@ class Gateway:
     def _match(self, head: Head) -> Call:
         if _BAD_PATH.search(head.path):
             raise Invalid("The path holds a space or a control character.")
-        return self._table.match(head.method, head.path, dict(reversed(head.query)))
+        return self._table.match(
+            head.method, head.path, dict(reversed(head.query)) if head.query else {}
+        )
 
     async def _let_in(self, request: web.BaseRequest, exchange: Exchange, call: Call) -> Admission:
         async def body(limit: int) -> bytes:
@@ -423,11 +425,10 @@ class Gateway:
 
     def _answer(self, dialect: Dialect, task: Task, request_id: str) -> Reply:
         """What is polled most: the same task is the same answer, written once where it can be."""
-        view = self._view(task)
         if dialect.name in _SAY_REQUEST_ID:
-            return dialect.task(view, request_id)
-        parts = (task, view.content_url)
-        return self._answers.get((dialect.name, task.id), parts, lambda: dialect.task(view, ""))
+            return dialect.task(self._view(task), request_id)
+        key = (dialect.name, task.id)
+        return self._answers.get(key, (task,), lambda: dialect.task(self._view(task), ""))
 
     def _view(self, task: Task) -> View:
         return View(task, *self._links.of(task))

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from proxy.auth import Authenticator
 from proxy.lifecycle import RESULT_LIFE_MS
 from proxy.memo import Memo
-from proxy.model import Status, Task
+from proxy.model import Stage, Task
 
 KEPT = 4096  # tasks whose links are not signed again at every poll
 
@@ -25,7 +25,7 @@ class Links:
 
     def of(self, task: Task) -> tuple[tuple[str, ...], str]:
         """The signed link of each result, and the plain URL for bearer holders."""
-        if task.status is not Status.COMPLETED:
+        if task.stage is not Stage.COMPLETED:
             return (), ""
         url = self._public_url()
         return self._made.get(task.id, (task, url), lambda: self._make(task, url))

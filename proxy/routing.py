@@ -31,7 +31,8 @@ class _Row:
     names: tuple[str, ...]
 
     def takes(self, query: Mapping[str, str]) -> bool:
-        return all(query.get(name) == value for name, value in self.endpoint.query)
+        wanted = self.endpoint.query
+        return not wanted or all(query.get(name) == value for name, value in wanted)
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import socket
 import time
@@ -101,9 +102,9 @@ upstream = "sim-jimeng"
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """What touches sockets runs on both kinds of loop."""
-    if "edge" in item.path.parts:
-        return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+    """The loop the gateway itself would take: uvloop, or asyncio's with REELWAY_LOOP=asyncio."""
+    if os.environ.get("REELWAY_LOOP") == "asyncio":
+        return {"asyncio": asyncio.new_event_loop}
     return {"uvloop": uvloop.new_event_loop}
 
 
