@@ -11,6 +11,7 @@ import click
 
 from proxy import __version__
 from proxy.cli_credentials import credential
+from proxy.cli_doctor import doctor, health
 from proxy.cli_hooks import webhook
 from proxy.cli_ledger import ledger, usage
 from proxy.cli_owners import owner
@@ -206,6 +207,8 @@ def routes(config_path: Path | None, as_json: bool) -> None:
 # ---------------------------------------------------------------- others
 
 
+main.add_command(doctor)
+main.add_command(health)
 main.add_command(token)
 main.add_command(owner)
 main.add_command(usage)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
@@ -37,7 +37,7 @@ from proxy.listener import StreamReply, WholeReply, cut
 from proxy.mirror import Mirror
 from proxy.model import Call, Exchange, Principal, Status, Task
 from proxy.providers.base import Provider
-from proxy.relay import RelayOptions, Turns, usable_tiers
+from proxy.relay import PipePool, RelayOptions, Turns, usable_tiers
 from proxy.scopes import sees
 from proxy.slots import Slots
 from proxy.source import Facts, FactsCache, Opened, Source, is_same
@@ -90,10 +90,15 @@ class ContentServer:
         self._log = log
         self._facts = FactsCache()
         self._turns = Turns()
+        self._pipes = PipePool()
         self._tiers, faults = usable_tiers(("splice", "pipe", "copy"))
         for fault in faults:
             log.warning("relay", what=fault)
         self.slots = Slots()
+
+    def close(self) -> None:
+        """Once nothing moves any more: give the pipes back."""
+        self._pipes.close()
 
     async def serve(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, let_in: LetIn
@@ -106,16 +111,24 @@ class ContentServer:
             if early is not None:
                 return early
         source = self._source(exchange, wanted)
-        if head.method == "HEAD":
-            facts = known or await self._look(source, wanted)
-            return self._head_reply(exchange, call, wanted, facts)
+        if head.method == "HEAD" and known is not None:
+            return self._head_reply(exchange, call, wanted, known)
+        async with self.held(wanted.principal, head.peer):
+            if head.method == "HEAD":
+                facts = await self._look(source, wanted)
+                return self._head_reply(exchange, call, wanted, facts)
+            return await self._stream(request, exchange, call, wanted, source, known)
+
+    @asynccontextmanager
+    async def held(self, principal: Principal, peer: str) -> AsyncIterator[None]:
+        """A stream's place under every limit on how many there may be; raises RateLimited."""
         limits = self._config().limits
-        slots = {f"token:{wanted.principal.token_id}": limits.streams_per_token}
-        if head.peer != NO_ADDRESS:
-            slots[f"address:{head.peer}"] = limits.streams_per_address
-        async with self._leases.taken(wanted.principal):
+        slots = {f"token:{principal.token_id}": limits.streams_per_token}
+        if peer != NO_ADDRESS:
+            slots[f"address:{peer}"] = limits.streams_per_address
+        async with self._leases.taken(principal):
             with self.slots.taken(slots):
-                return await self._stream(request, exchange, call, wanted, source, known)
+                yield
 
     # ------------------------------------------------------------ who, and which result
 
@@ -275,7 +288,10 @@ class ContentServer:
                 span = wish.within(facts.size) if wish is not None else Span(0, facts.size)
             if opened.offset > (span.start if span is not None else 0):
                 raise UpstreamFailed("The upstream sent another range than it was asked for.")
-            promise = Promise(facts, span, chunked=span is None and request.version >= (1, 1))
+            # Where the upstream ends by closing, nobody can tell its end from a break: then we
+            # end by closing too, and claim no more.
+            chunked = span is None and opened.is_chunked and request.version >= (1, 1)
+            promise = Promise(facts, span, chunked)
             head = self._entity(exchange, call, wanted, facts) | _framing(promise, wish)
             delivery = Delivery(request, exchange, source, promise, self._terms())
             exchange.status = 200 if wish is None else 206
@@ -369,12 +385,18 @@ class ContentServer:
             upstream_rcvbuf_bytes=limits.upstream_rcvbuf_bytes,
         )
         return Terms(
-            options, self._turns, limits.heal_attempts, timeouts.heal_s, self._stopping, self._log
+            options,
+            self._turns,
+            self._pipes,
+            limits.heal_attempts,
+            timeouts.heal_s,
+            self._stopping,
+            self._log,
         )
 
 
 def _framing(promise: Promise, wish: Wish | None) -> dict[str, str]:
-    """How the body ends: by its length, by chunks, or (for HTTP/1.0) with the connection."""
+    """How the body ends: by its length, by chunks, or with the connection."""
     span = promise.span
     if span is None:
         return {"Transfer-Encoding": "chunked"} if promise.chunked else {}

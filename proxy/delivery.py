@@ -15,7 +15,7 @@ from aiohttp import web
 from proxy.errors import NotReady, ProxyError, UpstreamFailed
 from proxy.http.ranges import Span, Wish
 from proxy.model import Exchange
-from proxy.relay import End, RelayOptions, Turns, move
+from proxy.relay import End, PipePool, RelayOptions, Turns, move
 from proxy.source import Facts, Opened, Source, is_same
 from proxy.upstream import UpstreamTrouble
 
@@ -41,6 +41,7 @@ class Terms:
 
     options: RelayOptions
     turns: Turns
+    pipes: PipePool
     attempts: int
     heal_s: float
     stop: asyncio.Event
@@ -96,6 +97,7 @@ class Delivery:
             skip=position - opened.offset,
             count=None if self._stop is None else self._stop - position,
             options=self._terms.options,
+            pipes=self._terms.pipes,
             turns=self._terms.turns,
             on_bytes=self._count,
             on_tier=self._note_tier,
@@ -136,9 +138,13 @@ class Delivery:
                 return None
             else:
                 if is_same(opened.facts, self._promise.facts) and opened.offset <= position:
-                    return opened
+                    if opened.is_chunked or not self._promise.chunked:
+                        return opened
+                    why = "its end cannot be told"  # and our last chunk would tell one
+                else:
+                    why = "the object changed under way"
                 opened.response.close()
-                log.warning("the object changed under way", at=position)
+                log.warning("cannot be healed", at=position, why=why)
                 return None
         return None
 

@@ -17,6 +17,7 @@ from dataclasses import replace
 import structlog
 
 from proxy import lifecycle
+from proxy.aside import aside
 from proxy.config import Config
 from proxy.errors import NotFound, ProxyError, Unavailable, UpstreamUnreachable
 from proxy.keyring import Entry, Keyring
@@ -80,9 +81,10 @@ class Dispatcher:
         task: Task,
         attempts: Sequence[Attempt],
         forwarded: Mapping[str, str],
+        size: int,
     ) -> Task:
-        """Try `attempts` in order until one is taken, perhaps taken, or the last is refused.
-        A credential that takes none now is passed over, and so is the rest of an upstream that
+        """Try `attempts` in order until one is taken, perhaps taken, or the last is refused; they
+        were made from a body of `size` bytes. A credential that takes none now is passed over, and so is the rest of an upstream that
         cannot be reached. Returns the task; raises the refusal, what stands in the way when
         nobody could be asked, or Unavailable when the store failed before anything was sent."""
         refusal: Refused | None = None
@@ -96,7 +98,7 @@ class Dispatcher:
                 closed[_place(attempt)] = entry
                 continue
             exchange.upstream, exchange.credential = attempt.upstream.name, attempt.credential.name
-            outbound = self._seal(attempt, forwarded)
+            outbound = await aside(size, self._seal, attempt, forwarded)
             try:
                 task = await self._mark_sent(task, attempt, refusal)
             except ProxyError:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 
 import orjson
+from multidict import MultiMapping
 
 from proxy.errors import Invalid
 from proxy.model import Call
@@ -24,11 +25,14 @@ def fingerprint(call: Call, fields: Mapping[str, object]) -> str:
     return hashlib.sha256(packed).hexdigest()
 
 
-def idempotency_of(headers: Mapping[str, str]) -> str | None:
+def idempotency_of(headers: MultiMapping[str]) -> str | None:
     """SHA-256 of the client's Idempotency-Key; None when there is none. Raises `Invalid`."""
-    key = headers.get("Idempotency-Key")
-    if key is None:
+    said = headers.getall("Idempotency-Key", [])
+    if not said:
         return None
+    if len(said) > 1:
+        raise Invalid("'Idempotency-Key' is given twice.", param="Idempotency-Key")
+    (key,) = said
     if not key or len(key) > MAX_KEY_CHARS or not key.isprintable():
         raise Invalid(
             f"'Idempotency-Key' must be 1 to {MAX_KEY_CHARS} printable characters.",

@@ -1,6 +1,6 @@
-"""How many downloads a token and its owner have open, in all workers together.
+"""How many streams a token and its owner have open, downloads and events, in all workers.
 
-Only tokens with such a limit pay for asking: one round trip when a download begins. While the
+Only tokens with such a limit pay for asking: one round trip when one begins. While the
 store is down nobody is refused: what is finished goes on being delivered, and each worker's own
 `Slots` still bound it.
 """
@@ -60,7 +60,7 @@ class Leases:
                 self._held[name] = who
                 if not await self._take(who, name, most):
                     raise RateLimited(
-                        f"This {kind} has {most} downloads open already; finish one first.",
+                        f"This {kind} has {most} streams open already; finish one first.",
                         code="too_many_streams",
                         retry_after_s=RETRY_AFTER_S,
                     )

@@ -65,7 +65,7 @@ class _Node:
 class EndpointTable:
     """All dialects' endpoints; `ValueError` when two rows take the same request."""
 
-    __slots__ = ("_public", "_root", "_rows")
+    __slots__ = ("_root", "_rows")
 
     def __init__(self, dialects: Mapping[DialectName, Dialect]) -> None:
         self._root = _Node()
@@ -73,11 +73,6 @@ class EndpointTable:
         for dialect in dialects.values():
             for endpoint in dialect.endpoints:
                 self._add(dialect.name, endpoint)
-        kinds = {(row.dialect, row.endpoint.operation, row.endpoint.public) for row in self._rows}
-        self._public = frozenset((name, does) for name, does, public in kinds if public)
-        for name, does, public in kinds:
-            if not public and (name, does) in self._public:
-                raise ValueError(f"{name} {does} is public on one path and not on another")
 
     def _add(self, dialect: DialectName, endpoint: Endpoint) -> None:
         node = self._root
@@ -122,10 +117,6 @@ class EndpointTable:
                 params.update(row.endpoint.params)
                 return Call(row.dialect, row.endpoint.operation, params, query)
         raise _query_fault(rows, query)
-
-    def is_public(self, call: Call) -> bool:
-        """True where a signed link stands in for a token."""
-        return (call.dialect, call.operation) in self._public
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """(method, path with its query, dialect, operation) in the dialects' own order."""

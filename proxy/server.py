@@ -260,6 +260,7 @@ class Server:
             leases,
             self.log,
         )
+        stack.callback(self.content.close)
         links = Links(auth, lambda: self.public_url)
         self.notifier = Notifier(
             self._config,

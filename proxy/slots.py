@@ -1,4 +1,4 @@
-"""How many downloads one token and one client address may have open in this worker."""
+"""How many streams one token and one client address may have open in this worker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from proxy.errors import RateLimited
 
-RETRY_AFTER_S = 2  # downloads end all the time: soon enough to be worth asking again
+RETRY_AFTER_S = 2  # streams end all the time: soon enough to be worth asking again
 
 
 class Slots:
@@ -24,7 +24,7 @@ class Slots:
             if self._open[name] >= limit:
                 kind = name.partition(":")[0]
                 raise RateLimited(
-                    f"This {kind} has {limit} downloads open already; finish one first.",
+                    f"This {kind} has {limit} streams open already; finish one first.",
                     code="too_many_streams",
                     retry_after_s=RETRY_AFTER_S,
                 )
@@ -40,5 +40,5 @@ class Slots:
 
     @property
     def total(self) -> int:
-        """Downloads open now: each holds a slot of its token."""
+        """Streams open now: each holds a slot of its token."""
         return sum(n for name, n in self._open.items() if name.startswith("token:"))

@@ -57,6 +57,11 @@ class Opened:
     offset: int
     facts: Facts
 
+    @property
+    def is_chunked(self) -> bool:
+        """It has an end of its own, so that a break is no end (RFC 9112 8)."""
+        return "Transfer-Encoding" in self.response.headers
+
 
 class Source:
     """One result of one task. `clock` gives seconds since the epoch, for signatures."""
@@ -240,6 +245,3 @@ class FactsCache:
         self._facts.move_to_end((task_id, variant, index))
         if len(self._facts) > self._room:
             self._facts.popitem(last=False)
-
-
-__all__ = ["Facts", "FactsCache", "Opened", "Source", "UpstreamTrouble", "is_same"]

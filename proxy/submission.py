@@ -47,13 +47,15 @@ from proxy.watch import Watch
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A submit as the gateway read it. `fingerprint` is of what was asked; `idempotency` the
-    hash of the client's key; `retries` how often the client says it has asked before."""
+    hash of the client's key; `retries` how often the client says it has asked before;
+    `size` the bytes of its body."""
 
     request: VideoRequest
     fingerprint: str
     idempotency: str | None
     retries: int
     forwarded: Mapping[str, str]
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ class Submitter:
     ) -> Task:
         exchange.task_id, exchange.route = task.id, task.route
         job = asyncio.create_task(
-            self._dispatcher.drive(exchange, task, attempts, ask.forwarded),
+            self._dispatcher.drive(exchange, task, attempts, ask.forwarded, ask.size),
             name=f"submit {task.id}",
         )
         self._jobs[task.id] = job

@@ -36,6 +36,7 @@ from proxy.errors import ProxyError
 from proxy.http.addresses import is_public
 from proxy.model import Outbound, Upstream
 from proxy.providers.serial import encoded
+from proxy.relay import AddrInfo, socket_factory
 
 USER_AGENT = f"reelway/{__version__}"
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
@@ -90,7 +91,7 @@ class Upstreams:
 
     def __init__(self, deadlines: Deadlines, *, rcvbuf_bytes: int | None = None) -> None:
         self._deadlines = deadlines
-        self._rcvbuf = rcvbuf_bytes
+        self._plain_socket = socket_factory(rcvbuf_bytes)
         self._sessions: dict[tuple[str, str], ClientSession] = {}
 
     async def aclose(self) -> None:
@@ -238,17 +239,8 @@ class Upstreams:
             read_bufsize=16 * 1024,
         )
 
-    def _plain_socket(self, info: tuple[object, ...]) -> socket.socket:
-        family, kind, proto = info[0], info[1], info[2]
-        made = socket.socket(family, kind, proto)  # type: ignore[arg-type]  # addrinfo's first three
-        made.setblocking(False)
-        if self._rcvbuf:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._rcvbuf)
-        return made
-
-    def _guarded_socket(self, info: tuple[object, ...]) -> socket.socket:
-        address = info[4][0]  # type: ignore[index]  # addrinfo's sockaddr
-        if not is_public(address):
+    def _guarded_socket(self, info: AddrInfo) -> socket.socket:
+        if not is_public(str(info[4][0])):
             # Without the address: of several equal errors the connector raises one, else a mix
             # of its own that no longer says it was the guard.
             raise AddressRefused("not a public address")
@@ -284,6 +276,7 @@ async def _counted(chunks: Iterable[bytes], length: int) -> AsyncIterator[bytes]
         if sent > length:
             break
         yield chunk
+        await asyncio.sleep(0)  # a socket that takes it all would not let others have a turn
     if sent != length:
         raise ValueError(f"the body is {sent} bytes, announced were {length}")
 

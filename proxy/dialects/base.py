@@ -32,8 +32,7 @@ class Endpoint:
 
     `path` has `{name}` segments, each matching one non-empty segment. `query` are parameters
     that must be there with exactly this value (Jimeng's Action and Version). `params` are
-    added to the path's own (Kling's kind). `public` endpoints may be fetched with a signed
-    link instead of a token.
+    added to the path's own (Kling's kind).
     """
 
     method: str
@@ -41,7 +40,6 @@ class Endpoint:
     operation: Operation
     query: tuple[tuple[str, str], ...] = ()
     params: tuple[tuple[str, str], ...] = ()
-    public: bool = False
 
 
 @dataclass(frozen=True, slots=True)

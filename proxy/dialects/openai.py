@@ -33,8 +33,8 @@ _ROWS = (
     Endpoint("GET", "/videos", Operation.LIST),
     Endpoint("GET", "/videos/{task_id}", Operation.GET),
     Endpoint("DELETE", "/videos/{task_id}", Operation.DELETE),
-    Endpoint("GET", "/videos/{task_id}/content", Operation.CONTENT, public=True),
-    Endpoint("HEAD", "/videos/{task_id}/content", Operation.CONTENT, public=True),
+    Endpoint("GET", "/videos/{task_id}/content", Operation.CONTENT),
+    Endpoint("HEAD", "/videos/{task_id}/content", Operation.CONTENT),
     Endpoint("GET", "/videos/{task_id}/events", Operation.EVENTS),
     Endpoint("POST", "/videos/{task_id}/remix", Operation.REMIX),
     Endpoint("POST", "/videos/edits", Operation.EDIT),
@@ -44,7 +44,7 @@ _ROWS = (
 )
 # The second set is for clients whose base URL lacks /v1.
 ENDPOINTS = tuple(
-    Endpoint(row.method, prefix + row.path, row.operation, public=row.public)
+    Endpoint(row.method, prefix + row.path, row.operation)
     for prefix in ("/v1", "")
     for row in _ROWS
 )
@@ -101,7 +101,7 @@ class OpenAI:
                 "data": [video_object(view.task) for view in views],
                 "first_id": views[0].task.id if views else None,
                 "last_id": views[-1].task.id if views else None,
-                "has_more": has_more,
+                "has_more": has_more and bool(views),  # of none there is no `after` to go on from
             }
         )
 

@@ -169,7 +169,7 @@ def _can_splice(transfer: Transfer, taken: Taken) -> bool:
     )
 
 
-def socket_factory(rcvbuf_bytes: int) -> Callable[[AddrInfo], socket.socket]:
+def socket_factory(rcvbuf_bytes: int | None) -> Callable[[AddrInfo], socket.socket]:
     """For aiohttp's TCPConnector: sockets whose receive buffer is bounded before they connect.
 
     Only then does the first window already obey it.
@@ -178,8 +178,9 @@ def socket_factory(rcvbuf_bytes: int) -> Callable[[AddrInfo], socket.socket]:
     def make(info: AddrInfo) -> socket.socket:
         family, kind, proto, _, _ = info
         sock = socket.socket(family, kind, proto)
-        with suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf_bytes)
+        if rcvbuf_bytes is not None:
+            with suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf_bytes)
         sock.setblocking(False)
         return sock
 

@@ -225,7 +225,7 @@ async def test_a_worker_renews_what_it_holds_and_gives_back_what_it_does_not(
         for _ in range(3):
             clock[0] += LEASE_MS / 1000 - 1
             await leases.renew()
-        with pytest.raises(RateLimited, match="1 downloads open already"):
+        with pytest.raises(RateLimited, match="1 streams open already"):
             async with rival.taken(ONE_STREAM):
                 pass
     async with rival.taken(ONE_STREAM):

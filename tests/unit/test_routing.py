@@ -45,8 +45,8 @@ TABLE = table(
             Endpoint("GET", "/v1/videos", Operation.LIST),
             Endpoint("GET", "/v1/videos/{task_id}", Operation.GET),
             Endpoint("DELETE", "/v1/videos/{task_id}", Operation.DELETE),
-            Endpoint("GET", "/v1/videos/{task_id}/content", Operation.CONTENT, public=True),
-            Endpoint("HEAD", "/v1/videos/{task_id}/content", Operation.CONTENT, public=True),
+            Endpoint("GET", "/v1/videos/{task_id}/content", Operation.CONTENT),
+            Endpoint("HEAD", "/v1/videos/{task_id}/content", Operation.CONTENT),
             Endpoint("POST", "/v1/videos/edits", Operation.EDIT),
         ),
     ),
@@ -227,11 +227,6 @@ def test_messages_about_a_path_stay_short_and_printable() -> None:
     assert caught.value.message.isascii()
 
 
-def test_only_content_may_be_fetched_by_link() -> None:
-    assert TABLE.is_public(TABLE.match("GET", "/v1/videos/a/content", {}))
-    assert not TABLE.is_public(TABLE.match("GET", "/v1/videos/a", {}))
-
-
 def test_the_more_particular_row_is_asked_first() -> None:
     plain = Endpoint("GET", "/x", Operation.LIST)
     picky = Endpoint("GET", "/x", Operation.GET, (("a", "1"),))
@@ -247,14 +242,10 @@ def test_the_more_particular_row_is_asked_first() -> None:
             Endpoint("GET", "/a/{x}", Operation.GET),
             Endpoint("GET", "/a/{y}", Operation.LIST),
         ),
-        (
-            Endpoint("GET", "/a", Operation.CONTENT, public=True),
-            Endpoint("GET", "/b", Operation.CONTENT),
-        ),
     ],
 )
 def test_a_table_that_contradicts_itself_is_refused(rows: tuple[Endpoint, ...]) -> None:
-    with pytest.raises(ValueError, match=r"two endpoints|is public on one path"):
+    with pytest.raises(ValueError, match="two endpoints"):
         table(FakeDialect("openai", rows))
 
 

@@ -1,0 +1,90 @@
+"""What the Redis in use can promise, read from its own settings: for `reelway doctor`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.store.batch import Answer, Batcher, Durability
+
+FULL_MARK: Final = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`ok`, or a `warning` or `error` with what to do."""
+
+    level: str
+    text: str
+
+
+async def findings(batch: Batcher, durability: Durability) -> list[Finding]:
+    """Raises StoreDown when the store does not answer."""
+    info = _flat(await batch.call("INFO"))
+    return [
+        Finding("ok", f"redis: {info.get('server_name', 'redis')} {info.get('redis_version')}"),
+        _persistence(info),
+        _eviction(info),
+        _memory(info),
+        _durability(info, durability),
+    ]
+
+
+def _persistence(info: dict[str, str]) -> Finding:
+    if info.get("aof_enabled") != "1":
+        return Finding(
+            "error",
+            "redis: appendonly is no: a restart forgets tasks that were paid for; "
+            "set appendonly yes",
+        )
+    if info.get("aof_last_write_status", "ok") != "ok":
+        return Finding("error", "redis: the append-only file cannot be written; look at its disk")
+    return Finding("ok", "redis: changes are logged (appendonly yes)")
+
+
+def _eviction(info: dict[str, str]) -> Finding:
+    policy = info.get("maxmemory_policy", "")
+    if policy not in ("noeviction", ""):
+        return Finding(
+            "error",
+            f"redis: maxmemory-policy is {policy}: tasks may be thrown away; set noeviction",
+        )
+    return Finding("ok", "redis: nothing is evicted (maxmemory-policy noeviction)")
+
+
+def _memory(info: dict[str, str]) -> Finding:
+    most, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
+    if not most:
+        return Finding("warning", "redis: maxmemory is 0: it may grow until the system ends it")
+    share = used / most
+    if share > FULL_MARK:
+        return Finding("error", f"redis: {share:.0%} of maxmemory is used: submits are refused")
+    return Finding("ok", f"redis: {share:.0%} of maxmemory is used")
+
+
+def _durability(info: dict[str, str], durability: Durability) -> Finding:
+    replicas = int(info.get("connected_slaves", 0))
+    if durability == "replica" and not replicas:
+        return Finding(
+            "error",
+            "redis: durability is replica, and no replica is connected: every submit is refused",
+        )
+    if durability == "fsync":
+        version = tuple(int(part) for part in info.get("redis_version", "0").split(".")[:2])
+        if version < (7, 2):
+            return Finding(
+                "error", "redis: durability is fsync, which needs WAITAOF: Redis 7.2 or Valkey"
+            )
+        return Finding("ok", "redis: a submit waits until its task is on disk")
+    if durability == "local":
+        return Finding(
+            "warning",
+            "redis: durability is local: a power cut or a failover may forget the last second "
+            "of submits, though never repeat one; see [redis] durability",
+        )
+    return Finding("ok", f"redis: a submit waits for one of {replicas} replicas")
+
+
+def _flat(answer: Answer) -> dict[str, str]:
+    assert isinstance(answer, dict)
+    return {str(name): str(value) for name, value in answer.items()}
