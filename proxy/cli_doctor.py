@@ -26,7 +26,7 @@ HEALTH_S = 5.0
 @config_option
 @json_option
 def doctor(config_path: Path | None, as_json: bool) -> None:
-    """Look at Redis, addresses and limits; exit 1 when something would fail."""
+    """Look for what would fail: Redis, addresses, limits."""
     config = load_config(config_path)
     found: list[Finding] = []
 

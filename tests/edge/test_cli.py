@@ -17,20 +17,8 @@ from proxy.signing import parse_token
 from tests.edge.programs import ROOT, Program, ask, program, run, until
 
 COMMANDS = [
-    *(
-        "demo",
-        "serve",
-        "check",
-        "config",
-        "routes",
-        "doctor",
-        "health",
-        "token",
-        "owner",
-        "usage",
-        "ledger",
-        "task",
-    ),
+    *("demo", "serve", "check", "config", "routes"),
+    *("doctor", "health", "token", "owner", "usage", "ledger", "task"),
     *("webhook", "credential", "simulate"),
 ]
 TOKEN_COMMANDS = [

@@ -33,15 +33,12 @@ __all__ = ["store", "valkey"]
 
 T = TypeVar("T")
 WAIT_S = 40.0  # only a hang gets here
-# What the store keeps does not depend on the loop, and these make many tasks.
-one_loop = pytest.mark.asyncio(loop_factories=["uvloop"])
 MIB = 1024 * 1024
 
 
 # ---------------------------------------------------------------- what is left behind
 
 
-@one_loop
 async def test_expired_tasks_leave_nothing_behind(
     open_house_factory: OpenHouse, plan: type[Plan]
 ) -> None:
@@ -98,7 +95,6 @@ async def some_at_once(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return done
 
 
-@one_loop
 async def test_a_sweep_goes_on_until_all_is_swept(store: Store) -> None:
     count = SWEPT_AT_ONCE + 100
     await some_at_once(finished(store, new_task(), retention_s=1) for _ in range(count))
@@ -106,7 +102,6 @@ async def test_a_sweep_goes_on_until_all_is_swept(store: Store) -> None:
     assert await store.batch.call("EXISTS", keys.owner_index("acme")) == 0
 
 
-@one_loop
 async def test_all_tasks_can_be_walked_through(store: Store) -> None:
     """Open ones first, then the finished, the latest end first, over all owners; one owner has
     more than are looked at in one step."""
@@ -158,7 +153,6 @@ async def test_a_webhook_is_kept_no_longer_than_its_task(
     assert await store.hooks.list(10) == ((), False)
 
 
-@one_loop
 async def test_the_webhooks_that_are_kept_have_a_bound(store: Store) -> None:
     """The oldest leave, record and all."""
     most = MAX_ENDED // keys.SHARDS

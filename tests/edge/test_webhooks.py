@@ -437,7 +437,6 @@ async def test_two_workers_tell_each_thing_once(
         assert sorted(one.json()["data"]["id"] for one in receiver.told) == sorted(ids)
 
 
-@pytest.mark.asyncio(loop_factories=["uvloop"])  # the worker's own loop is what counts
 async def test_a_hook_survives_the_worker_that_was_to_send_it(
     open_house_factory: OpenHouse, plan: type[Plan], receiver: Receiver, tmp_path: Path
 ) -> None:
