@@ -31,7 +31,7 @@ from proxy.config_source import ConfigErrors
 from proxy.demo import DemoOptions, run_demo
 from proxy.dialects import DIALECTS
 from proxy.listener import require_c_parser
-from proxy.logs import make_logger
+from proxy.logs import capture, make_logger
 from proxy.routing import EndpointTable, columns, describe_routes
 from proxy.server import Server
 
@@ -114,6 +114,7 @@ def serve(config_path: Path | None) -> None:
     _check_parser()
     config = load_config(config_path)
     log = make_logger()
+    capture(log)
 
     async def go() -> None:
         async with Server(config, log) as server:

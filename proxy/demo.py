@@ -30,7 +30,7 @@ import orjson
 
 from proxy.config import load
 from proxy.listener import address_of
-from proxy.logs import make_logger
+from proxy.logs import capture, make_logger
 from proxy.providers import PROVIDERS
 from proxy.server import CannotServe, Server, listen_on, make_state_dir, signing_secrets
 from proxy.signing import parse_token, secret_key, token_hash
@@ -204,7 +204,9 @@ async def run_demo(options: DemoOptions) -> None:
             text = _config_text(options, sim, kept, listen, admin_listen)
             _write_private(path, text.encode())
             config = load(path, {}, PROVIDERS)
-            async with Server(config, make_logger(log_file), sockets=sockets) as server:
+            log = make_logger(log_file)
+            capture(log)
+            async with Server(config, log, sockets=sockets) as server:
                 facts = await _facts(server, kept, sim)
                 _write_private(state / "demo.json", orjson.dumps(kept))
                 _print(options, state, facts)

@@ -84,9 +84,10 @@ class Dispatcher:
         size: int,
     ) -> Task:
         """Try `attempts` in order until one is taken, perhaps taken, or the last is refused; they
-        were made from a body of `size` bytes. A credential that takes none now is passed over, and so is the rest of an upstream that
-        cannot be reached. Returns the task; raises the refusal, what stands in the way when
-        nobody could be asked, or Unavailable when the store failed before anything was sent."""
+        were made from a body of `size` bytes. A credential that takes none now is passed over,
+        and so is the rest of an upstream that cannot be reached. Returns the task; raises the
+        refusal, what stands in the way when nobody could be asked, or Unavailable when the
+        store failed before anything was sent."""
         refusal: Refused | None = None
         closed: dict[str, Blocked] = {}
         unreachable: set[str] = set()

@@ -279,6 +279,8 @@ class Gateway:
         """A provider says that a task has moved. Its word is only a reason to ask at once; the
         body is not read, so a forged call can do nothing."""
         task_id, _, signature = exchange.head.path.removeprefix(CALLBACKS).partition("/")
+        # Whoever reads the log shall not be able to call.
+        exchange.head = replace(exchange.head, path=f"{CALLBACKS}{task_id}/…")
         if exchange.head.method != "POST" or not self._auth.is_callback(task_id, signature):
             raise EndpointNotFound("There is no such callback.")
         exchange.task_id, exchange.reason = task_id, "callback"

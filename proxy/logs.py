@@ -79,3 +79,20 @@ def make_logger(file: TextIO | None = None) -> structlog.stdlib.BoundLogger:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
     )
     return logger
+
+
+class _Captured(logging.Handler):
+    def __init__(self, log: structlog.stdlib.BoundLogger) -> None:
+        super().__init__(logging.WARNING)
+        self._to = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._to.log(
+            record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info
+        )
+
+
+def capture(log: structlog.stdlib.BoundLogger) -> None:
+    """What libraries say through `logging` becomes lines of ours. For a whole program: commands
+    call it, tests and the server do not."""
+    logging.getLogger().addHandler(_Captured(log))

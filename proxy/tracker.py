@@ -45,7 +45,7 @@ from proxy.turnstile import TurnedAway, Turnstile
 from proxy.upstream import Answer, Upstreams, UpstreamTrouble
 
 AT_ONCE = 256  # tasks leased by one worker
-AT_ONCE_EACH = 32  # of them being asked after with one credential
+AT_ONCE_EACH = 64  # of them being asked after with one credential
 FAILURES_KEPT = 20_000
 _LAG_S = (0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300)
 # A DELETE these answer has been read and refused: the render goes on. A 404 says less.

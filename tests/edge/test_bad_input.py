@@ -20,6 +20,7 @@ from tests.edge.front_door import (
     DOORS,
     JIMENG,
     JSON,
+    Peer,
     assert_quiet,
     assert_untouched,
     error_of,
@@ -489,6 +490,53 @@ async def test_a_body_that_stops_coming_is_given_up(
         line = await house.line(lambda line: line["status"] == 408)
         assert line["reason"] == "request_timeout"
         await assert_untouched(house)
+
+
+async def test_a_body_that_drips_is_given_up(
+    open_house_factory: OpenHouse, plan: type[Plan]
+) -> None:
+    """It is never silent for as long as the deadline, and would hold its place for ever."""
+    usual = plan(timeouts="body_idle_s = 0.5", limits="min_body_bytes_s = 1_000_000")
+    for head in (dict(JSON), {"Content_Type": "multipart/form-data; boundary=b"}):
+        async with open_house_factory(usual) as house:
+            async with peer_of(house) as peer:
+                first = "{" if head == JSON else '--b\r\nContent-Disposition: form-data; name="a'
+                peer.send(
+                    head_of("POST", "/v1/videos", Content_Length="99999", **head, **house.bearer)
+                    + first
+                )
+
+                async def drip(peer: Peer = peer) -> None:
+                    while True:
+                        peer.send(b" ")
+                        await asyncio.sleep(0.02)
+
+                dripping = asyncio.create_task(drip())
+                reply = await peer.answer()
+                dripping.cancel()
+                assert reply.status == 408
+                error = error_of("openai", reply.headers, reply.body)
+                assert "slower than 1000000 bytes a second" in error["message"]
+            await assert_untouched(house)
+
+
+async def test_two_idempotency_keys_are_refused(house: House) -> None:
+    """One of them names an earlier submit, perhaps, and nobody can say which."""
+    async with peer_of(house) as peer:
+        head = head_of("POST", "/v1/videos", Content_Length="14", **JSON, **house.bearer)
+        twice = "Idempotency-Key: a\r\nIdempotency-Key: b\r\n\r\n"
+        peer.send(head[:-2] + twice + '{"prompt":"a"}')
+        reply = await peer.answer()
+    assert reply.status == 400
+    assert error_of("openai", reply.headers, reply.body)["param"] == "Idempotency-Key"
+    await assert_untouched(house)
+
+
+async def test_a_page_of_none_promises_no_more(house: House) -> None:
+    """There is no last id to go on from: an SDK that pages would ask for ever."""
+    await house.create()
+    reply = await house.get("/v1/videos?limit=0")
+    assert (reply.status, reply.json()["data"], reply.json()["has_more"]) == (200, [], False)
 
 
 # ---------------------------------------------------------------- paths, methods, parameters

@@ -214,6 +214,32 @@ async def test_a_lease_ends_with_its_worker_and_not_before(store: Store) -> None
     assert await store.batch.call("ZRANGE", streams("t:x"), 0, -1) == [b"w2:1"]
 
 
+async def test_a_stream_of_events_takes_a_place_like_a_download(
+    open_house_factory: OpenHouse, plan: type[Plan]
+) -> None:
+    """Under the worker's own limit and the token's; free again when its client has left."""
+    usual = plan(manual=True, limits="streams_per_token = 1")
+    async with open_house_factory(usual) as house:
+        one = await house.new_token(max_streams=1)
+        for made in (house.made, one):
+            body = {"prompt": PROMPT}
+            task_id = (await house.post("/v1/videos", json=body, headers=bearer(made))).json()["id"]
+            events = f"/v1/videos/{task_id}/events"
+            async with connected_to(house.url) as raw:
+                await raw.send(events, bearer(made))
+                assert await raw.head() == 200
+                refused = await house.get(events, headers=bearer(made))
+                assert refused.status == 429
+                assert refused.json()["error"]["code"] == "too_many_streams"
+                raw.kill()
+            async with asyncio.timeout(WAIT_S), connected_to(house.url) as raw:
+                while house.server.content.slots.total:  # noqa: ASYNC110 -- no event for it
+                    await asyncio.sleep(0.01)
+                await raw.send(events, bearer(made))
+                assert await raw.head() == 200
+                raw.kill()
+
+
 async def test_a_worker_renews_what_it_holds_and_gives_back_what_it_does_not(
     store: Store,
 ) -> None:

@@ -475,8 +475,8 @@ async def test_a_dripping_body_is_a_408() -> None:
 
     async def strict(request: web.BaseRequest) -> web.StreamResponse:
         with pytest.raises(BodyTimeout, match="slower than"):
-            async for _ in read_body(request, 0.2, first.set, min_bytes_s=10**9):
-                pass
+            async for _ in read_body(request, 0.2, min_bytes_s=10**9):
+                first.set()
         return WholeReply(408)
 
     async with house(strict) as at:
@@ -629,8 +629,11 @@ async def test_a_drain_lets_an_upload_finish() -> None:
     entered = asyncio.Event()
 
     async def upload(request: web.BaseRequest) -> web.StreamResponse:
-        got = [chunk async for chunk in read_body(request, WAIT_S, entered.set)]
-        return WholeReply(200, (), b"".join(got))
+        got = b""
+        async for chunk in read_body(request, WAIT_S):
+            entered.set()
+            got += chunk
+        return WholeReply(200, (), got)
 
     async with house(upload) as at:
         peer = await at.peer()

@@ -155,6 +155,19 @@ async def test_a_body_that_ends_by_closing_is_never_short(house: House) -> None:
             house.sim.faults.clear()
 
 
+async def test_an_end_nobody_can_tell_from_a_break_is_not_called_whole(house: House) -> None:
+    """A body that ends by closing, of a size that nobody tells: ours ends by closing too. Chunks
+    with a clean last one would say that the video is complete."""
+    task_id = await house.completed(KLING.model, PROMPT)
+    add(house, *(KLING.fault(kind, times=None) for kind in ("http10", "no_range")))
+    add(house, KLING.fault("cut", at=300_000))
+    reply, _ = await told(house, content(task_id))
+    assert (reply.status, reply.body) == (200, FILM[:300_000])
+    assert "Transfer-Encoding" not in reply.headers
+    assert "Content-Length" not in reply.headers
+    assert reply.headers["Connection"] == "close"
+
+
 async def test_an_object_that_changed_under_way_is_never_mixed_in(house: House) -> None:
     """The client has the old one's bytes; the new one's are not sent after them."""
     for _ in tiers(house):

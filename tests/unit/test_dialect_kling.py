@@ -112,7 +112,6 @@ def test_every_path_stands_with_and_without_the_kling_prefix() -> None:
         )
     }
     assert len(table) == len(KLING.endpoints)
-    assert not any(e.public for e in KLING.endpoints)
 
 
 # ---------------------------------------------------------------- submits

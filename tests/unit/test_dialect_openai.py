@@ -124,7 +124,7 @@ def test_the_endpoint_table() -> None:
         ("GET", "/videos/{task_id}/events", "events"),
         ("GET", "/models", "models"),
     }
-    assert rows == expected | {(m, "/v1" + path, op, public) for m, path, op, public in expected}
+    assert rows == expected | {(m, "/v1" + path, op) for m, path, op in expected}
 
 
 # ---------------------------------------------------------------- bodies

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict
 
 from proxy.errors import Invalid
 from proxy.fingerprint import fingerprint, idempotency_of, retries_of
@@ -98,20 +99,29 @@ def test_it_is_the_same_after_a_restart() -> None:
     assert fingerprint(call(), told) == hashlib.sha256(packed).hexdigest()
 
 
+def headers(*keys: str) -> CIMultiDict[str]:
+    return CIMultiDict(("idempotency-key", key) for key in keys)
+
+
 @pytest.mark.parametrize("key", ["k", "x" * 255, "a key with spaces", "8e03978e-40d5-43e8-bc93"])
 def test_a_key_is_kept_as_its_hash(key: str) -> None:
-    assert idempotency_of({"Idempotency-Key": key}) == hashlib.sha256(key.encode()).hexdigest()
+    assert idempotency_of(headers(key)) == hashlib.sha256(key.encode()).hexdigest()
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "a\tb", "a\x00b", "a\x7fb"])
 def test_a_key_that_cannot_be_one_is_named(key: str) -> None:
     with pytest.raises(Invalid, match="1 to 255 printable") as caught:
-        idempotency_of({"Idempotency-Key": key})
+        idempotency_of(headers(key))
     assert caught.value.param == "Idempotency-Key"
 
 
 def test_no_key_is_no_key() -> None:
-    assert idempotency_of({}) is None
+    assert idempotency_of(headers()) is None
+
+
+def test_two_keys_are_none_to_choose_from() -> None:
+    with pytest.raises(Invalid, match="given twice"):
+        idempotency_of(headers("a", "a"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,42 @@
+"""Pipes of a megabyte are few for a user who is not root: they are kept for the next download."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
+
+from tests.edge.streams import OPENAI, PROMPT, content, told
+
+if TYPE_CHECKING:
+    from tests.conftest import House
+
+    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
+
+
+def pipes() -> set[str]:
+    """The pipes this process holds, by their inodes."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.add(os.readlink(f"/proc/self/fd/{fd}"))
+        except FileNotFoundError:  # the one that lists them
+            continue
+    return {name for name in found if name.startswith("pipe:")}
+
+
+async def test_a_pipe_serves_one_download_after_the_other(open_house_factory: OpenHouse) -> None:
+    """And is given back with the server."""
+    before = pipes()
+    async with open_house_factory() as house:
+        task_id = await house.completed(OPENAI.model, PROMPT)
+        others = pipes()
+        after = []
+        for _ in range(2):
+            _, line = await told(house, content(task_id))
+            assert (line["reason"], line["tier"]) == ("done", "splice")
+            after.append(pipes() - others)
+        assert len(after[0]) == 1
+        assert after[0] == after[1]
+    assert pipes() <= before
