@@ -262,8 +262,8 @@ async def test_a_store_killed_inside_a_submit_loses_and_repeats_nothing(
     else:
         *closed, last = tasks
         assert last.id == video["id"]
-        for task in closed:
-            assert (task.stage, task.deleted) == (Stage.FAILED, True)
+        for task in closed:  # by the worker itself, or by its lease: whichever is first
+            assert task.stage is Stage.FAILED
             assert task.error is not None
             assert task.error.code == "not_submitted"
     await until_async(site.store.tasks.open_count)

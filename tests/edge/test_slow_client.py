@@ -133,7 +133,7 @@ async def test_a_slow_upstream_is_neither_idle_nor_the_clients_fault(
 
 
 async def test_a_token_has_only_so_many_downloads_at_once(house: House) -> None:
-    """One more is 429 with Retry-After; another token is not held up, HEAD costs none, and a
+    """One more is 429 with Retry-After; another token is not held up, HEAD of what is known costs none, and a
     slot is free as soon as its download has ended, however that was."""
     tune(house, streams_per_token=2)
     other = {"Authorization": f"Bearer {(await house.new_token()).token}"}
@@ -149,7 +149,7 @@ async def test_a_token_has_only_so_many_downloads_at_once(house: House) -> None:
         refused, line = await told(house, path)
         assert (refused.status, line["reason"]) == (429, "too_many_streams")
         assert refused.headers["Retry-After"] == "2"
-        assert b"2 downloads" in refused.body
+        assert b"2 streams" in refused.body
         assert (await fetch(house, path, method="HEAD")).status == 200
         assert (await fetch(house, path, other)).status == 404  # not 429: it is not let in to see
         assert len(OPENAI.asked(house, "GET")) == 2
