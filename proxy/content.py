@@ -113,22 +113,27 @@ class ContentServer:
         source = self._source(exchange, wanted)
         if head.method == "HEAD" and known is not None:
             return self._head_reply(exchange, call, wanted, known)
-        async with self.held(wanted.principal, head.peer):
-            if head.method == "HEAD":
+        if head.method == "HEAD":
+            # It asks the upstream too, but is over at once: only this worker's own limits.
+            with self.slots.taken(self._places(wanted.principal, head.peer)):
                 facts = await self._look(source, wanted)
-                return self._head_reply(exchange, call, wanted, facts)
+            return self._head_reply(exchange, call, wanted, facts)
+        async with self.held(wanted.principal, head.peer):
             return await self._stream(request, exchange, call, wanted, source, known)
 
     @asynccontextmanager
     async def held(self, principal: Principal, peer: str) -> AsyncIterator[None]:
         """A stream's place under every limit on how many there may be; raises RateLimited."""
-        limits = self._config().limits
-        slots = {f"token:{principal.token_id}": limits.streams_per_token}
-        if peer != NO_ADDRESS:
-            slots[f"address:{peer}"] = limits.streams_per_address
         async with self._leases.taken(principal):
-            with self.slots.taken(slots):
+            with self.slots.taken(self._places(principal, peer)):
                 yield
+
+    def _places(self, principal: Principal, peer: str) -> dict[str, int]:
+        limits = self._config().limits
+        places = {f"token:{principal.token_id}": limits.streams_per_token}
+        if peer != NO_ADDRESS:
+            places[f"address:{peer}"] = limits.streams_per_address
+        return places
 
     # ------------------------------------------------------------ who, and which result
 

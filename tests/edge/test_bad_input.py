@@ -507,7 +507,7 @@ async def test_a_body_that_drips_is_given_up(
                 )
 
                 async def drip(peer: Peer = peer) -> None:
-                    while True:
+                    while not peer.writer.is_closing():
                         peer.send(b" ")
                         await asyncio.sleep(0.02)
 

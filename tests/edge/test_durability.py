@@ -86,12 +86,14 @@ async def all_closed(store: Store) -> None:
 
 async def refused_as_unsafe(site: Site, worker: Worker, key: str) -> None:
     """503 at once, nothing sent, the task closed and its key free again."""
-    before, lines = site.sim.submits("openai"), len(worker.lines)
+    before, known = site.sim.submits("openai"), [line["request_id"] for line in worker.lines]
     status, body = await site.post(worker, "openai", key)
     assert (status, body["error"]["code"]) == (503, "store_unsafe")
     assert site.sim.submits("openai") == before
-    line = (await worker.accounted(lines + 1))[-1]
-    assert (line["status"], line["reason"]) == (503, "store_unsafe")
+    line = await worker.said(
+        lambda line: line.get("reason") == "store_unsafe" and line["request_id"] not in known
+    )
+    assert (line["status"], line["operation"]) == (503, "create")
     await all_closed(site.store)
     task = await site.store.tasks.get(line["task_id"])
     assert task is not None

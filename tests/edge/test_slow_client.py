@@ -133,8 +133,8 @@ async def test_a_slow_upstream_is_neither_idle_nor_the_clients_fault(
 
 
 async def test_a_token_has_only_so_many_downloads_at_once(house: House) -> None:
-    """One more is 429 with Retry-After; another token is not held up, HEAD of what is known costs none, and a
-    slot is free as soon as its download has ended, however that was."""
+    """One more is 429 with Retry-After; another token is not held up, HEAD of what is known
+    costs none, and a slot is free as soon as its download has ended, however that was."""
     tune(house, streams_per_token=2)
     other = {"Authorization": f"Bearer {(await house.new_token()).token}"}
     ids = [await house.completed(place.model, PROMPT) for place in PLACES.values()]

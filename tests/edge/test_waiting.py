@@ -528,19 +528,29 @@ async def test_a_task_that_is_gone_ends_the_stream() -> None:
 # ---------------------------------------------------------------- thousands
 
 
-async def test_two_thousand_waiters_cost_one_poll_at_a_time(manual: House) -> None:
+@pytest.fixture
+async def large(open_house_factory: OpenHouse, plan: type[Plan]) -> AsyncIterator[House]:
+    """One that lets a single client wait two thousand times, and has patience with a poll."""
+    limits = "streams_per_token = 5000\nstreams_per_address = 5000"
+    async with open_house_factory(
+        plan(manual=True, limits=limits, timeouts="poll_s = 100")
+    ) as house:
+        yield house
+
+
+async def test_two_thousand_waiters_cost_one_poll_at_a_time(large: House) -> None:
     """Half by long poll, half by events: the upstream is asked once, all are told the end."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    task_id = await manual.create()
-    held = manual.sim.faults.add(Fault("hold", service="openai", operation="poll", times=None))
-    await manual.sim.wait_for(lambda e: e.operation == "poll" and e.stalled)
-    manual.sim.log.clear()
-    base = f"{manual.url}/v1/videos/{task_id}"
+    task_id = await large.create()
+    held = large.sim.faults.add(Fault("hold", service="openai", operation="poll", times=None))
+    await large.sim.wait_for(lambda e: e.operation == "poll" and e.stalled)
+    large.sim.log.clear()
+    base = f"{large.url}/v1/videos/{task_id}"
     connector = TCPConnector(limit=0, force_close=True)
 
     async with ClientSession(
-        connector=connector, timeout=ClientTimeout(total=60), headers=manual.bearer
+        connector=connector, timeout=ClientTimeout(total=60), headers=large.bearer
     ) as session:
 
         async def ask(url: str) -> bytes:
@@ -553,13 +563,13 @@ async def test_two_thousand_waiters_cost_one_poll_at_a_time(manual: House) -> No
             for number in range(100):
                 url = f"{base}?wait=60" if number % 2 else f"{base}/events"
                 asked.append(asyncio.create_task(ask(url)))
-            await waiting(manual, len(asked))
-        manual.sim.finish(await upstream_id(manual, task_id))
-        assert manual.sim.log.select("openai", "poll") == []
+            await waiting(large, len(asked))
+        large.sim.finish(await upstream_id(large, task_id))
+        assert large.sim.log.select("openai", "poll") == []
         held.release()
         bodies = await asyncio.gather(*asked)
     for number, body in enumerate(bodies):
         video = json.loads(body) if number % 2 else parsed(body)[-1][2]
         assert video["status"] == "completed", number
-    assert manual.sim.log.select("openai", "poll") == [], "no waiter asked the upstream"
-    assert manual.server.watch.waiters == 0
+    assert large.sim.log.select("openai", "poll") == [], "no waiter asked the upstream"
+    assert large.server.watch.waiters == 0

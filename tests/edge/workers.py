@@ -177,6 +177,7 @@ class Gate:
         self.pattern = pattern
         self.hold = hold
         self.seen = 0
+        self._is_cut = False
         self._opened = asyncio.Event()
         self._changed = asyncio.Event()
 
@@ -193,10 +194,18 @@ class Gate:
                 await self._changed.wait()
 
     def open(self) -> None:
+        """What is held goes on, and nothing is held from now on."""
         self._opened.set()
 
-    async def wait_open(self) -> None:
+    def cut(self) -> None:
+        """What is held is lost, with its connection: one of its ends is dead."""
+        self._is_cut = True
+        self._opened.set()
+
+    async def passed(self) -> bool:
+        """Wait until it is opened or cut; False when it was cut."""
         await self._opened.wait()
+        return not self._is_cut
 
 
 class Relay:
@@ -248,8 +257,7 @@ class Relay:
                 for gate in self.gates:
                     if gate.count(chunk):
                         if gate.hold == "before":
-                            await gate.wait_open()
-                            if reader.at_eof():  # who asked is dead: it never left
+                            if not await gate.passed():
                                 return
                         else:
                             muted.append(gate)
@@ -259,7 +267,9 @@ class Relay:
         async def answer() -> None:
             while chunk := await store_reader.read(1 << 20):
                 for gate in muted:
-                    await gate.wait_open()
+                    if not await gate.passed():
+                        return
+                muted.clear()
                 writer.write(chunk)
                 await writer.drain()
 

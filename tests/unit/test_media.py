@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.dialects.media import MemoryBlob, clip, picture, sniff, web_address
+from proxy.dialects.media import MemoryBlob, clip, inline, picture, sniff, web_address
 from proxy.errors import Invalid
 from proxy.model import Blob, Role
 
@@ -176,6 +176,14 @@ def test_a_callback_address_is_bounded() -> None:
     assert web_address("https://a.example/x", "webhook") == "https://a.example/x"
     with pytest.raises(Invalid, match="longer than 2048"):
         web_address("https://a.example/" + "x" * 2048, "webhook")
+
+
+def test_long_base64_is_read_in_pieces_and_as_strictly() -> None:
+    """Padding at the end of a piece is inside the text all the same."""
+    piece = "A" * (1 << 20)
+    assert inline(2 * piece + "QQ==", "image").data == bytes(3 * (1 << 19)) + b"A"
+    with pytest.raises(Invalid, match="it is none of these"):
+        inline(piece[:-4] + "QQ==" + piece, "image")
 
 
 @STEADY
