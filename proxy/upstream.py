@@ -41,6 +41,7 @@ from proxy.relay import AddrInfo, socket_factory
 USER_AGENT = f"reelway/{__version__}"
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_HOPS = 5
+TURN_BYTES = 1024 * 1024  # of a body sent, before others have their turn
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -270,13 +271,15 @@ def _payload(outbound: Outbound) -> bytes | AsyncIterator[bytes] | None:
 
 async def _counted(chunks: Iterable[bytes], length: int) -> AsyncIterator[bytes]:
     """aiohttp clips what exceeds Content-Length and hangs on what is missing: count."""
-    sent = 0
+    sent = turned = 0
     for chunk in chunks:
         sent += len(chunk)
         if sent > length:
             break
         yield chunk
-        await asyncio.sleep(0)  # a socket that takes it all would not let others have a turn
+        if sent - turned >= TURN_BYTES:
+            turned = sent
+            await asyncio.sleep(0)  # a socket that takes it all would never let others go on
     if sent != length:
         raise ValueError(f"the body is {sent} bytes, announced were {length}")
 

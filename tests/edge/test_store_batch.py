@@ -11,6 +11,7 @@ from importlib import resources
 import pytest
 
 from proxy.model import Stage
+from proxy.pools import WELL
 from proxy.store import (
     Embedded,
     OwnerRecord,
@@ -22,6 +23,7 @@ from proxy.store import (
 )
 from proxy.store.batch import MAX_PENDING, Answer, Arg, Batcher, Durability, Script
 from proxy.store.client import connect
+from proxy.store.credentials import Credentials
 from proxy.store.ended import Ended
 from proxy.store.hooks import Hooks
 from proxy.store.ledger import Ledger
@@ -189,6 +191,9 @@ async def test_every_script_stays_in_one_slot(recorder: Recorder) -> None:
     assert await Streams(recorder).take("t:}{", "w:1", 1, NOW)
     assert (await Ledger(recorder, tasks).check(NOW)).problems == ()
     await tokens.revoke("t", NOW)
+    credentials = Credentials(recorder)
+    assert await credentials.take("up/{k}", "t", 1, NOW, NOW + 1)
+    assert await credentials.swap("up/{k}", WELL, replace(WELL, strikes=1))
     await Signatures(recorder).bind("t", "}{", "s{}", "k}{", 60)
     folder = resources.files("proxy.store") / "scripts"
     written = {entry.name.removesuffix(".lua") for entry in folder.iterdir()}

@@ -123,6 +123,7 @@ def test_the_endpoint_table() -> None:
         ("POST", "/videos/extensions", "extend"),
         ("GET", "/videos/{task_id}/events", "events"),
         ("GET", "/models", "models"),
+        ("GET", "/usage", "usage"),
     }
     assert rows == expected | {(m, "/v1" + path, op) for m, path, op in expected}
 
