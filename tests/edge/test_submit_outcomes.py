@@ -120,7 +120,7 @@ REFUSALS: dict[str, dict[str, No]] = {
         "quota": No(
             {"status": 429, "code": "insufficient_quota"}, 429, "rate_limit_exceeded", "60"
         ),
-        "overloaded": No({"status": 503}, 503, "unavailable", "5"),
+        "overloaded": No({"status": 503, "code": "server_overloaded"}, 503, "unavailable", "5"),
     },
     "kling": {
         "bad request": No({"status": 400, "code": 1201}, 400, "invalid_value"),
@@ -356,7 +356,7 @@ async def test_what_one_upstream_refuses_the_next_one_renders_once(
     refusals = {
         "rate": Fault("status", "openai", "submit", status=429),
         "key": Fault("status", "openai", "submit", status=401),
-        "overloaded": Fault("status", "openai", "submit", status=503),
+        "overloaded": Fault("status", "openai", "submit", status=503, code="server_overloaded"),
         "moved": Fault("redirect", "openai", "submit", status=307, location="/v1/videos"),
         "not there": None,
     }
