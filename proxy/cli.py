@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import structlog
 
-from proxy import __version__
+from proxy import __version__, systemd
 from proxy.cli_credentials import credential
 from proxy.cli_doctor import doctor, health
 from proxy.cli_hooks import webhook
@@ -27,6 +29,7 @@ from proxy.command import (
     run,
     say_json,
 )
+from proxy.config import Config
 from proxy.config_source import ConfigErrors
 from proxy.demo import DemoOptions, run_demo
 from proxy.dialects import DIALECTS
@@ -34,6 +37,8 @@ from proxy.listener import require_c_parser
 from proxy.logs import capture, make_logger
 from proxy.routing import EndpointTable, columns, describe_routes
 from proxy.server import Server
+from proxy.supervisor import Supervisor, Upgrade, handed_over
+from proxy.worker import order_of, run_worker
 
 
 @click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})
@@ -108,21 +113,38 @@ def demo(host: str, port: int, admin_port: int, state: Path, speed: float, as_js
 def serve(config_path: Path | None) -> None:
     """Serve until SIGTERM or Ctrl-C, then drain.
 
+    SIGHUP reads the configuration again. With [server] workers = 2 or more a supervisor keeps as
+    many processes going, and SIGUSR2 upgrades them to the program now installed.
     Requests and downloads under way may finish, for [timeouts] drain_s at most; a second signal
     cuts them. The log is one JSON document a line, on standard error.
     """
     _check_parser()
+    order = order_of(os.environ)
     config = load_config(config_path)
     log = make_logger()
     capture(log)
+    if order is not None:
+        run(run_worker(config, order, log))
+        return
+    try:
+        run(_serve(config, log))
+    except Upgrade as upgrade:
+        upgrade.execute()
 
-    async def go() -> None:
-        async with Server(config, log) as server:
-            if not config.routes:
-                log.warning("no routes: every model is unknown", config=str(config.path))
-            await server.run()
 
-    run(go())
+async def _serve(config: Config, log: structlog.stdlib.BoundLogger) -> None:
+    """One process, or a supervisor and its workers; the service manager is told either way."""
+    given, left = systemd.inherited(), handed_over(os.environ)
+    if not config.routes:
+        log.warning("no routes: every model is unknown", config=str(config.path))
+    serving: Server | Supervisor
+    if config.server.workers == 1 and left is None:
+        serving = Server(config, log, sockets=(given.get("web"), given.get("admin")))
+    else:
+        serving = Supervisor(config, log, given, left)
+    async with serving:
+        systemd.notify("READY=1", f"STATUS=serving {serving.url}")
+        await serving.run()
 
 
 # ---------------------------------------------------------------- configuration

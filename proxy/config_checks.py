@@ -32,11 +32,6 @@ from proxy.providers.base import Provider
 def check_server(server: Server, admin: Admin, redis: Redis, findings: Findings) -> None:
     """Runs also when a table was wrong: its faulty keys then have their defaults here, and
     what was said about them is not followed by "is required"."""
-    if server.workers > 1:
-        findings.add(
-            ("server", "workers"),
-            "this version has one process a command: start more with the same [redis] url",
-        )
     nowhere = is_wildcard(server.listen) or server.listen.startswith("unix:")
     if nowhere and server.public_url is None and not findings.has(("server", "public_url")):
         findings.add(

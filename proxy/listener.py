@@ -86,12 +86,13 @@ def require_c_parser() -> None:
         )
 
 
-def bind(listen: str) -> socket.socket:
+def bind(listen: str, *, reuse_port: bool = False, alone: bool = False) -> socket.socket:
     """A listening, non-blocking socket for `host:port`, `[v6]:port` or `unix:/path`.
 
     A host name binds its first IPv4 address, or its first IPv6 one if it has no other. A unix
     socket nobody answers on is a leftover of a killed process and is replaced.
-    Raises PortBusy, another OSError, or ValueError for an address of another form.
+    `reuse_port` lets further sockets of ours share the port; with `alone` nobody may be there
+    yet. Raises PortBusy, another OSError, or ValueError for an address of another form.
     """
     if listen.startswith("unix:"):
         return _bind_unix(listen.removeprefix("unix:"))
@@ -104,11 +105,35 @@ def bind(listen: str) -> socket.socket:
     sock = socket.socket(family, kind, proto)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if alone and address[1]:
+            with socket.socket(family, kind, proto) as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                _bind(trial, address, listen, backlog=None)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         _bind(sock, address, listen)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def bind_shared(listen: str, count: int) -> list[socket.socket]:
+    """`count` listening sockets on one address, one for each process: the kernel spreads new
+    connections over them. A unix path has one, which all share. Raises as `bind`."""
+    if listen.startswith("unix:"):
+        sock = bind(listen)
+        return [sock, *(sock.dup() for _ in range(count - 1))]
+    # SO_REUSEPORT would let us in beside another gateway of this user without a word.
+    first = bind(listen, reuse_port=True, alone=True)
+    found = [first]
+    try:
+        found += [bind(address_of(first), reuse_port=True) for _ in range(count - 1)]
+    except BaseException:
+        for sock in found:
+            sock.close()
+        raise
+    return found
 
 
 def _bind_unix(path: str) -> socket.socket:
@@ -128,11 +153,15 @@ def _bind_unix(path: str) -> socket.socket:
     return sock
 
 
-def _bind(sock: socket.socket, address: object, listen: str) -> None:
+def _bind(
+    sock: socket.socket, address: object, listen: str, *, backlog: int | None = BACKLOG
+) -> None:
+    """`backlog` None: only find out whether one could."""
     sock.setblocking(False)
     try:
         sock.bind(cast("str", address))
-        sock.listen(BACKLOG)
+        if backlog is not None:
+            sock.listen(backlog)
     except OSError as exc:
         kind = PortBusy if exc.errno == 98 else OSError  # EADDRINUSE
         why = "another process listens there" if kind is PortBusy else exc.strerror

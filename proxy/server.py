@@ -16,19 +16,19 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from proxy import systemd
 from proxy.account import Account
 from proxy.admin.app import make_app
+from proxy.admin.fleet import Alone, Reloaded, WorkerInfo
 from proxy.auth import Authenticator
-from proxy.config import Config, load
-from proxy.config_source import ConfigErrors
+from proxy.config import Config
 from proxy.content import ContentServer
 from proxy.dialects import DIALECTS
 from proxy.errors import ProxyError
@@ -41,12 +41,15 @@ from proxy.mirror import Mirror
 from proxy.model import Task
 from proxy.notify import Notifier
 from proxy.providers import PROVIDERS
+from proxy.reload import read_again
 from proxy.spool import Spool
 from proxy.store import Embedded, OwnerRecord, Store, StoreDown, StoreUnusable, TokenRecord
 from proxy.submission import Submitter
 from proxy.tracker import Tracker
 from proxy.upstream import Deadlines, Upstreams
 from proxy.watch import Watch
+
+T = TypeVar("T")
 
 TOKENS_KEPT = 10_000
 OWNERS_KEPT = 10_000
@@ -67,7 +70,9 @@ class Server:
     """`async with Server(config, log)` serves until the block ends; `run` until a signal.
 
     `sockets`, for clients and for the admin port, may be bound before; the server closes them.
-    CannotServe, StoreUnusable and StoreDown: it could not start.
+    `supervised` is for one of several workers: the URL of the store, which its supervisor has
+    started; the admin port is the supervisor's too. CannotServe, StoreUnusable and StoreDown:
+    it could not start.
     """
 
     def __init__(
@@ -75,7 +80,8 @@ class Server:
         config: Config,
         log: structlog.stdlib.BoundLogger,
         clock: Callable[[], float] = time.time,
-        sockets: tuple[socket.socket, socket.socket] | None = None,
+        sockets: tuple[socket.socket | None, socket.socket | None] | None = None,
+        supervised: str | None = None,
     ) -> None:
         self.config = config
         self.log = log
@@ -84,11 +90,13 @@ class Server:
         self.registry = CollectorRegistry()
         self.account = Account(self.registry, log)
         self._stack = contextlib.AsyncExitStack()
-        self._sockets = sockets
+        self._sockets = sockets or (None, None)
+        self._supervised = supervised
         self._draining = False
         self._is_full = False
         self._hurry = asyncio.Event()
         self._cut_bodies = asyncio.Event()
+        self.last_reload: Reloaded | None = None
         self.url = ""
         self.admin_url = ""
 
@@ -111,38 +119,29 @@ class Server:
         def signalled() -> None:
             (self._hurry if stop.is_set() else stop).set()
 
+        def told_to_reload() -> None:
+            systemd.notify_reloading()
+            self.reload()
+            systemd.notify("READY=1")
+
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signalled)
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        # A worker reloads when its supervisor asks, who has read the file first.
+        if self._supervised is None:
+            loop.add_signal_handler(signal.SIGHUP, told_to_reload)
         try:
             await stop.wait()
+            systemd.notify("STOPPING=1", "STATUS=draining")
             await self.drain()
         finally:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
 
-    def reload(self) -> bool:
-        """Read the configuration file again. One with a mistake changes nothing: the old one
-        stays, and the log has every mistake. What is bound or opened at the start (`[server]`,
-        `[admin]`, `[redis]`) waits for a restart."""
-        path = self.config.path
-        if path is None:
-            self.log.warning("not reloaded: there is no configuration file")
-            return False
-        try:
-            fresh = load(path, os.environ, PROVIDERS)
-        except (ConfigErrors, OSError) as error:
-            self.log.error("not reloaded: the old configuration stays", why=str(error))
-            return False
-        old = self.config
-        waiting = [
-            name
-            for name in ("server", "admin", "redis")
-            if getattr(fresh, name) != getattr(old, name)
-        ]
-        self.config = replace(fresh, server=old.server, admin=old.admin, redis=old.redis)
-        self.log.info("reloaded", routes=len(fresh.routes), waiting_for_restart=waiting)
-        return True
+    def reload(self) -> Reloaded:
+        """Read the configuration file again (see `read_again`)."""
+        now_ms = int(self._clock() * 1000)
+        self.config, self.last_reload = read_again(self.config, now_ms, self.log)
+        return self.last_reload
 
     async def drain(self) -> None:
         """Stop accepting, let what is under way finish, cut the rest. Idempotent."""
@@ -174,23 +173,13 @@ class Server:
         stack.callback(self.account.flush)
         make_state_dir(config.server.state_dir, "[server] state_dir")
         # Bound before all else: a busy port should cost nothing but its one line.
-        ready = self._sockets
-        front = ready[0] if ready else listen_on(config.server.listen, "[server] listen")
+        front, back = self._sockets
+        front = front or listen_on(config.server.listen, "[server] listen")
         self._front = stack.enter_context(front)
-        back = ready[1] if ready else listen_on(config.admin.listen, "[admin] listen")
-        stack.enter_context(back)
-        url = config.redis.url
-        if url == "embedded":
-            # Started, not attached to: a command that happened to own it would take it along.
-            embedded = await Embedded.start(
-                config.server.state_dir, always_fsync=config.redis.durability == "fsync"
-            )
-            stack.push_async_callback(embedded.stop)
-            self._beside(self._keep_alive(embedded), "keep the store alive")
-            url = embedded.url
-        self.store_url = url
-        self.store = await Store.open(url, timeout_s=config.redis.timeout_s)
-        stack.push_async_callback(self.store.close)
+        if self._supervised is None:
+            back = back or listen_on(config.admin.listen, "[admin] listen")
+            stack.enter_context(back)
+        await self._open_store()
         tokens = Mirror(self.store.tokens.get, self._is_listening, TOKENS_KEPT, self._grace_s)
         owners = Mirror(self._owner, self._is_listening, OWNERS_KEPT, self._grace_s)
         tasks = Mirror(self.store.tasks.get, self._is_listening, TASKS_KEPT, self._grace_s)
@@ -305,11 +294,28 @@ class Server:
             lambda line: self.log.info("connection", what=line),
         )
         stack.push_async_callback(self.listener.close)
-        self.url = _url(await self.listener.start(sock=front))
-        await self._start_admin(back)
+        self.url = url_of(await self.listener.start(sock=front))
+        if back is not None:
+            await self._start_admin(back)
         self.tracker.start()
         self.notifier.start()
-        self.log.info("serving", url=self.url, admin_url=self.admin_url)
+        if self._supervised is None:
+            self.log.info("serving", url=self.url, admin_url=self.admin_url)
+
+    async def _open_store(self) -> None:
+        """The store, and beneath it an embedded server of our own where that is wanted."""
+        url = self._supervised or self.config.redis.url
+        if url == "embedded":
+            # Started, not attached to: a command that happened to own it would take it along.
+            embedded = await Embedded.start(
+                self.config.server.state_dir, always_fsync=self.config.redis.durability == "fsync"
+            )
+            self._stack.push_async_callback(embedded.stop)
+            self._beside(keep_alive(embedded, self.log), "keep the store alive")
+            url = embedded.url
+        self.store_url = url
+        self.store = await Store.open(url, timeout_s=self.config.redis.timeout_s)
+        self._stack.push_async_callback(self.store.close)
 
     def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """A job that goes on until the server ends."""
@@ -345,18 +351,23 @@ class Server:
         await self.store.listen(changed, lost)
 
     async def _start_admin(self, bound: socket.socket) -> None:
-        runner = web.AppRunner(
-            make_app(self.registry, self._why_not_ready, self.config.admin.token),
-            access_log=None,
-            handle_signals=False,
+        info = WorkerInfo(os.getpid(), int(self._clock() * 1000))
+        fleet = Alone(
+            self.registry, self.why_not_ready, self.reload, lambda: self.last_reload, info
         )
-        await runner.setup()
-        self._stack.push_async_callback(runner.cleanup)
-        site = web.SockSite(runner, bound)
-        await site.start()
-        self.admin_url = _url(address_of(bound))
+        app = make_app(
+            fleet,
+            self._config,
+            self.store,
+            clock=self._clock,
+            secret=signing_secrets(self.config)[0],
+            api_url=lambda: self.url,
+            public_url=lambda: self.public_url,
+            log=self.log,
+        )
+        self.admin_url = await serve_admin(app, bound, self._stack)
 
-    async def _why_not_ready(self) -> str | None:
+    async def why_not_ready(self) -> str | None:
         if self._draining:
             return "draining"
         try:
@@ -364,18 +375,6 @@ class Server:
         except StoreDown:
             return "the store does not answer"
         return None
-
-    async def _keep_alive(self, embedded: Embedded) -> None:
-        """Start the embedded server again when it died; its log has what it knew."""
-        while True:
-            await asyncio.sleep(REVIVE_S)
-            if embedded.is_running:
-                continue
-            self.log.warning("the embedded store died; starting it again")
-            try:
-                await embedded.revive()
-            except (StoreUnusable, StoreDown, OSError) as error:
-                self.log.error("the embedded store does not start", why=str(error))
 
     async def _watch_fullness(self) -> None:
         """Above the mark new tasks are refused, while polls and downloads go on."""
@@ -422,7 +421,31 @@ class Server:
         )
 
 
-def _url(address: str) -> str:
+async def serve_admin(
+    app: web.Application, bound: socket.socket, stack: contextlib.AsyncExitStack
+) -> str:
+    """Answer on the admin port until `stack` ends; returns its URL."""
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.SockSite(runner, bound).start()
+    return url_of(address_of(bound))
+
+
+async def keep_alive(embedded: Embedded, log: structlog.stdlib.BoundLogger) -> None:
+    """Start the embedded server again whenever it died; its file has what it knew."""
+    while True:
+        await asyncio.sleep(REVIVE_S)
+        if embedded.is_running:
+            continue
+        log.warning("the embedded store died; starting it again")
+        try:
+            await embedded.revive()
+        except (StoreUnusable, StoreDown, OSError) as error:
+            log.error("the embedded store does not start", why=str(error))
+
+
+def url_of(address: str) -> str:
     return address if address.startswith("unix:") else f"http://{address}"
 
 
@@ -466,8 +489,13 @@ def kept_secret(path: Path) -> bytes:
 
 def listen_on(address: str, setting: str) -> socket.socket:
     """`bind`, whose refusal is CannotServe and names the setting to change."""
+    return bound(bind, address, setting)
+
+
+def bound(binding: Callable[[str], T], address: str, setting: str) -> T:
+    """`listen_on` by another `binding` than `bind`."""
     try:
-        return bind(address)
+        return binding(address)
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         if not why.startswith("cannot listen on"):

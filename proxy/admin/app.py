@@ -8,8 +8,13 @@ import hmac
 from collections.abc import Awaitable, Callable
 
 import aiohttp_cors
+import structlog
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from proxy.admin.fleet import Fleet
+from proxy.config import Config
+from proxy.store import Store
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
@@ -17,11 +22,20 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_app(
-    registry: CollectorRegistry,
-    is_ready: Callable[[], Awaitable[str | None]],
-    token: str | None,
+    fleet: Fleet,
+    config: Callable[[], Config],
+    store: Store,
+    *,
+    clock: Callable[[], float],
+    secret: bytes,
+    api_url: Callable[[], str],
+    public_url: Callable[[], str],
+    log: structlog.stdlib.BoundLogger,
 ) -> web.Application:
-    """`is_ready` answers None, or why not in one sentence."""
+    """The admin port's application. `clock` gives seconds since the epoch; `secret` is the
+    gateway's first signing secret; `api_url` is where the clients' port is reached on this
+    machine (`http://…` or `unix:/…`), `public_url` where clients reach it."""
+    token = config().admin.token
 
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -42,14 +56,14 @@ def make_app(
         return web.json_response({"status": "ok"})
 
     async def readyz(_request: web.Request) -> web.Response:
-        why_not = await is_ready()
+        why_not = await fleet.why_not_ready()
         if why_not is None:
             return web.json_response({"status": "ready"})
         return web.json_response({"status": "not ready", "why": why_not}, status=503)
 
     async def metrics(_request: web.Request) -> web.Response:
         return web.Response(
-            body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+            body=await fleet.metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
     app = web.Application(middlewares=[gate])

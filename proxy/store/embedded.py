@@ -15,25 +15,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import os
 import shutil
-import signal
 import stat
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 import orjson
 
+from proxy.children import Adopted, die_with_parent
 from proxy.store.faults import StoreUnusable
 
 MIN_VERSION: Final = (6, 2)
@@ -42,7 +41,6 @@ LOAD_S: Final = 300.0  # for a server that answers, but is still reading its fil
 STOP_S: Final = 10.0
 
 _MAX_SOCKET_PATH: Final = 107  # sun_path has 108 bytes, the last is NUL
-_PR_SET_PDEATHSIG: Final = 1
 _ANSWER_S: Final = 0.5
 _PAUSE_S: Final = 0.005
 
@@ -68,7 +66,7 @@ class Embedded:
         self._binary = Path()
         self._lock = -1
         self._fsync = "everysec"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Adopted | None = None
 
     @classmethod
     async def start(
@@ -92,6 +90,31 @@ class Embedded:
     ) -> Embedded:
         """Use the running server of `state_dir`, or else own one: what a command does."""
         return await cls._open(state_dir, binary, wait_s, attach=True)
+
+    def hand_over(self) -> dict[str, Any]:
+        """For the program that replaces this one in its own process: `adopt` makes it the owner.
+        The lock stays taken, for its descriptor goes along."""
+        assert self.owned
+        assert self._process is not None
+        os.set_inheritable(self._lock, True)
+        return {
+            "server": self._process.pid,
+            "lock": self._lock,
+            "socket": str(self.socket),
+            "binary": str(self._binary),
+            "fsync": self._fsync,
+        }
+
+    @classmethod
+    def adopt(cls, state_dir: Path, left: Mapping[str, Any]) -> Embedded:
+        """Own the server that `hand_over` told of."""
+        server = cls(state_dir.absolute(), Path(left["socket"]), owned=True)
+        server._binary = Path(left["binary"])
+        server._lock = left["lock"]
+        server._fsync = left["fsync"]
+        server._process = Adopted(left["server"])
+        os.set_inheritable(server._lock, False)
+        return server
 
     @property
     def url(self) -> str:
@@ -168,7 +191,7 @@ class Embedded:
                 stderr=subprocess.STDOUT,
                 pass_fds=(self._lock,),
                 start_new_session=True,  # Ctrl-C in a terminal is for us, not for the store
-                preexec_fn=_die_with_parent(os.getpid()),  # noqa: PLW1509 - only calls prctl
+                preexec_fn=die_with_parent(os.getpid()),  # noqa: PLW1509 - only calls prctl
             )
         try:
             await self._until_ready(log_path)
@@ -264,19 +287,6 @@ def parse_version(text: str) -> tuple[int, ...]:
     """(7, 0, 15) of "7.0.15"; empty when it is no version."""
     parts = text.strip().split(".")
     return tuple(int(part) for part in parts) if all(p.isdecimal() for p in parts) else ()
-
-
-def _die_with_parent(parent: int) -> Callable[[], None]:
-    """For the child, between fork and exec. All is loaded before the fork: a forked child of a
-    threaded process may not import or allocate much."""
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def arm() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-        if os.getppid() != parent:  # it died before the signal was armed
-            os._exit(1)
-
-    return arm
 
 
 # ---------------------------------------------------------------- directory, lock and socket

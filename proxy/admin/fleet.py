@@ -1,0 +1,79 @@
+"""What the admin port knows of the processes behind it: one gateway alone, or a supervisor's
+workers together. Everything else it reads from the store, which is the same for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What came of reading the configuration again. Not `ok`: nothing changed, for these
+    `problems`. `waiting` are the sections whose changes need a restart."""
+
+    ok: bool
+    problems: tuple[str, ...]
+    waiting: tuple[str, ...]
+    ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    pid: int
+    started_ms: int
+
+
+class Fleet(Protocol):
+    async def metrics(self) -> bytes:
+        """Prometheus text of all workers together."""
+        ...
+
+    async def why_not_ready(self) -> str | None:
+        """None, or in one sentence why no requests should be sent here."""
+        ...
+
+    async def reload(self) -> Reloaded: ...
+
+    def last_reload(self) -> Reloaded | None:
+        """The latest one by anyone, SIGHUP too; None when there was none."""
+        ...
+
+    def workers(self) -> tuple[WorkerInfo, ...]: ...
+
+
+class Alone:
+    """The fleet of one process: itself."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        why_not_ready: Callable[[], Awaitable[str | None]],
+        reload: Callable[[], Reloaded],
+        last_reload: Callable[[], Reloaded | None],
+        info: WorkerInfo,
+    ) -> None:
+        self._registry = registry
+        self._why_not_ready = why_not_ready
+        self._reload = reload
+        self._last_reload = last_reload
+        self._info = info
+
+    async def metrics(self) -> bytes:
+        return generate_latest(self._registry)
+
+    async def why_not_ready(self) -> str | None:
+        return await self._why_not_ready()
+
+    async def reload(self) -> Reloaded:
+        return self._reload()
+
+    def last_reload(self) -> Reloaded | None:
+        return self._last_reload()
+
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        return (self._info,)
