@@ -143,7 +143,6 @@ async def _serve(config: Config, log: structlog.stdlib.BoundLogger) -> None:
     else:
         serving = Supervisor(config, log, given, left)
     async with serving:
-        systemd.notify("READY=1", f"STATUS=serving {serving.url}")
         await serving.run()
 
 

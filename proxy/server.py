@@ -129,6 +129,7 @@ class Server:
         # A worker reloads when its supervisor asks, who has read the file first.
         if self._supervised is None:
             loop.add_signal_handler(signal.SIGHUP, told_to_reload)
+        systemd.notify("READY=1", f"STATUS=serving {self.url}")
         try:
             await stop.wait()
             systemd.notify("STOPPING=1", "STATUS=draining")

@@ -149,6 +149,9 @@ class Supervisor:
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
+        count = len(self._fronts)
+        self._log.info("serving", url=self.url, admin_url=self.admin_url, workers=count)
+        systemd.notify("READY=1", f"STATUS=serving {self.url}, {count} workers")
         try:
             while True:
                 await woken.wait()
@@ -164,6 +167,7 @@ class Supervisor:
 
     async def _drain(self) -> None:
         self._draining = True
+        systemd.notify("STOPPING=1", "STATUS=draining")
         self._log.info("draining", seconds=self.config.timeouts.drain_s)
         self._crew.dismiss()
         for sock in self._fronts:
@@ -205,8 +209,6 @@ class Supervisor:
             log=self._log,
         )
         self.admin_url = await serve_admin(app, self._back, stack)
-        count = len(self._fronts)
-        self._log.info("serving", url=self.url, admin_url=self.admin_url, workers=count)
 
     def _bind(self) -> None:
         """The sockets: those that were handed over or given first, what is missing bound."""
