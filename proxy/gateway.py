@@ -63,6 +63,7 @@ from proxy.watch import Watch
 CALLBACKS = "/callbacks/"
 MAX_WAIT_S = 60
 ANSWERS_KEPT = 4096
+PATH_KEPT = 128  # characters of a path that is worth remembering
 _SAY_REQUEST_ID = frozenset({"kling", "jimeng"})  # in the body, so that no two are alike
 _PREFER_WAIT = re.compile(
     r"""(?:^|[,;])\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])""", re.IGNORECASE | re.ASCII
@@ -117,6 +118,7 @@ class Gateway:
         self._started_s = started_s
         self._log = log
         self._answers: Memo[Reply] = Memo(ANSWERS_KEPT)
+        self._calls: dict[tuple[str, str], Call] = {}  # what was matched last
         self._operations: dict[
             Operation, Callable[[web.BaseRequest, Exchange, Call, Admission], Awaitable[Reply]]
         ] = {
@@ -166,11 +168,22 @@ class Gateway:
         return self._whole(exchange, reply)
 
     def _match(self, head: Head) -> Call:
+        if head.query:
+            return self._matched(head)
+        key = (head.method, head.path)
+        call = self._calls.get(key)
+        if call is None:
+            call = self._matched(head)
+            if len(head.path) <= PATH_KEPT:
+                if len(self._calls) >= ANSWERS_KEPT:
+                    del self._calls[next(iter(self._calls))]
+                self._calls[key] = call
+        return call
+
+    def _matched(self, head: Head) -> Call:
         if _BAD_PATH.search(head.path):
             raise Invalid("The path holds a space or a control character.")
-        return self._table.match(
-            head.method, head.path, dict(reversed(head.query)) if head.query else {}
-        )
+        return self._table.match(head.method, head.path, dict(reversed(head.query)))
 
     async def _let_in(self, request: web.BaseRequest, exchange: Exchange, call: Call) -> Admission:
         async def body(limit: int) -> bytes:
@@ -485,6 +498,8 @@ def _with_headers(reply: Reply, more: dict[str, str]) -> Reply:
 
 def rates_of(principal: Principal, call: Call) -> list[Rate]:
     """The rates a request counts against: every request, and every submit on top."""
+    if not (principal.limits.has_rates or principal.owner_limits.has_rates):
+        return []
     token, owner, _ = holders(principal.token_id, principal.owner, "")
     rates = []
     is_submit = call.operation.is_submit and call.query.get("dry_run") != "1"

@@ -63,6 +63,10 @@ class Mirror(Generic[T]):
         self._is_down = False  # what the last read found
         self._probe_s = 0.0  # when the next one may look, while it is down
 
+    def held(self, key: str) -> T | None:
+        """What is at hand and true; None says nothing."""
+        return self._values.get(key)
+
     async def get(self, key: str) -> T | None:
         """Raises what the load raises; StoreDown only when nothing stale is at hand."""
         value = self._values.get(key)

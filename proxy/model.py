@@ -200,6 +200,10 @@ class Limits:
     max_streams: int | None = None
     max_body_bytes: int | None = None
 
+    @property
+    def has_rates(self) -> bool:
+        return self.requests_per_minute is not None or self.submits_per_minute is not None
+
 
 NO_LIMITS = Limits()
 

@@ -70,5 +70,7 @@ def model_limits(principal: Principal, model: str) -> Limits:
 
 def most_body_bytes(principal: Principal) -> int | None:
     """The largest body it may send; None: whatever this gateway reads."""
-    both = (principal.limits.max_body_bytes, principal.owner_limits.max_body_bytes)
-    return min((most for most in both if most is not None), default=None)
+    own, owners = principal.limits.max_body_bytes, principal.owner_limits.max_body_bytes
+    if own is None or owners is None:
+        return owners if own is None else own
+    return min(own, owners)
