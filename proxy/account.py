@@ -9,80 +9,93 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from proxy.families import ADDED, LIMITED, REQUESTS, SECONDS
 from proxy.logs import sink_of
+from proxy.metrics import Metrics, Spread, Tally
 from proxy.model import Exchange
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What requests of one kind and outcome count in."""
+
+    requests: Tally
+    seconds: Spread
+    added: Spread
 
 
 class Account:
-    """Writes the access line and keeps the request metrics in `registry`."""
+    """Writes the access line and counts requests."""
 
-    def __init__(self, registry: CollectorRegistry, log: structlog.stdlib.BoundLogger) -> None:
+    def __init__(self, metrics: Metrics, log: structlog.stdlib.BoundLogger) -> None:
+        self._metrics = metrics
         self._sink = sink_of(log)
         self._on_line: list[Callable[[Mapping[str, object]], None]] = []
-        labels = ("dialect", "operation", "status", "reason")
-        self._requests = Counter(
-            "reelway_requests", "Requests of clients, by outcome.", labels, registry=registry
-        )
-        self._seconds = Histogram(
-            "reelway_request_seconds",
-            "From the head of a request to its last byte.",
-            ("dialect", "operation"),
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._bytes = Counter(
-            "reelway_content_bytes",
-            "Bytes of videos sent to clients.",
-            ("tier",),
-            registry=registry,
-        )
-
         # Looking a label's values up costs more than counting.
-        self._counters: dict[tuple[str, str, int, str], tuple[Counter, Histogram]] = {}
+        self._rows: dict[tuple[str, str, int, str], _Row] = {}
 
     def watch(self, seen: Callable[[Mapping[str, object]], None]) -> None:
         """Call `seen` with every access line (tests, the admin's live view)."""
         self._on_line.append(seen)
 
     def finish(self, exchange: Exchange) -> None:
+        # Everything here is paid by every status poll: plain attributes, no loop, no call that
+        # can be spared.
         elapsed_ns = time.perf_counter_ns() - exchange.started_ns
-        call = exchange.call
-        dialect = call.dialect if call else "-"
-        operation = call.operation.value if call else "-"
+        head, call, status = exchange.head, exchange.call, exchange.status
         reason = exchange.reason or "done"
-        requests, seconds = self._counted(dialect, operation, exchange.status, _family(reason))
-        requests.inc()
-        seconds.observe(elapsed_ns / 1e9)
-        if exchange.tier:
-            self._bytes.labels(exchange.tier).inc(exchange.bytes_out)
+        dialect = operation = "-"
+        if call is not None:
+            dialect, operation = call.dialect, call.operation._value_  # `.value` is a slow property
+        path = head.path
+        if call is None or "rw_" in path:  # nobody knows what a client wrote there
+            path = self._sink.redactor.text(path)
         line: dict[str, object] = {
+            "event": "request",
+            "level": "info",
+            "ts": self._sink.now(),
             "request_id": exchange.id,
-            "peer": exchange.head.peer,
-            "method": exchange.head.method,
-            "path": exchange.head.path,
+            "peer": head.peer,
+            "method": head.method,
+            "path": path,
             "dialect": dialect,
             "operation": operation,
-            "status": exchange.status,
+            "status": status,
             "reason": reason,
-            "ms": round(elapsed_ns / 1e6, 3),
+            "ms": elapsed_ns // 1000 / 1000,
         }
-        if exchange.principal is not None:
-            line["token"] = exchange.principal.token_id
-            line["owner"] = exchange.principal.owner
-        for name in ("task_id", "route", "upstream", "credential", "tier"):
-            value = getattr(exchange, name)
-            if value:
-                line[name] = value
-        if exchange.bytes_out:
-            line["bytes"] = exchange.bytes_out
-        if exchange.first_byte_ns is not None:
-            line["first_byte_ms"] = round((exchange.first_byte_ns - exchange.started_ns) / 1e6, 3)
+        principal = exchange.principal
+        if principal is not None:
+            line["token"] = principal.token_id
+            line["owner"] = principal.owner
+        if exchange.auth_ns:
+            line["auth_ms"] = exchange.auth_ns // 1000 / 1000
+        if exchange.task_id:
+            line["task_id"] = exchange.task_id
+        if exchange.route:
+            line["route"] = exchange.route
+        if exchange.upstream:
+            line["upstream"] = exchange.upstream
+        if exchange.credential:
+            line["credential"] = exchange.credential
+        ours_ns = elapsed_ns
+        if exchange.first_byte_ns or exchange.upstream_ns or exchange.body_ns or exchange.waited_ns:
+            ours_ns = _tell_waits(exchange, line, elapsed_ns)
+        row = self._rows.get((dialect, operation, status, reason))
+        if row is None:
+            row = self._row(dialect, operation, status, reason)
+        row.requests.n += 1
+        row.seconds.observe(elapsed_ns / 1e9)
+        if reason != "client_gone" or exchange.first_byte_ns:  # else nobody saw what was to come
+            row.added.observe(ours_ns / 1e9)
+        if exchange.limit is not None:
+            self._metrics.count(LIMITED, exchange.limit)
+        if exchange.prompt is not None:
+            line["prompt"] = exchange.prompt
         for seen in self._on_line:
             seen(line)
         self._sink.access(line)
@@ -91,15 +104,38 @@ class Account:
         """Write the lines that still wait."""
         self._sink.flush()
 
-    def _counted(self, *labels: *tuple[str, str, int, str]) -> tuple[Counter, Histogram]:
-        found = self._counters.get(labels)
-        if found is None:
-            dialect, operation, status, family = labels
-            found = self._counters[labels] = (
-                self._requests.labels(dialect, operation, str(status), family),
-                self._seconds.labels(dialect, operation),
-            )
-        return found
+    def _row(self, dialect: str, operation: str, status: int, reason: str) -> _Row:
+        row = _Row(
+            self._metrics.tally(REQUESTS, dialect, operation, str(status), _family(reason)),
+            self._metrics.spread(SECONDS, dialect, operation),
+            self._metrics.spread(ADDED, dialect, operation),
+        )
+        if reason == _family(reason):  # `healed(3)` has a number in it: no end of them
+            self._rows[dialect, operation, status, reason] = row
+        return row
+
+
+def _tell_waits(exchange: Exchange, line: dict[str, object], elapsed_ns: int) -> int:
+    """Of a request that moved bytes or waited for somebody: how much and how long, in its line.
+    Returns what of its time was ours, in nanoseconds."""
+    ours_ns = elapsed_ns
+    if exchange.first_byte_ns is not None:
+        ours_ns = exchange.first_byte_ns - exchange.started_ns
+        line["first_byte_ms"] = ours_ns // 1000 / 1000
+    if exchange.tier:
+        line["tier"] = exchange.tier
+    if exchange.bytes_out:
+        line["bytes"] = exchange.bytes_out
+    waits = (
+        ("body_ms", exchange.body_ns),
+        ("upstream_ms", exchange.upstream_ns),
+        ("wait_ms", exchange.waited_ns),
+    )
+    for name, ns in waits:
+        if ns:
+            line[name] = ns // 1000 / 1000
+            ours_ns -= ns
+    return max(0, ours_ns)
 
 
 def _family(reason: str) -> str:

@@ -23,6 +23,7 @@ from proxy.signing import (
     link_matches,
     parse_token,
     parse_volc,
+    probe_matches,
     secret_key,
     sign_callback,
     sign_link,
@@ -232,6 +233,12 @@ class Authenticator:
 
     def is_callback(self, task_id: str, signature: str) -> bool:
         return any(callback_matches(s, task_id, signature) for s in self._secrets)
+
+    def is_probe(self, exp_s: int, signature: str) -> bool:
+        """Whether a command of this gateway's operator has signed it, a moment ago."""
+        return exp_s > self._clock() and any(
+            probe_matches(s, exp_s, signature) for s in self._secrets
+        )
 
     def link_signature(self, task_id: str, variant: str, index: int, exp_s: int) -> str:
         return sign_link(self._secrets[0], task_id, variant, index, exp_s)

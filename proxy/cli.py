@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import structlog
+from click.shell_completion import get_completion_class
 
 from proxy import __version__, systemd
 from proxy.cli_credentials import credential
@@ -135,14 +136,14 @@ def serve(config_path: Path | None) -> None:
 async def _serve(config: Config, log: structlog.stdlib.BoundLogger) -> None:
     """One process, or a supervisor and its workers; the service manager is told either way."""
     given, left = systemd.inherited(), handed_over(os.environ)
-    if not config.routes:
-        log.warning("no routes: every model is unknown", config=str(config.path))
     serving: Server | Supervisor
     if config.server.workers == 1 and left is None:
         serving = Server(config, log, sockets=(given.get("web"), given.get("admin")))
     else:
         serving = Supervisor(config, log, given, left)
     async with serving:
+        if not config.routes:
+            log.warning("no routes: every model is unknown", config=str(config.path))
         await serving.run()
 
 
@@ -248,6 +249,20 @@ def simulate(arguments: tuple[str, ...]) -> None:
     from proxy.sim.__main__ import main as simulate_main
 
     raise SystemExit(simulate_main(list(arguments)))
+
+
+@main.command()
+@no_config_option("what can be completed does not depend on it")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell.
+
+    bash and zsh: add `eval "$(reelway completion bash)"` to ~/.bashrc (zsh: ~/.zshrc).
+    fish: reelway completion fish > ~/.config/fish/completions/reelway.fish
+    """
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(main, {}, "reelway", "_REELWAY_COMPLETE").source())
 
 
 if __name__ == "__main__":

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
 import resource
+import shutil
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import click
-from yarl import URL
 
 from proxy.command import config_option, json_option, load_config, say_json, with_store
 from proxy.config import Config
+from proxy.front import judge
+from proxy.keyring import name_of
+from proxy.metrics import Metrics
+from proxy.probe import SKEW_S, model_for, probe
+from proxy.probe import Finding as Told
+from proxy.providers import PROVIDERS
+from proxy.server import signing_secrets
 from proxy.store import Store
 from proxy.store.promises import Finding, findings
+from proxy.upstream import Deadlines, Upstreams
 
 MIN_FILES = 4096
 HEALTH_S = 5.0
@@ -26,16 +33,21 @@ HEALTH_S = 5.0
 @config_option
 @json_option
 def doctor(config_path: Path | None, as_json: bool) -> None:
-    """Look for what would fail: Redis, addresses, limits."""
+    """Look for what would fail: Redis, upstreams, addresses, limits.
+
+    Every credential is asked for a task that cannot exist: nothing is paid for. Exit 1 when
+    something is an error.
+    """
     config = load_config(config_path)
     found: list[Finding] = []
 
     async def look(store: Store) -> None:
         found.extend(await findings(store.batch, config.redis.durability))
         found.extend(await _upstreams(config))
+        found.extend(await judge(config.public_url, signing_secrets(config)[0], time.time))
 
     with_store(config, look)
-    found.extend([_public_url(config), _files()])
+    found.extend([_space(config), _files()])
     if as_json:
         say_json([{"level": each.level, "text": each.text} for each in found])
     else:
@@ -66,37 +78,55 @@ def health(config_path: Path | None, as_json: bool) -> None:
 
 
 async def _upstreams(config: Config) -> list[Finding]:
-    """Whether each upstream's host can be reached at all; no request is made."""
-    found = []
-    for upstream in config.upstreams.values():
-        url = URL(upstream.base_url)
-        try:
-            async with asyncio.timeout(config.timeouts.connect_s):
-                _reader, writer = await asyncio.open_connection(
-                    url.host, url.port, ssl=True if url.scheme == "https" else None
+    """What each provider says to each credential, asked for a task that cannot exist."""
+    timeouts = config.timeouts
+    deadlines = Deadlines(
+        timeouts.connect_s, timeouts.submit_s, timeouts.poll_s, timeouts.idle_upstream_s
+    )
+    upstreams = Upstreams(deadlines, Metrics(lambda: config))
+    pairs = [(u, c) for u in config.upstreams.values() for c in u.credentials if not c.retired]
+    try:
+        said = await asyncio.gather(
+            *(
+                probe(
+                    upstream,
+                    credential,
+                    model_for(config.routes, upstream.name),
+                    PROVIDERS[upstream.provider],
+                    upstreams,
+                    time.time,
                 )
-            writer.close()
-            found.append(Finding("ok", f"upstream {upstream.name}: {url.host}:{url.port} answers"))
-        except (OSError, TimeoutError) as error:
-            why = str(error) or type(error).__name__
-            found.append(
-                Finding("error", f"upstream {upstream.name}: {url.host}:{url.port}: {why}")
+                for upstream, credential in pairs
             )
-    return found
+        )
+    finally:
+        await upstreams.aclose()
+    return [
+        Finding(
+            "ok" if told.ok and _is_on_time(told) else "error" if not told.ok else "warning",
+            f"upstream {name_of(upstream.name, credential.name)}: {told.what} ({told.ms} ms)",
+        )
+        for (upstream, credential), told in zip(pairs, said, strict=True)
+    ]
 
 
-def _public_url(config: Config) -> Finding:
-    host = URL(config.public_url).host or ""
-    local = host == "localhost" or host.endswith((".local", ".internal"))
-    with contextlib.suppress(ValueError):  # a name
-        local = local or not ipaddress.ip_address(host).is_global
-    if local:
+def _is_on_time(told: Told) -> bool:
+    return told.skew_s is None or abs(told.skew_s) <= SKEW_S
+
+
+def _space(config: Config) -> Finding:
+    """Uploads and the embedded store are written to the state directory."""
+    folder, wanted = config.server.state_dir, config.limits.spool_bytes
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
         return Finding(
             "warning",
-            f"public_url: {config.public_url} is no address on the internet; some clients refuse "
-            "result URLs there, and providers cannot call back",
+            f"[server] state_dir: {free >> 20} MiB free in {folder}, and [limits] spool_bytes "
+            f"allows {wanted >> 20} MiB of uploads",
         )
-    return Finding("ok", f"public_url: {config.public_url}")
+    return Finding("ok", f"[server] state_dir: {free >> 20} MiB free")
 
 
 def _files() -> Finding:

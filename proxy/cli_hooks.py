@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -18,19 +16,17 @@ from proxy.command import (
     when_ms,
     with_store,
 )
+from proxy.errors import NotFound
 from proxy.model import Hook
-from proxy.notify import event_id_of
+from proxy.notify import event_id_of, name_of, replay
 from proxy.routing import columns
 from proxy.store import Store
 
-_EVENT_ID = re.compile(r"evt_([0-9a-f]+)_([0-9]+)")
 _STATES = ("pending", "delivered", "dead")
 
 
 def _name_of(_context: click.Context, _argument: click.Parameter, value: str) -> str:
-    """A receiver knows the event's id, a log line the hook's name."""
-    event = _EVENT_ID.fullmatch(value)
-    return f"video_{event[1]}:{event[2]}" if event else value
+    return name_of(value)
 
 
 @click.group(cls=InOrder)
@@ -88,14 +84,12 @@ def webhook_replay(name: str, config_path: Path | None, as_json: bool) -> None:
     """
 
     async def go(store: Store) -> None:
-        hook = await store.hooks.get(name)
-        if hook is None:
-            raise click.ClickException(f"there is no webhook {name}; `webhook list` shows them")
-        if await store.tasks.get(hook.task_id) is None:
-            raise click.ClickException(f"the task of webhook {name} has expired")
-        now_ms = int(time.time() * 1000)
-        again = replace(hook, state="pending", attempts=0)
-        await store.hooks.write(again, now_ms, now_ms)
+        try:
+            again = await replay(store, name, int(time.time() * 1000))
+        except NotFound as fault:
+            raise click.ClickException(
+                f"there is no webhook {name}; `webhook list` shows them"
+            ) from fault
         if as_json:
             say_json(_public(again))
         else:

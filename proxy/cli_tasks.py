@@ -21,9 +21,8 @@ from proxy.command import (
 )
 from proxy.model import Status, Task
 from proxy.routing import columns
-from proxy.store import LineEntry, Store
+from proxy.store import LineEntry, Place, Store
 
-_WINDOW = 256  # tasks looked at in one step
 _MICRO = Decimal(1_000_000)
 
 
@@ -45,7 +44,7 @@ def task() -> None:
 def task_list(
     owner: str | None, status: str | None, limit: int, config_path: Path | None, as_json: bool
 ) -> None:
-    """Tasks under way, then finished ones, the latest first."""
+    """Tasks, the newest first."""
 
     async def go(store: Store) -> None:
         tasks, has_more = await _search(store, owner, status, limit)
@@ -120,23 +119,15 @@ async def _search(
     store: Store, owner: str | None, status: str | None, limit: int
 ) -> tuple[list[Task], bool]:
     """At most `limit` tasks, and whether there are more."""
-    found: dict[str, Task] = {}
-    window: list[str] = []
-
-    async def look() -> None:
-        for known in (await store.tasks.get_many(window)).values():
-            if (owner is None or known.owner == owner) and status in (None, known.status.value):
-                found[known.id] = known
-        window.clear()
-
-    async for task_id in store.ended.task_ids(owner):
-        window.append(task_id)
-        if len(window) == _WINDOW:
-            await look()
-            if len(found) > limit:
-                break
-    await look()
-    return list(found.values())[:limit], len(found) > limit
+    found: list[Task] = []
+    after: Place | None = None
+    while True:
+        tasks, after = await store.made.page(
+            limit - len(found), after, owner, lambda task: status in (None, task.status.value)
+        )
+        found += tasks
+        if after is None or len(found) == limit:
+            return found, after is not None
 
 
 async def _known(store: Store, task_id: str) -> Task:
@@ -186,6 +177,7 @@ def _whole(found: Task) -> dict[str, object]:
         "provider": found.provider or None,
         "credential": found.credential or None,
         "upstream_model": found.upstream_model or None,
+        "queue": found.queue or None,
         "upstream_id": found.upstream_id,
         "adjusted": list(found.adjusted),
         "dropped": list(found.dropped),
@@ -212,6 +204,7 @@ def _entry(entry: LineEntry) -> dict[str, object]:
 
 def _note(found: Task) -> str:
     notes = [found.error.code] if found.error else []
+    notes += ["waiting"] if found.is_waiting else []
     notes += ["unconfirmed"] if found.unconfirmed else []
     notes += ["deleted"] if found.deleted else []
     return ", ".join(notes) or "-"

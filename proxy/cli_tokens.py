@@ -3,37 +3,42 @@
 from __future__ import annotations
 
 import functools
-import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import click
 
-from proxy import globs
+from proxy import globs, grants
 from proxy.cli_limits import limited, limits_options, shown, span
 from proxy.command import InOrder, config_option, json_option, load_config, say_json, with_store
 from proxy.config import Config
-from proxy.dialects import DIALECTS
-from proxy.dialects.media import web_address
-from proxy.errors import Invalid
-from proxy.model import NO_LIMITS, Operation
+from proxy.model import NO_LIMITS
 from proxy.routing import columns
 from proxy.server import signing_secrets
 from proxy.signing import parse_token
 from proxy.store import Store, TokenRecord
-from proxy.tokens import MadeToken, NewToken, create_token, rotate_token
+from proxy.tokens import MadeToken, NewToken, create_token, rotate_token, state_of
+
+Parsed = Callable[[click.Context, click.Parameter, str | None], Any]
 
 
-def _not_blank(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not value.strip():
-        raise click.BadParameter("a key needs a name to be told apart by.")
-    return value
+def _read(grant: Callable[[Any], Any], *, split: bool = False) -> Parsed:
+    """An option's value as `grants` reads it; with `split`, names by comma."""
+
+    def parse(_context: click.Context, option: click.Parameter, value: str | None) -> Any:
+        if value is None:
+            return None
+        try:
+            return grant(_listed(value) if split else value)
+        except ValueError as fault:
+            raise click.BadParameter(str(fault), param_hint=option.opts[0]) from fault
+
+    return parse
 
 
 def _id_of(_context: click.Context, _argument: click.Parameter, value: str) -> str:
@@ -51,83 +56,51 @@ def token() -> None:
     """Make, show, change and end the keys that clients hold."""
 
 
-def _names(
-    accepted: Iterable[str],
-) -> Callable[[click.Context, click.Parameter, str | None], tuple[str, ...] | None]:
-    """Names by comma, out of these."""
-    known = tuple(accepted)
-
-    def parse(
-        _context: click.Context, _option: click.Parameter, value: str | None
-    ) -> tuple[str, ...] | None:
-        if value is None:
-            return None
-        names = _listed(value)
-        for name in names:
-            if name not in known:
-                raise click.BadParameter(f"there is no '{name}'; there is: {', '.join(known)}")
-        return names
-
-    return parse
-
-
-def _networks(
-    _context: click.Context, _option: click.Parameter, value: str | None
-) -> tuple[str, ...] | None:
-    if value is None:
-        return None
-    try:
-        return tuple(str(ip_network(name, strict=False)) for name in _listed(value))
-    except ValueError as fault:
-        raise click.BadParameter(
-            f"{fault}; write networks like 192.0.2.0/24 or 2001:db8::/32, by comma"
-        ) from fault
-
-
 def _labels(
     _context: click.Context, _option: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for value in values:
         name, is_pair, text = value.partition("=")
-        if not is_pair or re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name) is None or len(text) > 256:
+        if not is_pair:
             raise click.BadParameter(f"'{value[:80]}' is not a label; write it like team=film")
-        found[name] = text
+        try:
+            found |= grants.labels({name: text})
+        except ValueError as fault:
+            raise click.BadParameter(str(fault)) from fault
     return found
-
-
-def _globs(
-    _context: click.Context, _option: click.Parameter, value: str | None
-) -> tuple[str, ...] | None:
-    return None if value is None else _listed(value)
 
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def _hook(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
-    try:
-        return value and web_address(value, "--webhook")
-    except Invalid as fault:
-        raise click.BadParameter(str(fault), param_hint="--webhook") from fault
+def _hook(value: str) -> str:
+    """'' takes it away."""
+    return value and grants.webhook(value)
 
 
 _SCOPES = (
     click.option(
-        "--models", callback=_globs, help="Which models it may use: names and globs, by comma."
+        "--models",
+        callback=_read(grants.models, split=True),
+        help="Which models it may use: names and globs, by comma.",
     ),
     click.option(
         "--dialects",
-        callback=_names(DIALECTS),
+        callback=_read(grants.dialects, split=True),
         help="Which endpoints: openai, generic, kling, jimeng, by comma.",
     ),
     click.option(
         "--operations",
-        callback=_names(operation.value for operation in Operation),
+        callback=_read(grants.operations, split=True),
         help="Which operations: create, get, list, content, …, by comma.",
     ),
-    click.option("--addresses", callback=_networks, help="From where: networks, by comma."),
+    click.option(
+        "--addresses",
+        callback=_read(grants.networks, split=True),
+        help="From where: networks, by comma.",
+    ),
     click.option("--label", "labels", multiple=True, callback=_labels, help="A note: team=film."),
     click.option(
         "--shared/--not-shared",
@@ -135,7 +108,9 @@ _SCOPES = (
         help="Whether it reads the tasks of its owner's other keys.",
     ),
     click.option(
-        "--webhook", callback=_hook, help="Where the ends of its tasks are told: an http(s) URL."
+        "--webhook",
+        callback=_read(_hook),
+        help="Where the ends of its tasks are told: an http(s) URL.",
     ),
 )
 
@@ -158,7 +133,7 @@ def scope_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @token.command("create")
-@click.option("--name", required=True, callback=_not_blank, help="Who or what it is for.")
+@click.option("--name", required=True, callback=_read(grants.name), help="Who or what it is for.")
 @click.option("--owner", help="The tenant it belongs to (default: one of its own).")
 @scope_options
 @limits_options
@@ -216,7 +191,7 @@ def token_list(config_path: Path | None, as_json: bool) -> None:
                 record.id,
                 record.name,
                 record.owner,
-                _state(record),
+                state_of(record, time.time() * 1000),
                 ",".join(record.models) or "all",
                 _when(record.created_ms),
             )
@@ -251,7 +226,7 @@ def token_show(token_id: str, config_path: Path | None, as_json: bool) -> None:
 
 @token.command("set")
 @id_argument
-@click.option("--name", callback=_not_blank, help="Who or what it is for.")
+@click.option("--name", callback=_read(grants.name), help="Who or what it is for.")
 @scope_options
 @limits_options
 @config_option
@@ -467,7 +442,7 @@ def _public(record: TokenRecord) -> dict[str, object]:
         "id": record.id,
         "name": record.name,
         "owner": record.owner,
-        "state": _state(record),
+        "state": state_of(record, time.time() * 1000),
         "generation": record.generation,
         "models": list(record.models),
         **first,
@@ -484,16 +459,6 @@ def _public(record: TokenRecord) -> dict[str, object]:
         "addresses": list(record.addresses),
         "shared": record.shared,
     }
-
-
-def _state(record: TokenRecord) -> str:
-    if record.revoked_ms is not None:
-        return "revoked"
-    if record.disabled_ms is not None:
-        return "disabled"
-    if record.expires_ms is not None and record.expires_ms <= time.time() * 1000:
-        return "expired"
-    return "active"
 
 
 def _when(ms: int) -> str:

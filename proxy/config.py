@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar, cast
+from urllib.parse import unquote, urlsplit
 
 from pydantic import ValidationError
 
@@ -46,6 +47,7 @@ from proxy.config_tables import (
     CredentialTable,
     Defaults,
     Limits,
+    Logs,
     Redis,
     RouteTable,
     Server,
@@ -68,6 +70,7 @@ SECTIONS: Final[Mapping[str, type[Table]]] = {
     "limits": Limits,
     "billing": Billing,
     "cors": Cors,
+    "logs": Logs,
     "webhooks": Webhooks,
     "defaults": Defaults,
 }
@@ -89,6 +92,7 @@ class Config:
     limits: Limits
     billing: Billing
     cors: Cors
+    logs: Logs
     webhooks: Webhooks
     defaults: Defaults
     upstreams: Mapping[str, Upstream] = field(default_factory=dict, repr=False)  # holds headers
@@ -100,6 +104,17 @@ class Config:
     def public_url(self) -> str:
         """What clients reach the proxy by, without a trailing slash."""
         return self.server.public_url or f"http://{self.server.listen}"
+
+    def secrets(self) -> Iterator[str]:
+        """Every secret in it, so that none gets into a log."""
+        yield from self.server.secrets
+        yield self.admin.token or ""
+        password = urlsplit(self.redis.url).password or ""
+        yield from (password, unquote(password))
+        for upstream in self.upstreams.values():
+            yield from upstream.headers.values()
+            for credential in upstream.credentials:
+                yield from (getattr(credential, name) or "" for name in KEYS)
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(key, value as JSON, origin) of every setting, secrets hidden."""
@@ -134,6 +149,7 @@ def load(path: Path | None, env: Mapping[str, str], providers: Mapping[str, Prov
 
     server, admin, redis = section(Server), section(Admin), section(Redis)
     timeouts, limits, cors = section(Timeouts), section(Limits), section(Cors)
+    logs = section(Logs)
     billing, webhooks, defaults = section(Billing), section(Webhooks), section(Defaults)
     upstreams = _upstreams(findings, providers)
     routes = _routes(findings, upstreams)
@@ -152,6 +168,7 @@ def load(path: Path | None, env: Mapping[str, str], providers: Mapping[str, Prov
         limits=limits,
         billing=billing,
         cors=cors,
+        logs=logs,
         webhooks=webhooks,
         defaults=_filled_in(defaults, routes),
         upstreams={row.name: row for row in upstreams.values() if row is not None},
@@ -243,6 +260,7 @@ def _routes(findings: Findings, upstreams: Mapping[str, Upstream | None]) -> dic
             fit=row.fit,
             price=cast("dict[str, Json]", row.price),
             max_age_s=row.max_age_s,
+            queue=row.queue,
         )
     return routes
 
@@ -301,6 +319,7 @@ def _shown(config: Config) -> Iterator[tuple[Loc, object]]:
             "fit",
             "price",
             "max_age_s",
+            "queue",
         ):
             yield ("routes", index, name), getattr(route, name)
 

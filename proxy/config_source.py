@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -110,7 +110,7 @@ class Findings:
         except ValidationError as exc:
             for error in exc.errors(include_url=False):
                 at = tuple(part for part in error["loc"] if part != "[key]")
-                self.add((*loc, *at), _message(error, table))
+                self.add((*loc, *at), message_of(error, table))
             return None
 
     def raise_if_any(self) -> None:
@@ -179,7 +179,7 @@ _KINDS: Final[Mapping[str, str]] = {
 }
 
 
-def _message(error: ErrorDetails, table: type[BaseModel]) -> str:
+def message_of(error: ErrorDetails, table: type[BaseModel]) -> str:
     kind, at = error["type"], error["loc"]
     context = error.get("ctx", {})
     if kind == "missing":
@@ -206,12 +206,18 @@ def _accepted_keys(table: type[BaseModel], at: tuple[int | str, ...]) -> list[st
             continue
         if part not in table.model_fields:  # pydantic's own label for a branch of a union
             return []
-        annotation = table.model_fields[part].annotation
-        inner = get_args(annotation)[0] if get_origin(annotation) is tuple else annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        inner = _table_in(table.model_fields[part].annotation)
+        if inner is None:
             return []
         table = inner
     return list(table.model_fields)
+
+
+def _table_in(annotation: object) -> type[BaseModel] | None:
+    """The table of a field that holds one, a list of such, or perhaps none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _table_in(part))), None)
 
 
 def say(value: object) -> str:

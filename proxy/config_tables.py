@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
 from proxy.model import DialectName, Json
@@ -261,6 +261,8 @@ def _some(values: tuple[_T, ...]) -> tuple[_T, ...]:
 Text = Annotated[str, MinLen(1)]
 Count = Annotated[int, Strict(), Ge(1)]
 CountOrZero = Annotated[int, Strict(), Ge(0)]
+# Each may take 12 MiB of the store, and a turn looks through the list.
+QueueLength = Annotated[int, Strict(), Ge(0), Le(10_000)]
 Seconds = Annotated[float, Strict(), Gt(0)]
 Flag = Annotated[bool, Strict()]
 Listen = Annotated[str, AfterValidator(_listen)]
@@ -296,6 +298,7 @@ class Server(Table):
 class Admin(Table):
     listen: Listen = "127.0.0.1:9080"
     token: Annotated[Text | None, Unset] = Field(default=None, repr=False)
+    origins: tuple[Annotated[str, AfterValidator(_web_origin)], ...] = ()
 
 
 class Redis(Table):
@@ -353,15 +356,28 @@ class Cors(Table):
     allow_headers: tuple[HeaderName, ...] = ("*",)
     expose_headers: tuple[HeaderName, ...] = (
         "accept-ranges",
+        "content-disposition",
         "content-range",
         "etag",
+        "idempotent-replayed",
         "openai-poll-after-ms",
         "reelway-adjusted",
+        "reelway-cancel",
         "reelway-dropped",
         "retry-after",
+        "server-timing",
+        "x-ratelimit-limit-requests",
+        "x-ratelimit-remaining-requests",
+        "x-ratelimit-reset-requests",
         "x-request-id",
+        "x-should-retry",
     )
     max_age_s: CountOrZero = 600
+
+
+class Logs(Table):
+    level: Literal["info", "warning", "error"] = "info"
+    prompts: Flag = False
 
 
 class Webhooks(Table):
@@ -426,3 +442,4 @@ class RouteTable(Table):
     fit: Literal["up", "exact"] = "up"
     price: dict[str, object] = {}
     max_age_s: Seconds | None = None
+    queue: QueueLength = 0

@@ -34,8 +34,10 @@ from proxy.http.ranges import (
 )
 from proxy.leases import Leases
 from proxy.listener import StreamReply, WholeReply, cut
+from proxy.metrics import Metrics
 from proxy.mirror import Mirror
 from proxy.model import Call, Exchange, Principal, Status, Task
+from proxy.phases import server_timing, spent
 from proxy.providers.base import Provider
 from proxy.relay import PipePool, RelayOptions, Turns, usable_tiers
 from proxy.scopes import sees
@@ -76,6 +78,7 @@ class ContentServer:
         clock: Callable[[], float],
         stopping: asyncio.Event,
         leases: Leases,
+        metrics: Metrics,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._config = config
@@ -87,6 +90,7 @@ class ContentServer:
         self._clock = clock
         self._stopping = stopping
         self._leases = leases
+        self._metrics = metrics
         self._log = log
         self._facts = FactsCache()
         self._turns = Turns()
@@ -116,7 +120,7 @@ class ContentServer:
         if head.method == "HEAD":
             # It asks the upstream too, but is over at once: only this worker's own limits.
             with self.slots.taken(self._places(wanted.principal, head.peer)):
-                facts = await self._look(source, wanted)
+                facts = await self._look(exchange, source, wanted)
             return self._head_reply(exchange, call, wanted, facts)
         async with self.held(wanted.principal, head.peer):
             return await self._stream(request, exchange, call, wanted, source, known)
@@ -205,27 +209,32 @@ class ContentServer:
             return None
         return self._facts.get(wanted.task.id, wanted.variant, wanted.index)
 
-    async def _look(self, source: Source, wanted: Wanted) -> Facts:
+    async def _look(self, exchange: Exchange, source: Source, wanted: Wanted) -> Facts:
         """Ask without opening the body: by HEAD where that can tell, else for one byte."""
-        facts = await source.head()
+        facts = await spent(exchange, "upstream", source.head())
         if facts is None:
             try:
-                opened = await self._open_first(source, Wish(0, 0))
+                opened = await self._open_first(exchange, source, Wish(0, 0))
             except RangeNotSatisfiable:  # there is no byte 0
-                opened = await self._open_first(source, None)
+                opened = await self._open_first(exchange, source, None)
             opened.response.close()
             facts = opened.facts
         self._facts.put(wanted.task.id, wanted.variant, wanted.index, facts)
         return facts
 
     async def _sized(
-        self, source: Source, wanted: Wanted, facts: Facts, known: Facts | None
+        self,
+        exchange: Exchange,
+        source: Source,
+        wanted: Wanted,
+        facts: Facts,
+        known: Facts | None,
     ) -> Facts:
         """The same with the size, if that can be had: an opening does not tell it when it is
         chunked or ends by closing, and a body that ends by closing never says if it was whole."""
         if facts.size is None and known is None:
             with suppress(UpstreamFailed, NotReady, Expired):  # then it stays unknown
-                known = await self._look(source, wanted)
+                known = await self._look(exchange, source, wanted)
         if facts.size is None and known is not None and is_same(known, facts):
             facts = replace(facts, size=known.size)
         self._facts.put(wanted.task.id, wanted.variant, wanted.index, facts)
@@ -271,12 +280,12 @@ class ContentServer:
         if_range = headers.get("If-Range")
         if wish is not None and if_range is not None:
             # Before the range is asked for: one that does not hold may lie outside the file.
-            known = known or await self._look(source, wanted)
+            known = known or await self._look(exchange, source, wanted)
             if not range_still_holds(if_range, known.etag, known.modified_s):
                 wish = None
-        opened = await self._open_first(source, wish)
+        opened = await self._open_first(exchange, source, wish)
         try:
-            facts = await self._sized(source, wanted, opened.facts, known)
+            facts = await self._sized(exchange, source, wanted, opened.facts, known)
             early = self._conditional(exchange, facts)
             if early is not None:
                 return early
@@ -286,8 +295,8 @@ class ContentServer:
                 wish = None
                 if opened.response.status == 206:
                     opened.response.close()
-                    opened = await self._open_first(source, None)
-                    facts = await self._sized(source, wanted, opened.facts, facts)
+                    opened = await self._open_first(exchange, source, None)
+                    facts = await self._sized(exchange, source, wanted, opened.facts, facts)
             span = None
             if facts.size is not None:
                 span = wish.within(facts.size) if wish is not None else Span(0, facts.size)
@@ -322,13 +331,13 @@ class ContentServer:
                 cut(request)
         return reply
 
-    async def _open_first(self, source: Source, wish: Wish | None) -> Opened:
+    async def _open_first(self, exchange: Exchange, source: Source, wish: Wish | None) -> Opened:
         """The first opening: nothing has been promised to the client yet."""
         attempts = self._config().limits.heal_attempts
         for tried in range(attempts + 1):
             await asyncio.sleep(pause_s(tried))
             try:
-                return await source.open(wish)
+                return await spent(exchange, "upstream", source.open(wish))
             except NotFetched as refused:
                 self._log.warning("address refused", why=str(refused))
                 raise UpstreamFailed(
@@ -356,6 +365,7 @@ class ContentServer:
             "X-Content-Type-Options": "nosniff",
             "X-Request-Id": exchange.id,
             **exchange.told,
+            **server_timing(exchange),
         }
         if facts.modified is not None:
             headers["Last-Modified"] = facts.modified
@@ -396,6 +406,7 @@ class ContentServer:
             limits.heal_attempts,
             timeouts.heal_s,
             self._stopping,
+            self._metrics,
             self._log,
         )
 

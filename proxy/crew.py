@@ -21,6 +21,7 @@ import structlog
 
 from proxy.children import Adopted, die_with_parent, when_ended
 from proxy.control import Line, LineCut
+from proxy.exposition import merged
 from proxy.worker import ORDER, Order
 
 START_S: Final = 30.0  # for a worker to serve
@@ -31,13 +32,15 @@ LONGEST_PAUSE_S: Final = 10.0
 
 @dataclass(eq=False)
 class Hand:
-    """One worker process. `slot` is the place of its socket; `url` is empty until it serves."""
+    """One worker process. `slot` is the place of its socket; `url` is empty until it serves;
+    `page` is the last that was seen of its metrics."""
 
     slot: int
     process: subprocess.Popen[bytes] | Adopted
     control: socket.socket
     started_ms: int
     url: str = ""
+    page: bytes = b""
     leaving: bool = False
     line: Line | None = None
     serving: asyncio.Event = field(default_factory=asyncio.Event)
@@ -76,7 +79,7 @@ class Crew:
         self._jobs: set[asyncio.Task[None]] = set()
         self._young: Counter[int] = Counter()  # deaths in a row before SETTLED_S, by slot
         self._ending = False
-        self.replaced = 0  # how often one that died was
+        self.ended = b""  # what workers that are gone have counted: their last pages
 
     @property
     def serving(self) -> tuple[Hand, ...]:
@@ -133,7 +136,10 @@ class Crew:
             hand.url = url
             hand.serving.set()
 
-        hand.line = await Line.open(hand.control, {"serving": serving})
+        async def leaving(page: Any) -> None:
+            hand.page = str(page).encode()
+
+        hand.line = await Line.open(hand.control, {"serving": serving, "leaving": leaving})
         await hand.line.run()
 
     async def _look_after(self, hand: Hand) -> None:
@@ -142,6 +148,7 @@ class Crew:
         await hand.ended.wait()
         status = hand.process.wait()
         self._hands.remove(hand)
+        self.ended = merged([], [self.ended, hand.page])
         if hand.leaving or self._is_ending() or not hand.url:
             return
         why = signal.Signals(-status).name if status < 0 else f"exit status {status}"
@@ -150,7 +157,6 @@ class Crew:
         self._young[hand.slot] = self._young[hand.slot] + 1 if is_young else 0
         await asyncio.sleep(self._pause_s(hand.slot))
         while not self._is_ending():
-            self.replaced += 1
             fresh = self._spawn(hand.slot)
             if await self._has_come(fresh):
                 self._log.info("a worker took its place", pid=fresh.pid)
@@ -173,6 +179,16 @@ class Crew:
         hands = self.serving
         answers = await asyncio.gather(*(_asked(hand, word, seconds) for hand in hands))
         return {hand.pid: said for hand, said in zip(hands, answers, strict=True)}
+
+    async def pages(self, seconds: float) -> list[bytes]:
+        """The metrics of each worker there is: as it has them now, or had them when it last
+        answered."""
+        hands = tuple(self._hands)
+        answers = await asyncio.gather(*(_asked(hand, "metrics", seconds) for hand in hands))
+        for hand, said in zip(hands, answers, strict=True):
+            if isinstance(said, str):
+                hand.page = said.encode()
+        return [hand.page for hand in hands]
 
     # ------------------------------------------------------------ go
 
@@ -202,9 +218,9 @@ class Crew:
 
     # ------------------------------------------------------------ hand over
 
-    def hand_over(self) -> list[dict[str, Any]]:
+    def hand_over(self) -> dict[str, Any]:
         """The workers, for the program that replaces this one in its own process: `adopt`."""
-        return [
+        hands = [
             {
                 "slot": hand.slot,
                 "pid": hand.pid,
@@ -216,10 +232,12 @@ class Crew:
             for hand in self._hands
             if not hand.ended.is_set()
         ]
+        return {"hands": hands, "ended": self.ended.decode()}
 
-    def adopt(self, left: Sequence[Mapping[str, Any]]) -> None:
+    def adopt(self, left: Mapping[str, Any]) -> None:
         """Take on what `hand_over` told of."""
-        for one in left:
+        self.ended = left["ended"].encode()
+        for one in left["hands"]:
             control = socket.socket(fileno=one["control"])
             control.set_inheritable(False)
             hand = Hand(one["slot"], Adopted(one["pid"]), control, one["started_ms"])

@@ -13,7 +13,9 @@ import structlog
 from aiohttp import web
 
 from proxy.errors import NotReady, ProxyError, UpstreamFailed
+from proxy.families import CONTENT_BYTES, HEALS
 from proxy.http.ranges import Span, Wish
+from proxy.metrics import Metrics, Tally
 from proxy.model import Exchange
 from proxy.relay import End, PipePool, RelayOptions, Turns, move
 from proxy.source import Facts, Opened, Source, is_same
@@ -45,11 +47,13 @@ class Terms:
     attempts: int
     heal_s: float
     stop: asyncio.Event
+    metrics: Metrics
     log: structlog.stdlib.BoundLogger
 
 
 class Delivery:
-    """Counts into `exchange.bytes_out` as it goes, also on the way to a cancellation."""
+    """Counts as it goes, also on the way to a cancellation: into `exchange.bytes_out` and the
+    tier's bytes, for a stream may last for hours."""
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class Delivery:
         span = promise.span
         self._start = span.start if span is not None else 0
         self._stop = span.stop if span is not None else None
+        self._moved = Tally()  # by the tier in use
         self._tried = 0  # openings since the last byte came
         self._deadline = 0.0  # of the healing, on the loop's clock
 
@@ -84,6 +89,7 @@ class Delivery:
                 self._tried = 0
                 self._deadline = asyncio.get_running_loop().time() + self._terms.heal_s
             again = await self._reopen()
+            self._terms.metrics.count(HEALS, "gave_up" if again is None else "healed")
             if again is None:
                 break
             opened = again
@@ -113,9 +119,11 @@ class Delivery:
 
     def _count(self, size: int) -> None:
         self._exchange.bytes_out += size
+        self._moved.n += size
 
     def _note_tier(self, tier: str) -> None:
         self._exchange.tier = tier
+        self._moved = self._terms.metrics.tally(CONTENT_BYTES, tier)
 
     async def _reopen(self) -> Opened | None:
         """Open again where the body broke; None when the object changed or the budget is gone."""

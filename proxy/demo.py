@@ -85,32 +85,38 @@ base_url = "$jimeng_url"
 result_hosts = ["$cdn"]
 credentials = [{ name = "demo", access_key = "$jimeng_ak", secret_key = "$jimeng_sk" }]
 
-# Code written for Sora, rendered by Kling and by Jimeng.
+# Code written for Sora, rendered by Kling and by Jimeng. The prices are made up.
 [[routes]]
 model = "sora-2-on-kling"
 upstream = "sim-kling"
 upstream_model = "kling-v2-6"
+price = { per_second = "0.07" }
 
 [[routes]]
 model = "sora-2-on-jimeng"
 upstream = "sim-jimeng"
 upstream_model = "jimeng_t2v_v30"
+price = { per_video = "0.28" }
 
 [[routes]]
 model = "sora-2"
 upstream = "sim-openai"
+price = { per_second = "0.10" }
 
 [[routes]]
 model = "sora-2-pro"
 upstream = "sim-openai"
+price = { per_second = { "720p" = "0.30", other = "0.50" } }
 
 [[routes]]
 model = "kling-v2-6"
 upstream = "sim-kling"
+price = { per_second = "0.07" }
 
 [[routes]]
 model = "jimeng_t2v_v30"
 upstream = "sim-jimeng"
+price = { per_video = "0.28" }
 
 [[routes]]
 model = "sora-*"
@@ -127,7 +133,7 @@ upstream = "sim-jimeng"
 
 _EXAMPLES = Template("""\
 Reelway is serving on $url
-Admin port (health, metrics): $admin_url
+Admin port (console, API, health, metrics): $admin_url
 State, configuration and log: $state
 
 Three examples to paste into another terminal; each render takes $render_s.$curl_hint

@@ -5,14 +5,19 @@ n was provably refused. What nobody can confirm is never sent again.
 
 Rule: once an upstream may have heard of a task its client gets that task, whatever the store
 does; what the store could not take is written as soon as it can.
+
+Rule: a task is its worker's own from its attempt on, until that is bound or the task waits. One
+that waits is everybody's: its next attempt is whose compare-and-set begins it, and the change
+that makes a task wait is never written over another's.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
@@ -22,6 +27,7 @@ from proxy.config import Config
 from proxy.errors import NotFound, ProxyError, Unavailable, UpstreamUnreachable
 from proxy.keyring import Entry, Keyring
 from proxy.lifecycle import Schedule
+from proxy.metrics import Metrics
 from proxy.model import (
     Accepted,
     Exchange,
@@ -33,14 +39,50 @@ from proxy.model import (
     TaskError,
     Unknown,
 )
+from proxy.phases import spent
 from proxy.planning import Attempt
 from proxy.pools import Blocked, told
-from proxy.store import Durability, Store, StoreDown, Why
+from proxy.records import Records
+from proxy.store import Store, StoreDown
 from proxy.upstream import Ambiguous, NotSent, Upstreams
 
-# Between two attempts to write what the store did not take: first, longest.
-STORE_PAUSE_S = 0.25
-MAX_STORE_PAUSE_S = 5.0
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a task is sent with: its attempts in order, the client's headers that the upstream
+    hears as well, and the bytes of the request they were made from."""
+
+    attempts: Sequence[Attempt]
+    forwarded: Mapping[str, str]
+    size: int
+
+
+class Line(Protocol):
+    """The queues of one route's upstreams, for one request."""
+
+    async def ahead(self, upstreams: Collection[str]) -> frozenset[str]:
+        """Those at which tasks wait already."""
+
+    async def join(self, task: Task, upstreams: Sequence[str]) -> str | ProxyError:
+        """Make room for the task at the first that has some, and keep its request. Returns that
+        one, or what to tell the client. Nobody sends it before `joined`."""
+
+    async def joined(self, task: Task) -> None:
+        """It waits: it may be sent in its turn."""
+
+    async def left(self, task_id: str, upstream: str) -> None:
+        """It does not wait after all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Nobody took it. `refusal` is the last of those asked, None: nobody was; `closed` those that
+    could not be; `is_for_now`: another time one of them may take it."""
+
+    task: Task
+    refusal: Refused | None
+    closed: Mapping[str, Blocked]
+    is_for_now: bool
 
 
 class Dispatcher:
@@ -55,6 +97,7 @@ class Dispatcher:
         schedule: Callable[[], Schedule],
         clock: Callable[[], float],
         random01: Callable[[], float],
+        metrics: Metrics,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._config = config
@@ -64,50 +107,114 @@ class Dispatcher:
         self._clock = clock
         self._random01 = random01
         self._log = log
-        self._keyring = Keyring(store, schedule, clock, log)
-        self._chores: set[asyncio.Task[None]] = set()
+        self._keyring = Keyring(store, schedule, clock, metrics, log)
+        self.records = Records(config, store, clock, log)
 
     async def aclose(self) -> None:
-        """What the store still does not take is left to the tracker, and to whoever reads the
-        log."""
-        for chore in self._chores:
-            self._log.error("never recorded", chore=chore.get_name())
-            chore.cancel()
-        await asyncio.gather(*self._chores, return_exceptions=True)
+        await self.records.aclose()
 
     async def drive(
-        self,
-        exchange: Exchange,
-        task: Task,
-        attempts: Sequence[Attempt],
-        forwarded: Mapping[str, str],
-        size: int,
+        self, exchange: Exchange, task: Task, load: Load, line: Line | None = None
     ) -> Task:
-        """Try `attempts` in order until one is taken, perhaps taken, or the last is refused; they
-        were made from a body of `size` bytes. A credential that takes none now is passed over,
-        and so is the rest of an upstream that cannot be reached. Returns the task; raises the
-        refusal, what stands in the way when nobody could be asked, or Unavailable when the
-        store failed before anything was sent."""
+        """A first submit. Returns the task: taken, perhaps taken, or in the queue of an upstream
+        (`line`, of a route that has one). Raises the refusal, what stands in the way when nobody
+        could be asked, or Unavailable when the store failed before anything was sent."""
+        behind: Collection[str] = ()
+        if line is not None:
+            try:
+                behind = await line.ahead({attempt.upstream.name for attempt in load.attempts})
+            except ProxyError:
+                self.records.give_up(task.id)
+                raise
+        tried = await self._try(task, load, exchange=exchange, behind=behind)
+        if isinstance(tried, Task):
+            return tried
+        refusal = tried.refusal
+        if refusal is None:
+            error: ProxyError | None = None
+            if line is not None:
+                waits = await self._line_up(task, load, tried.closed, line)
+                if isinstance(waits, Task):
+                    exchange.upstream, exchange.reason = waits.queue, "queued"
+                    return waits
+                error = waits
+            error = error or told(task.model, list(tried.closed.values()))
+            refusal = Refused(error, elsewhere=True)
+            self._log.warning(
+                "no credential is free",
+                task_id=task.id,
+                model=task.model,
+                why={name: block.why for name, block in tried.closed.items()},
+            )
+        kept = TaskError(refusal.error.code, refusal.error.message, refusal.provider_code)
+        await self.records.close(tried.task, kept, f"refused: {_reason(refusal)}")
+        raise refusal.error
+
+    async def forward(self, task: Task, load: Load, sent: Callable[[], None]) -> Task:
+        """A task that waits, in its turn. Returns it as it is then: taken, perhaps taken, refused
+        for good, moved on by somebody else, or waiting still, for nobody takes it now. `sent` is
+        called before the first byte goes out. Raises Unavailable when the store failed before
+        that: it goes on waiting."""
+        assert task.is_waiting
+        tried = await self._try(task, load, sent=sent)
+        if isinstance(tried, Task):
+            return tried
+        if tried.refusal is None:
+            return tried.task
+        reason = _reason(tried.refusal)
+        if tried.is_for_now:
+            return await self.records.wait(
+                tried.task, task.queue, f"refused, {reason}: waiting again"
+            )
+        error = lifecycle.failure_of(tried.refusal)
+        await self.records.close(tried.task, error, f"refused: {reason}")
+        return lifecycle.failed(tried.task, error, self._now_ms()) or tried.task
+
+    async def _try(
+        self,
+        task: Task,
+        load: Load,
+        *,
+        exchange: Exchange | None = None,
+        sent: Callable[[], None] | None = None,
+        behind: Collection[str] = (),
+    ) -> Task | Stopped:
+        """Try the attempts in order until one is taken, perhaps taken, or the last is refused. A
+        credential that takes none now is passed over, and so are an upstream where others wait
+        (`behind`) and the rest of one that cannot be reached. The time upstreams take is that of
+        `exchange`, where one waits for it."""
         refusal: Refused | None = None
+        is_for_now = False
         closed: dict[str, Blocked] = {}
         unreachable: set[str] = set()
-        for attempt in attempts:
+        for attempt in load.attempts:
             if attempt.upstream.name in unreachable:
                 continue
-            entry = await self._enter(task, attempt)
+            entry = await self._enter(task, attempt, is_behind=attempt.upstream.name in behind)
             if isinstance(entry, Blocked):
                 closed[_place(attempt)] = entry
+                is_for_now = True
                 continue
-            exchange.upstream, exchange.credential = attempt.upstream.name, attempt.credential.name
-            outbound = await aside(size, self._seal, attempt, forwarded)
+            if exchange is not None:
+                exchange.upstream = attempt.upstream.name
+                exchange.credential = attempt.credential.name
             try:
-                task = await self._mark_sent(task, attempt, refusal)
-            except ProxyError:
+                outbound = await self._sealed(task, attempt, load)
+                marked = await self._mark_sent(task, attempt, refusal)
+            except BaseException:
                 await self._keyring.leave(entry)
                 raise
+            if marked is None:
+                return await self._overtaken(task, entry)
+            task = marked
+            if sent is not None:
+                sent()
+                sent = None
             # Read now: after the answer nothing should stand between the task and its name.
+            sending = self._send(attempt, outbound)
             outcome, expected_ms = await asyncio.gather(
-                self._send(attempt, outbound), self._expected_ms(attempt)
+                sending if exchange is None else spent(exchange, "upstream", sending),
+                self._expected_ms(attempt),
             )
             if isinstance(outcome, Accepted):
                 task = await self._bind(task, outcome, expected_ms)
@@ -129,25 +236,32 @@ class Dispatcher:
                 credential=attempt.credential.name,
                 code=_reason(outcome),
                 message=str(outcome.error),
+                prompt=task.prompt,
             )
             if not outcome.elsewhere:
+                is_for_now = False
                 break
-        if refusal is None:
-            refusal = Refused(told(task.model, list(closed.values())), elsewhere=True)
-            self._log.warning(
-                "no credential is free",
-                task_id=task.id,
-                model=task.model,
-                why={name: block.why for name, block in closed.items()},
-            )
-        await self._close_refused(task, refusal)
-        raise refusal.error
+            # What pauses the account may be over later; what it says of the request alone is not.
+            is_for_now |= outcome.cooldown != "none" or attempt.upstream.name in unreachable
+        return Stopped(task, refusal, closed, is_for_now)
 
-    async def _enter(self, task: Task, attempt: Attempt) -> Entry | Blocked:
+    async def _enter(self, task: Task, attempt: Attempt, *, is_behind: bool) -> Entry | Blocked:
         try:
+            if is_behind:
+                bar = await self._keyring.bar(attempt.upstream, attempt.credential)
+                return bar or Blocked("busy", 0)
             return await self._keyring.enter(task.id, attempt.upstream, attempt.credential)
         except ProxyError:
-            self.give_up(task.id)
+            if not task.is_waiting:
+                self.records.give_up(task.id)
+            raise
+
+    async def _sealed(self, task: Task, attempt: Attempt, load: Load) -> Outbound:
+        try:
+            return await aside(load.size, self._seal, attempt, load.forwarded)
+        except BaseException:
+            if not task.is_waiting:
+                self.records.give_up(task.id, "it could not be written out")
             raise
 
     def _seal(self, attempt: Attempt, forwarded: Mapping[str, str]) -> Outbound:
@@ -157,9 +271,11 @@ class Dispatcher:
         outbound.headers.update(forwarded)
         return outbound
 
-    async def _mark_sent(self, task: Task, attempt: Attempt, refusal: Refused | None) -> Task:
+    async def _mark_sent(
+        self, task: Task, attempt: Attempt, refusal: Refused | None
+    ) -> Task | None:
         """Write that the upstream may hear of it from now on; raises when that is not certain,
-        and then nothing is sent."""
+        and then nothing is sent. None: it waited, and somebody else has it."""
         now_ms = self._now_ms()
 
         def mark(known: Task) -> Task:
@@ -177,14 +293,15 @@ class Dispatcher:
         if refusal is not None:
             event += f": attempt {task.attempt} was refused, {_reason(refusal)}"
         due_ms = now_ms + self._schedule().settle_ms
-        durability = self._config().redis.durability
+        if task.is_waiting:
+            return await self.records.take_over(task, mark(task), due_ms, event)
         try:
-            marked = await self._write(task, mark, due_ms, event, durability=durability)
+            marked = await self.records.write_safely(task, mark, due_ms, event)
         except ProxyError as fault:
             # It may stand as sent although nothing was: say so as soon as the store listens.
             why = getattr(fault, "reason", fault.message)
             self._log.warning("not sent: the store failed", task_id=task.id, why=why)
-            self.give_up(task.id)
+            self.records.give_up(task.id)
             if isinstance(fault, NotFound):
                 raise StoreDown(f"the store has lost {task.id}") from fault
             raise
@@ -195,16 +312,49 @@ class Dispatcher:
             )
         return marked
 
-    def give_up(self, task_id: str) -> None:
-        """Close a task that was (perhaps) written as reserved or sent and never left, as soon as
-        the store listens: its names are free then, and a client that asks again can have it."""
-        self._later(lambda: self._give_up(task_id), f"give up {task_id}")
+    # ------------------------------------------------------------ waiting
 
-    async def _give_up(self, task_id: str) -> None:
-        error = TaskError("not_submitted", "The gateway's store failed before it was submitted.")
-        task = await self._store.tasks.get(task_id)
-        if task is not None and task.stage in (Stage.RESERVED, Stage.SENT):
-            await self._fail(task, error, "never sent: the store failed")
+    async def _line_up(
+        self, task: Task, load: Load, closed: Mapping[str, Blocked], line: Line
+    ) -> Task | ProxyError | None:
+        """Into the queue of an upstream that is busy, or cools down. Else what to tell the
+        client; None: there is no such upstream."""
+        open_later = [
+            attempt
+            for attempt in load.attempts
+            if closed[_place(attempt)].why in ("busy", "cooling")
+        ]
+        if not open_later:
+            return None
+        names = list(dict.fromkeys(attempt.upstream.name for attempt in open_later))
+        try:
+            where = await line.join(task, names)
+            if isinstance(where, ProxyError):
+                return where
+            first = next(a for a in open_later if a.upstream.name == where)
+            told_of = lifecycle.fitted(task, first.draft, first.rendered)
+            waits = await self.records.wait(told_of, where, f"waiting in the queue of {where}")
+        except ProxyError:
+            self.records.give_up(task.id)
+            raise
+        if not waits.queue:  # given up meanwhile: that took longer than its lease
+            await line.left(task.id, where)
+            raise Unavailable(
+                "The request waited too long and was given up; nothing was submitted.",
+                retry_after_s=1,
+            )
+        await line.joined(waits)
+        return waits
+
+    async def _overtaken(self, task: Task, entry: Entry) -> Task:
+        """Somebody else has moved it on while we were about to send it: the place we took is
+        given back, unless it is that one's now."""
+        known = task
+        with suppress(ProxyError):
+            known = await self._store.tasks.get(task.id) or task
+        if known.stage.is_final or _place_of(known) != entry.name:
+            await self._keyring.leave(entry)
+        return known
 
     async def _send(self, attempt: Attempt, outbound: Outbound) -> Outcome:
         try:
@@ -239,7 +389,7 @@ class Dispatcher:
             name(task), now_ms, self._schedule(), self._random01(), expected_ms=expected_ms
         )
         event = f"accepted as {accepted.upstream_id}"
-        known = await self._keep(task, name, due_ms, event)
+        known = await self.records.keep(task, name, due_ms, event)
         if known.upstream_id != accepted.upstream_id:
             # Given up meanwhile: it has an end already, and only one.
             self._log.error("accepted too late", task_id=task.id, upstream_id=accepted.upstream_id)
@@ -253,119 +403,20 @@ class Dispatcher:
         )
         self._log.warning("submit unconfirmed", task_id=task.id, why=outcome.reason)
         event = f"unconfirmed: {outcome.reason}"[:500]
-        return await self._keep(task, lambda k: lifecycle.unconfirmed(k, now_ms), due_ms, event)
-
-    async def _close_refused(self, task: Task, refusal: Refused) -> None:
-        error = TaskError(refusal.error.code, refusal.error.message, refusal.provider_code)
-        event = f"refused: {_reason(refusal)}"
-        try:
-            await self._fail(task, error, event)
-        except Unavailable as down:
-            self._log.warning("refusal delayed", task_id=task.id, why=str(down))
-            self._later(lambda: self._fail(task, error, event), f"close {task.id}")
-
-    # ------------------------------------------------------------ writing
-
-    async def _write(
-        self,
-        task: Task,
-        change: Callable[[Task], Task],
-        due_ms: int | None,
-        event: str,
-        *,
-        never_sent: bool = False,
-        durability: Durability = "local",
-    ) -> Task:
-        """Write the change of a task that is ours until it is bound; returns the task as it
-        stands then: changed, or as somebody else has ended it.
-
-        What the store says is older than what we know where only its version differs: its owner
-        has deleted it, or a failover has lost our last writes.
-        """
-        while True:
-            changed = change(task)
-            other = await self._store.tasks.swap(
-                task,
-                changed,
-                due_ms,
-                event,
-                self._retention_s,
-                never_sent=never_sent,
-                durability=durability,
-            )
-            if other is None:
-                return changed
-            if other.stage not in (Stage.RESERVED, Stage.SENT):
-                return other
-            task = replace(task, version=other.version, deleted=other.deleted)
-
-    async def _keep(
-        self, task: Task, change: Callable[[Task], Task], due_ms: int | None, event: str
-    ) -> Task:
-        """`_write` of what must not be lost, now or as soon as the store takes it."""
-        try:
-            return await self._record(task, change, due_ms, event)
-        except Unavailable as down:
-            self._log.warning("not recorded yet", task_id=task.id, what=event, why=str(down))
-        self._later(lambda: self._record(task, change, due_ms, event), f"{task.id}: {event}")
-        return change(task)
-
-    async def _record(
-        self, task: Task, change: Callable[[Task], Task], due_ms: int | None, event: str
-    ) -> Task:
-        try:
-            return await self._write(task, change, due_ms, event)
-        except NotFound:
-            # The store was emptied, or a replica that never heard of the task took over.
-            self._log.error("the store had lost it", task_id=task.id, what=event)
-        changed = change(task)
-        taken = await self._store.tasks.reserve(changed, due_ms or changed.updated_ms)
-        if taken is not None and taken.why is not Why.SAME:
-            self._log.error("not recorded: its names are taken", task_id=task.id, by=taken.what)
-        return changed
-
-    async def _fail(self, task: Task, error: TaskError, event: str) -> None:
-        """End a task no upstream took, its names free again."""
-
-        def fail(known: Task) -> Task:
-            ended = lifecycle.failed(known, error, self._now_ms(), hidden=True)
-            assert ended is not None
-            return ended
-
-        with suppress(NotFound):
-            await self._write(task, fail, None, event, never_sent=True)
-
-    def _later(self, work: Callable[[], Awaitable[object]], name: str) -> None:
-        """Go on with something until the store has taken it. There are at most as many such
-        chores as submits were under way when it failed."""
-        chore = asyncio.create_task(self._insist(work), name=name)
-        self._chores.add(chore)
-        chore.add_done_callback(self._chores.discard)
-
-    async def _insist(self, work: Callable[[], Awaitable[object]]) -> None:
-        pause_s = STORE_PAUSE_S
-        while True:
-            try:
-                await work()
-                return
-            except Unavailable:
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, MAX_STORE_PAUSE_S)
-            except Exception:  # noqa: BLE001 -- the rim of a background job: logged
-                chore = asyncio.current_task()
-                self._log.exception("chore failed", chore=chore.get_name() if chore else "")
-                return
+        return await self.records.keep(
+            task, lambda k: lifecycle.unconfirmed(k, now_ms), due_ms, event
+        )
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
 
-    @property
-    def _retention_s(self) -> int:
-        return self._config().limits.retention_s
-
 
 def _place(attempt: Attempt) -> str:
     return f"{attempt.upstream.name}/{attempt.credential.name}"
+
+
+def _place_of(task: Task) -> str:
+    return f"{task.upstream}/{task.credential}"
 
 
 def _reason(refusal: Refused) -> str:

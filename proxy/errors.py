@@ -13,6 +13,22 @@ from typing import Literal
 
 Side = Literal["client", "proxy", "upstream"]
 
+# What a request can have too much of, for the count of limits reached: our own, each kind once.
+Limit = Literal[
+    "requests",  # a minute, of a token or an owner
+    "submits",
+    "in_flight",
+    "budget",
+    "streams",
+    "connections",
+    "body",
+    "spool",
+    "store",
+    "credentials",  # each has as many tasks under way as it may
+    "cooling",  # each waits out its provider's rate limit
+    "queue",
+]
+
 MAX_RETRY_AFTER_S = 120  # openai-python stops retrying above it (its _base_client.py)
 
 
@@ -44,7 +60,8 @@ class AuthFault(StrEnum):
 
 
 class ProxyError(Exception):
-    """Base of all. `type` is the OpenAI envelope's `type`; `param` the field at fault."""
+    """Base of all. `type` is the OpenAI envelope's `type`; `param` the field at fault; `limit`
+    the limit of ours that was reached."""
 
     status = 500
     code = "internal_error"
@@ -60,6 +77,7 @@ class ProxyError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after_s: float | None = None,
+        limit: Limit | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -67,6 +85,7 @@ class ProxyError(Exception):
         if code is not None:
             self.code = code
         self.retry_after_s = retry_after_s
+        self.limit = limit
 
     @property
     def headers(self) -> dict[str, str]:

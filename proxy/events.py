@@ -9,6 +9,7 @@ Rule: once the head is out this file may cut the connection but never raise a `P
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import structlog
@@ -71,6 +72,7 @@ class EventStreams:
         exchange.status = 200
         reply = StreamReply(200, headers)
         reply.begin(request)
+        exchange.first_byte_ns = time.perf_counter_ns()
         wire = _Wire(request, exchange, chunked)
         whole = False
         try:

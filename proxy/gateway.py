@@ -26,6 +26,7 @@ from proxy.content import ContentServer
 from proxy.dialects.base import Dialect, View
 from proxy.dialects.fields import Fields
 from proxy.dialects.openai import OpenAI
+from proxy.drip import PROBES, drip
 from proxy.errors import (
     AuthFault,
     EndpointNotFound,
@@ -50,6 +51,8 @@ from proxy.listener import WholeReply
 from proxy.memo import Memo
 from proxy.mirror import Mirror
 from proxy.model import Call, DialectName, Exchange, Head, Operation, Principal, Reply, Task
+from proxy.openapi import data_document
+from proxy.phases import server_timing, spent
 from proxy.routing import EndpointTable, dialect_of, listed_models
 from proxy.scopes import check_end, check_scope, most_body_bytes, owns, sees
 from proxy.spool import Spool
@@ -61,6 +64,7 @@ from proxy.usage import quote, usage
 from proxy.watch import Watch
 
 CALLBACKS = "/callbacks/"
+DOCUMENT = "/openapi.json"  # open: it says nothing that is not in our documentation
 MAX_WAIT_S = 60
 ANSWERS_KEPT = 4096
 PATH_KEPT = 128  # characters of a path that is worth remembering
@@ -101,6 +105,7 @@ class Gateway:
         self._config = config
         self._dialects = dialects
         self._table = EndpointTable(dialects)
+        self._document = data_document(self._table, config().server.public_url or "/")
         self._auth = auth
         self._store = store
         self._tasks = tasks
@@ -156,8 +161,13 @@ class Gateway:
         head = exchange.head
         if cors.is_preflight(head.method, head.headers):
             return self._whole(exchange, cors.preflight(self._cors, head.headers))
+        if head.path == DOCUMENT and head.method == "GET":
+            reply = Reply(200, self._document, {"Content-Type": "application/json"})
+            return self._whole(exchange, reply)
         if head.path.startswith(CALLBACKS):
             return self._whole(exchange, await self._called_back(exchange))
+        if head.path.startswith(PROBES):
+            return await self._probed(request, exchange)
         call = exchange.call = self._match(head)
         if call.operation is Operation.CONTENT:
             return await self._content.serve(request, exchange, call, self._let_in)
@@ -187,7 +197,7 @@ class Gateway:
 
     async def _let_in(self, request: web.BaseRequest, exchange: Exchange, call: Call) -> Admission:
         async def body(limit: int) -> bytes:
-            return await read_whole(request, self._config(), limit)
+            return await spent(exchange, "body", read_whole(request, self._config(), limit))
 
         admission = await self._auth.authenticate(exchange.head, call.dialect, body)
         principal = admission.principal
@@ -198,7 +208,9 @@ class Gateway:
         most = most_body_bytes(principal)
         check_announced(exchange.head.headers, most)
         if admission.body is not None and most is not None and len(admission.body) > most:
-            raise TooLarge(f"The request body is larger than the {most} bytes accepted here.")
+            text = f"The request body is larger than the {most} bytes accepted here."
+            raise TooLarge(text, limit="body")
+        exchange.auth_ns = time.perf_counter_ns() - exchange.started_ns
         return admission
 
     async def _check_rates(self, exchange: Exchange, principal: Principal, call: Call) -> None:
@@ -219,6 +231,7 @@ class Gateway:
                 f"More than {denied.per_minute} {denied.kind} a minute; try again in "
                 f"{max(1, round(admitted.wait_s))} s.",
                 retry_after_s=admitted.wait_s,
+                limit=denied.kind,
             )
 
     # ------------------------------------------------------------ operations
@@ -232,7 +245,7 @@ class Gateway:
         batch = self._spool.batch()
         try:
             headers = exchange.head.headers
-            body = await self._read(request, call, admission, batch)
+            body = await spent(exchange, "body", self._read(request, call, admission, batch))
             default = config.defaults.model.get(call.dialect, "")
             ask = Ask(
                 await aside(body.size, dialect.submission, call, Fields(body.fields), default),
@@ -270,7 +283,8 @@ class Gateway:
         wait_s = wait_of(call.query, exchange.head.headers)
         reference, task = await self._find(request, exchange, call, admission)
         if task is not None and wait_s and not task.status.is_final:
-            task = await self._watch.until(task.id, _has_ended, wait_s)
+            until = self._watch.until(task.id, _has_ended, wait_s)
+            task = await spent(exchange, "wait", until)
         if task is None or task.deleted:
             exchange.reason = "not_found"
             return dialect.missing(call, reference, exchange.id)
@@ -284,7 +298,10 @@ class Gateway:
             exchange.reason = "not_found"
             missing = self._dialects[call.dialect].missing(call, reference, exchange.id)
             return self._whole(exchange, missing)
-        extra = cors.granted(self._cors, exchange.head.headers)
+        extra = {
+            **cors.granted(self._cors, exchange.head.headers),
+            **server_timing(exchange),
+        }
         async with self._content.held(admission.principal, exchange.head.peer):
             return await self._events.serve(request, exchange, task, extra)
 
@@ -300,6 +317,17 @@ class Gateway:
         self._tracker.ask_now(task_id)
         return Reply(200, b"{}", {"Content-Type": "application/json"})
 
+    async def _probed(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
+        exp, _, signature = exchange.head.path.removeprefix(PROBES).partition("/")
+        if exchange.head.method != "GET" or not (
+            exp.isdecimal()
+            and exp.isascii()
+            and len(exp) < 12
+            and self._auth.is_probe(int(exp), signature)
+        ):
+            raise EndpointNotFound("There is no such probe.")
+        return await drip(request, exchange)
+
     async def _delete(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
     ) -> Reply:
@@ -311,18 +339,28 @@ class Gateway:
             raise Forbidden("This API key may read this video, not delete it.")
         while task is not None:
             now_ms = int(self._clock() * 1000)
-            removed = lifecycle.removed(task, now_ms)
+            removed = (
+                lifecycle.withdrawn(task, now_ms)
+                if task.is_waiting
+                else lifecycle.removed(task, now_ms)
+            )
             if removed is None:
                 break
             due_ms = lifecycle.removed_due_ms(removed, now_ms, self._schedule())
             event = "deleted by its owner"
             retention_s = self._config().limits.retention_s
-            other = await self._store.tasks.swap(task, removed, due_ms, event, retention_s)
+            other = await self._store.tasks.swap(
+                task, removed, due_ms, event, retention_s, never_sent=task.is_waiting
+            )
             if other is None:
                 reply = dialect.deleted(self._view(removed), exchange.id)
+                if task.is_waiting:
+                    return _with_headers(reply, {"reelway-cancel": "stopped"})
                 if removed.stage.is_final:
                     return reply
-                return _with_headers(reply, {"reelway-cancel": await self._tracker.cancel(removed)})
+                stop = self._tracker.cancel(removed, forwarded(exchange.head.headers))
+                stopped = await spent(exchange, "upstream", stop)
+                return _with_headers(reply, {"reelway-cancel": stopped})
             task = other
         exchange.reason = "not_found"
         return dialect.missing(call, reference, exchange.id)
@@ -405,7 +443,8 @@ class Gateway:
         fields = Fields({})
         if exchange.head.method == "POST":
             with self._spool.batch() as batch:
-                fields = Fields((await self._read(request, call, admission, batch)).fields)
+                body = await spent(exchange, "body", self._read(request, call, admission, batch))
+                fields = Fields(body.fields)
         reference = self._dialects[call.dialect].reference(call, fields)
         principal = admission.principal
         task = await self._tasks.get(reference)
@@ -461,6 +500,7 @@ class Gateway:
             "X-Request-Id": exchange.id,
             "X-Content-Type-Options": "nosniff",
             **exchange.told,
+            **server_timing(exchange),
         }
         if self._config().cors.origins and "Access-Control-Allow-Methods" not in headers:
             headers.update(cors.granted(self._cors, exchange.head.headers))
@@ -470,7 +510,7 @@ class Gateway:
         name = exchange.call.dialect if exchange.call else dialect_of(exchange.head.path)
         if isinstance(error, MethodNotAllowed) and exchange.head.method == "OPTIONS":
             return self._whole(exchange, Reply(204, b"", error.headers))
-        exchange.reason = error.code
+        exchange.reason, exchange.limit = error.code, error.limit
         return self._whole(exchange, self._dialects[name].failure(error, exchange.id))
 
 

@@ -129,4 +129,5 @@ def _least(limit: int, most: int | None) -> int:
 
 
 def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"The request body is larger than the {limit} bytes accepted here.")
+    text = f"The request body is larger than the {limit} bytes accepted here."
+    return TooLarge(text, limit="body")

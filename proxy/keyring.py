@@ -6,14 +6,17 @@ if the store takes it; a place that could not be given back ends by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
 from proxy.errors import ProxyError, UpstreamUnreachable
+from proxy.families import SUBMITS
 from proxy.lifecycle import Schedule
+from proxy.metrics import Metrics
 from proxy.model import Accepted, Credential, Outcome, Refused, Task, Unknown, Upstream
 from proxy.pools import (
     WELL,
@@ -59,8 +62,10 @@ class Keyring:
         store: Store,
         schedule: Callable[[], Schedule],
         clock: Callable[[], float],
+        metrics: Metrics,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
+        self._metrics = metrics
         self._known = store.credentials
         self._tasks = store.tasks
         self._schedule = schedule
@@ -71,6 +76,14 @@ class Keyring:
         self, task_id: str, upstream: Upstream, credential: Credential
     ) -> Entry | Blocked:
         """Take a place; raises StoreDown when nobody can tell whether there is one."""
+        entered = await self._enter(task_id, upstream, credential)
+        if isinstance(entered, Blocked):
+            self._metrics.count(SUBMITS, upstream.name, credential.name, entered.why)
+        return entered
+
+    async def _enter(
+        self, task_id: str, upstream: Upstream, credential: Credential
+    ) -> Entry | Blocked:
         name = name_of(upstream.name, credential.name)
         key, whole = await self._known.standings((name, upstream.name))
         now_ms = self._now_ms()
@@ -93,6 +106,29 @@ class Keyring:
                 self._log.info("on trial", name=called, code=standing.code)
         return Entry(task_id, upstream.name, name, key, whole, trials[1], trials[0])
 
+    async def bar(self, upstream: Upstream, credential: Credential) -> Blocked | None:
+        """What keeps it from submits beside its places; raises StoreDown."""
+        names = (upstream.name, name_of(upstream.name, credential.name))
+        now_ms = self._now_ms()
+        for standing in await self._known.standings(names):
+            if verdict(standing, now_ms) == "wait":
+                return blocked(standing, now_ms)
+        return None
+
+    async def has_room(self, places: Collection[tuple[Upstream, Credential]]) -> bool:
+        """Whether one of these would take a submit now; somebody else may be faster. Raises
+        StoreDown."""
+        rooms = (self._has_room(upstream, credential) for upstream, credential in places)
+        return any(await asyncio.gather(*rooms))
+
+    async def _has_room(self, upstream: Upstream, credential: Credential) -> bool:
+        most = credential.max_in_flight
+        if most is not None:
+            name = name_of(upstream.name, credential.name)
+            if await self._known.in_flight(name, self._now_ms()) >= most:
+                return False
+        return await self.bar(upstream, credential) is None
+
     async def leave(self, entry: Entry) -> None:
         """Of a submit that was refused: its task is not in flight."""
         await self._leave(entry.name, entry.task_id)
@@ -100,6 +136,17 @@ class Keyring:
     async def _leave(self, name: str, task_id: str) -> None:
         with suppress(ProxyError):
             await self._known.leave(name, task_id)
+
+    async def has_place(
+        self, task_id: str, places: Collection[tuple[Upstream, Credential]]
+    ) -> bool:
+        """Whether this task has a place at one of them. Raises StoreDown."""
+        known = (self._known.has(name, task_id) for name in _counted(places))
+        return any(await asyncio.gather(*known))
+
+    async def vacate(self, task_id: str, places: Collection[tuple[Upstream, Credential]]) -> None:
+        """Of a task nobody is sending: whoever was about to has died with its place."""
+        await asyncio.gather(*(self._leave(name, task_id) for name in _counted(places)))
 
     async def keep(self, task: Task, credential: Credential) -> None:
         """An open task was looked at: it is still in flight."""
@@ -114,11 +161,14 @@ class Keyring:
             await self._leave(name, task.id)
 
     async def learn(self, entry: Entry, outcome: Outcome) -> None:
-        """What an answer says about the credential and its upstream."""
+        """What an answer says about the credential and its upstream; told once of each submit."""
         now_ms = self._now_ms()
         unreachable = isinstance(outcome, Refused) and isinstance(
             outcome.error, UpstreamUnreachable
         )
+        word = "unreachable" if unreachable else type(outcome).__name__.lower()
+        credential = entry.name.removeprefix(f"{entry.upstream}/")
+        self._metrics.count(SUBMITS, entry.upstream, credential, word)
         try:
             if unreachable or isinstance(outcome, Unknown):
                 reason = outcome.reason if isinstance(outcome, Unknown) else "unreachable"
@@ -169,3 +219,8 @@ class Keyring:
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
+
+
+def _counted(places: Collection[tuple[Upstream, Credential]]) -> list[str]:
+    """The names of those whose places are counted."""
+    return [name_of(up.name, key.name) for up, key in places if key.max_in_flight is not None]

@@ -63,6 +63,7 @@ class Leases:
                         f"This {kind} has {most} streams open already; finish one first.",
                         code="too_many_streams",
                         retry_after_s=RETRY_AFTER_S,
+                        limit="streams",
                     )
             yield
         finally:

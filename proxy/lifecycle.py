@@ -2,7 +2,9 @@
 
 reserved → sent(attempt n) → bound → queued → in_progress → completed | failed
 
-Rule: stages only move forward, progress never falls, a finished task never changes again.
+Rule: stages only move forward, progress never falls, a finished task never changes again. The
+one step back is that of a task in a queue whose attempt was provably refused: no upstream knows
+it then, so it is reserved again, and waits again.
 Each function returns a Task whose `version` is one higher, ready for the store's
 compare-and-set, or None when there is nothing to write.
 """
@@ -13,11 +15,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
+from proxy.errors import Family
 from proxy.model import (
     Accepted,
     Credential,
     Draft,
     Hook,
+    Refused,
     Rendered,
     Result,
     Stage,
@@ -36,6 +40,15 @@ _ORDER: Final = {stage: place for place, stage in enumerate(Stage)}
 
 # A signed link and a finished task are good for this long where the provider names no end.
 RESULT_LIFE_MS: Final = 24 * 3600 * 1000
+
+CANCELLED: Final = TaskError("cancelled", "It was cancelled by its owner.")
+_FAILURE_OF: Final = {
+    Family.INVALID: "invalid_input",
+    Family.MODERATION: "moderation_blocked",
+    Family.BUDGET: "quota_exceeded",
+    Family.RATE: "rate_limited",
+    Family.IN_FLIGHT: "rate_limited",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +77,24 @@ def sent(
     """Attempt n+1 begins: of a reserved task, or of one whose attempt n was refused."""
     assert task.stage in (Stage.RESERVED, Stage.SENT), task.stage
     return replace(
-        task,
+        fitted(task, draft, rendered),
         stage=Stage.SENT,
         version=task.version + 1,
         attempt=task.attempt + 1,
         updated_ms=now_ms,
+        sent_ms=now_ms,
         upstream=upstream.name,
         provider=upstream.provider,
         credential=credential.name,
         upstream_model=upstream_model,
         handle=dict(draft.handle),
+    )
+
+
+def fitted(task: Task, draft: Draft, rendered: Rendered) -> Task:
+    """The same task, saying what this draft will make of it; nothing that is written yet."""
+    return replace(
+        task,
         adjusted=tuple(str(a) for a in draft.adjusted),
         dropped=draft.dropped,
         seconds=rendered.seconds,
@@ -82,6 +103,55 @@ def sent(
         audio=rendered.audio,
         mode=rendered.mode,
     )
+
+
+def waiting(task: Task, queue: str, now_ms: int) -> Task:
+    """In the queue of this upstream, from now on or again: a reserved task, or one whose attempt
+    was provably refused. What it will be stays told; where it was sent does not."""
+    assert task.stage in (Stage.RESERVED, Stage.SENT), task.stage
+    return replace(
+        task,
+        stage=Stage.RESERVED,
+        version=task.version + 1,
+        updated_ms=now_ms,
+        sent_ms=None,
+        queue=queue,
+        upstream="",
+        provider="",
+        credential="",
+        upstream_model="",
+        handle={},
+        unconfirmed=False,
+    )
+
+
+def withdrawn(task: Task, now_ms: int) -> Task:
+    """Deleted by its owner while it waited: it has ended, and is hidden."""
+    assert task.is_waiting, task.stage
+    ended = failed(task, CANCELLED, now_ms, hidden=True)
+    assert ended is not None
+    return ended
+
+
+def end_of_wait(task: Task, now_ms: int, max_age_ms: int, *, has_place: bool) -> TaskError | None:
+    """Why a waiting task can wait no longer; None: it can. `has_place`: there still is a
+    credential, free or not, that it could be sent with."""
+    if task.deleted:
+        return CANCELLED
+    if not has_place:
+        return TaskError(
+            "not_submitted", "The account it waited for is no longer configured; nothing was sent."
+        )
+    if is_overdue(task, now_ms, max_age_ms):
+        waited = f"{max_age_ms / 1000:g} s"
+        return TaskError("not_submitted", f"It waited longer than {waited} and was never sent.")
+    return None
+
+
+def failure_of(refusal: Refused) -> TaskError:
+    """A provider's refusal as the end of a task whose client already has it."""
+    code = _FAILURE_OF.get(refusal.error.family, "upstream_error")
+    return TaskError(code, refusal.error.message, refusal.provider_code)
 
 
 def bound(task: Task, accepted: Accepted, now_ms: int) -> Task:
@@ -217,7 +287,13 @@ def unconfirmed_due_ms(
         return now_ms + schedule.interval_ms
     if can_find:
         return now_ms + schedule.settle_ms
-    return task.created_ms + schedule.confirm_ms
+    return confirm_end_ms(task, schedule)
+
+
+def confirm_end_ms(task: Task, schedule: Schedule) -> int:
+    """When a submit nobody could confirm has failed. A task may have waited long before it was
+    sent."""
+    return (task.sent_ms or task.created_ms) + schedule.confirm_ms
 
 
 def next_poll_ms(
@@ -287,7 +363,8 @@ def notice_of(old: Task, new: Task) -> Hook | None:
 
 
 def is_overdue(task: Task, now_ms: int, max_age_ms: int) -> bool:
-    return now_ms - task.created_ms > max_age_ms
+    """Of one that waits: since it was made; of any other since it was sent."""
+    return now_ms - (task.sent_ms or task.created_ms) > max_age_ms
 
 
 def expiry_text(task: Task, now_ms: int) -> str:

@@ -30,6 +30,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 
 from proxy.errors import BodyTimeout, Invalid
+from proxy.metrics import Tally
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
@@ -422,6 +423,7 @@ class Conn(web.RequestHandler):
         wire = self._wire = cast("asyncio.Transport", transport)
         if self._listener.is_full():
             self._refused = True
+            self._listener.turned_away.n += 1
             wire.write(_FULL)
             wire.close()
             return
@@ -582,16 +584,22 @@ class Listener:
     """Accepts clients on any number of addresses and runs `handler` for each request.
 
     The way down: `stop_accepting()`, `wait_idle(deadline_s)`, `close()`; each includes the ones
-    before it. Made inside a running loop. `log` takes one line about a broken request.
+    before it. Made inside a running loop. `log` takes one line about a broken request;
+    `turned_away` counts connections there was no room for.
     """
 
     def __init__(
-        self, handler: Handler, options: ListenerOptions, log: Callable[[str], None]
+        self,
+        handler: Handler,
+        options: ListenerOptions,
+        log: Callable[[str], None],
+        turned_away: Tally | None = None,
     ) -> None:
         require_c_parser()
         self.options = options
         self.log = log
         self.draining = False
+        self.turned_away = turned_away or Tally()
         self._handler = handler
         self._loop = asyncio.get_running_loop()
         self._server = _Server(self)

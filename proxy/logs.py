@@ -1,19 +1,35 @@
-"""One JSON line per event, on standard error, through structlog and orjson."""
+"""One JSON line per event, on standard error, through structlog and orjson.
+
+Rule: every line passes `Redactor` on its way out, whoever speaks: ours, a library's, and the
+exceptions of both. An access line has nothing in it that a client chose but its path.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import sys
-from collections.abc import Mapping
-from datetime import UTC, datetime
+import time
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, Final, TextIO
 
 import orjson
 import structlog
 
+from proxy.config import Config
+from proxy.redaction import Redactor
+
 WAIT_S: Final = 0.1
-WAIT_CHARS: Final = 65_536
+WAIT_BYTES: Final = 65_536
+# What a pipe takes in one piece (PIPE_BUF): workers share the one to whoever collects the log.
+PIECE_BYTES: Final = 4096
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
 
 
 class Sink:
@@ -22,37 +38,81 @@ class Sink:
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
-        self._lines: list[str] = []
-        self._chars = 0
+        self._buffer = bytearray()
         self._timer: asyncio.TimerHandle | None = None
+        self._stamp = _Stamp()
+        self.level = logging.INFO
+        self.redactor = Redactor()
 
-    def msg(self, line: str) -> None:
-        self._lines.append(line)
+    def msg(self, line: bytes) -> None:
+        self._buffer += line
         self.flush()
 
     # structlog calls the method that has the level's name.
     debug = info = warning = error = critical = msg
 
-    def access(self, facts: Mapping[str, object]) -> None:
-        """One request, in the form all events have; on the event loop only. It goes past
-        structlog, which costs more than the rest of a status poll's own work."""
-        ts = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        line = _dumps({**facts, "event": "request", "level": "info", "ts": ts})
-        self._lines.append(line)
-        self._chars += len(line)
-        if self._chars >= WAIT_CHARS:
-            self.flush()
-        elif self._timer is None:
+    def now(self) -> str:
+        return self._stamp.text(time.time_ns())
+
+    def access(self, line: Mapping[str, object]) -> None:
+        """One request, in the form all events have: `event`, `level` and `ts` are among its
+        facts. On the event loop only. It goes past structlog, which costs more than the rest of
+        a status poll's own work."""
+        if self.level > logging.INFO:
+            return
+        try:
+            self._buffer += orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+        except TypeError:  # bytes in the path that are no UTF-8
+            self._buffer += _dumps({k: _printable(v) for k, v in line.items()})
+        if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(WAIT_S, self.flush)
+        elif len(self._buffer) >= WAIT_BYTES:
+            self.flush()
 
     def flush(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        lines, self._lines, self._chars = self._lines, [], 0
-        if lines:
-            self._file.write("\n".join([*lines, ""]))
+        if not self._buffer:
+            return
+        held, self._buffer = self._buffer, bytearray()
+        binary = getattr(self._file, "buffer", None)
+        if binary is None:  # a file of text alone, as tests have
+            self._file.write(held.decode())
             self._file.flush()
+            return
+        for piece in _pieces(held):
+            binary.write(piece)
+            binary.flush()
+
+
+class _Stamp:
+    """The time as ISO 8601 in UTC, to the millisecond; most of it is made once a second."""
+
+    def __init__(self) -> None:
+        self._ms = self._second = -1
+        self._head = self._text = ""
+
+    def text(self, now_ns: int) -> str:
+        now_ms = now_ns // 1_000_000
+        if now_ms != self._ms:
+            second, ms = divmod(now_ms, 1000)
+            if second != self._second:
+                self._second = second
+                self._head = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+            self._ms, self._text = now_ms, f"{self._head}{ms:03d}Z"
+        return self._text
+
+
+def _pieces(held: bytearray) -> Iterator[memoryview]:
+    """Whole lines, as many together as go out in one piece; a longer line goes alone."""
+    view, start = memoryview(held), 0
+    while start < len(held):
+        end = held.rfind(b"\n", start, start + PIECE_BYTES) + 1
+        if not end:
+            end = held.find(b"\n", start) + 1 or len(held)
+        yield view[start:end]
+        start = end
 
 
 def sink_of(log: structlog.stdlib.BoundLogger) -> Sink:
@@ -62,19 +122,50 @@ def sink_of(log: structlog.stdlib.BoundLogger) -> Sink:
     return sink
 
 
-def _dumps(value: Any, **_options: Any) -> str:  # structlog's serializer protocol is untyped
-    return orjson.dumps(value, default=str).decode()
+def tune(log: structlog.stdlib.BoundLogger, config: Config) -> None:
+    """Do as `[logs]` says, and let none of the configuration's own secrets through."""
+    sink = sink_of(log)
+    sink.level = _LEVELS[config.logs.level]
+    sink.redactor = Redactor(config.secrets(), prompts=config.logs.prompts)
+
+
+def _printable(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return value
+
+
+def _dumps(value: object) -> bytes:
+    return orjson.dumps(value, default=str, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def make_logger(file: TextIO | None = None) -> structlog.stdlib.BoundLogger:
     """Lines go to `file`, else to standard error."""
+    sink = Sink(file or sys.stderr)
+
+    def filtered(_sink: Any, method: str, event: MutableMapping[str, Any]) -> Any:
+        if _LEVELS.get(method, logging.ERROR) < sink.level:
+            raise structlog.DropEvent
+        return event
+
+    def redacted(_sink: Any, _method: str, event: MutableMapping[str, Any]) -> Any:
+        return sink.redactor.event(event)
+
+    def rendered(_sink: Any, _method: str, event: MutableMapping[str, Any]) -> Any:
+        try:
+            return _dumps(event)
+        except TypeError:
+            return _dumps({key: _printable(value) for key, value in event.items()})
+
     logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
-        Sink(file or sys.stderr),
+        sink,
         processors=[
+            filtered,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(serializer=_dumps),
+            redacted,
+            rendered,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
     )

@@ -274,6 +274,7 @@ class Route:
     fit: Literal["up", "exact"] = "up"
     price: Mapping[str, Json] = field(default_factory=dict)
     max_age_s: float | None = None  # a task older than this has failed; None: the general limit
+    queue: int = 0  # how many tasks may wait at each of its upstreams for a place; 0: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -547,10 +548,17 @@ class Task:
     price: Mapping[str, Json] = field(default_factory=dict)  # of its route, the day it was made
     hold_micro: int = 0  # the most it may cost, in micro-units of [billing] currency
     settled_micro: int | None = None  # what it cost, once it has ended
+    queue: str = ""  # the upstream in whose queue it waits or has waited: its client has it since
+    sent_ms: int | None = None  # when its last attempt began
 
     @property
     def status(self) -> Status:
         return self.stage.status
+
+    @property
+    def is_waiting(self) -> bool:
+        """In a queue: accepted, and no upstream knows of it."""
+        return self.stage is Stage.RESERVED and self.queue != ""
 
 
 # ---------------------------------------------------------------- one request
@@ -575,3 +583,11 @@ class Exchange:
     bytes_out: int = 0
     first_byte_ns: int | None = None
     told: Mapping[str, str] = field(default_factory=dict)  # headers of any reply: its rates
+    limit: str | None = None  # which of our limits refused it
+    prompt: str | None = None  # only where [logs] prompts wants it in the log
+    # How long its phases took, 0 for one that did not happen: from the head until it was let in,
+    # reading its body, waiting for upstreams, waiting for a change as it had asked us to.
+    auth_ns: int = 0
+    body_ns: int = 0
+    upstream_ns: int = 0
+    waited_ns: int = 0

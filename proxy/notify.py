@@ -13,6 +13,7 @@ what failed is not sent any more once a later one is due.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -20,8 +21,10 @@ import structlog
 
 from proxy.config import Config
 from proxy.dialects.base import Dialect, View
-from proxy.errors import ProxyError, Unavailable
+from proxy.errors import Conflict, NotFound, ProxyError, Unavailable
+from proxy.families import WEBHOOKS
 from proxy.links import Links
+from proxy.metrics import Metrics
 from proxy.model import DialectName, Hook, Stage, Status, Task
 from proxy.signing import sign_webhook
 from proxy.store import Store, StoreFault, TokenRecord
@@ -42,6 +45,7 @@ LEASE_MARGIN_S = 10.0  # beside what a delivery may take
 GIVE_UP_S = 72 * 3600.0
 MAX_PAUSE_S = 3600.0
 MAX_LOG = 16
+_EVENT_ID = re.compile(r"evt_([0-9a-f]+)_([0-9]+)")
 
 
 class Notifier:
@@ -57,6 +61,7 @@ class Notifier:
         secret: bytes,
         clock: Callable[[], float],
         random01: Callable[[], float],
+        metrics: Metrics,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._config = config
@@ -67,6 +72,7 @@ class Notifier:
         self._secret = secret
         self._clock = clock
         self._random01 = random01
+        self._metrics = metrics
         self._log = log
         self._loop_job: asyncio.Task[None] | None = None
         self._jobs: set[asyncio.Task[None]] = set()
@@ -217,12 +223,15 @@ class Notifier:
         first_s = self._config().webhooks.first_pause_s
         if what == "ok":
             await self._store.hooks.write(replace(tried, state="delivered"), now_ms, None)
+            self._metrics.count(WEBHOOKS, "delivered")
         elif what in ("gone", "outdated") or waited_s(tried.attempts, first_s) > GIVE_UP_S:
             await self._store.hooks.write(replace(tried, state="dead"), now_ms, None)
+            self._metrics.count(WEBHOOKS, "dead")
             self._log.warning("webhook given up", hook=hook.name, why=what)
         else:
             pause_ms = pause_s(tried.attempts, first_s) * 1000 * (0.9 + 0.2 * self._random01())
             await self._store.hooks.write(tried, now_ms, now_ms + round(pause_ms))
+            self._metrics.count(WEBHOOKS, "failed")
             self._log.info("webhook not delivered", hook=hook.name, why=what)
 
     def _now_ms(self) -> int:
@@ -232,6 +241,25 @@ class Notifier:
 def event_id_of(hook: Hook) -> str:
     """The same for every attempt: receivers know by it what they have had."""
     return "evt_" + hook.name.removeprefix("video_").replace(":", "_")
+
+
+def name_of(text: str) -> str:
+    """A hook's name, from the name itself or the id of its event, which a receiver knows."""
+    event = _EVENT_ID.fullmatch(text)
+    return f"video_{event[1]}:{event[2]}" if event else text
+
+
+async def replay(store: Store, name: str, now_ms: int) -> Hook:
+    """Make a webhook due again, for another three days if need be. `NotFound` when there is no
+    such, `Conflict` when its task has expired, without which there is nothing to tell."""
+    hook = await store.hooks.get(name)
+    if hook is None:
+        raise NotFound(f"There is no webhook '{name[:80]}'.")
+    if await store.tasks.get(hook.task_id) is None:
+        raise Conflict(f"The task of webhook {name} has expired.")
+    again = replace(hook, state="pending", attempts=0)
+    await store.hooks.write(again, now_ms, now_ms)
+    return again
 
 
 def as_it_was(task: Task, hook: Hook) -> Task:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from proxy.errors import ModelNotFound, ProxyError, Unavailable
 from proxy.model import (
@@ -23,6 +24,9 @@ from proxy.model import (
 from proxy.providers.base import Provider
 from proxy.rewrite import enforce_fit, rewrite
 from proxy.routing import allowed_models, candidates, choose_route, permits
+
+# Of what may be wanted from `candidates` without its order.
+_ANY: Final = 0.0
 
 _MODEL_FIELD: Mapping[DialectName, str] = {"kling": "model_name", "jimeng": "req_key"}
 
@@ -54,6 +58,38 @@ def route_for(
             param=_MODEL_FIELD.get(request.dialect, "model"),
         )
     return route
+
+
+def places_of(
+    routes: Sequence[Route], upstreams: Mapping[str, Upstream], task: Task
+) -> list[tuple[Upstream, Credential]]:
+    """Who may take a task that waits, as things are configured now; empty when its route, or the
+    upstream it waits for, has no credential for it any more."""
+    for route in routes:
+        if route.model == task.route and task.queue in (name for name, _ in route.upstreams):
+            places = candidates(route, upstreams, lambda: _ANY)
+            return places if any(up.name == task.queue for up, _ in places) else []
+    return []
+
+
+def reach_of(
+    routes: Sequence[Route], upstreams: Mapping[str, Upstream], task: Task
+) -> list[tuple[Upstream, Credential]]:
+    """Everybody who may have been about to take a task of its route."""
+    return [
+        (upstreams[name], credential)
+        for route in routes
+        if route.model == task.route
+        for name, _ in route.upstreams
+        for credential in upstreams[name].credentials
+    ]
+
+
+def max_age_ms(routes: Sequence[Route], task: Task, default_s: float) -> int:
+    """How old a task of its route may become."""
+    ages = [route.max_age_s for route in routes if route.model == task.route]
+    seconds = ages[0] if ages and ages[0] is not None else default_s
+    return round(seconds * 1000)
 
 
 def attempts_of(

@@ -128,6 +128,7 @@ def told(model: str, reasons: Sequence[Blocked]) -> ProxyError:
             f"Every account for model '{model}' has as many videos under way as it may; "
             "nothing was submitted. Wait for one to end.",
             retry_after_s=BUSY_RETRY_S,
+            limit="credentials",
         )
     if counts["cooling"]:
         wait_s = soonest("cooling")
@@ -135,6 +136,7 @@ def told(model: str, reasons: Sequence[Blocked]) -> ProxyError:
             f"Every account for model '{model}' waits out its provider's rate limit; nothing "
             f"was submitted. Try again in {max(1, round(wait_s))} s.",
             retry_after_s=wait_s,
+            limit="cooling",
         )
     words = []
     if counts["broken"]:

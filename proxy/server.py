@@ -21,26 +21,37 @@ from typing import Any, TypeVar
 
 import structlog
 from aiohttp import web
-from prometheus_client import CollectorRegistry
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+)
 
 from proxy import systemd
 from proxy.account import Account
-from proxy.admin.app import make_app
+from proxy.admin.app import make_app, open_port
 from proxy.admin.fleet import Alone, Reloaded, WorkerInfo
 from proxy.auth import Authenticator
 from proxy.config import Config
 from proxy.content import ContentServer
 from proxy.dialects import DIALECTS
+from proxy.dispatch import Dispatcher
 from proxy.errors import ProxyError
+from proxy.families import CONNECTIONS, LIMITED, STREAMS
 from proxy.gateway import Gateway
+from proxy.gauges import Gauges, watch_loop
 from proxy.leases import Leases
 from proxy.lifecycle import Schedule
 from proxy.links import Links
 from proxy.listener import Listener, ListenerOptions, address_of, bind
+from proxy.logs import tune
+from proxy.metrics import Metrics
 from proxy.mirror import Mirror
 from proxy.model import Task
 from proxy.notify import Notifier
 from proxy.providers import PROVIDERS
+from proxy.queue import Queue
 from proxy.reload import read_again
 from proxy.spool import Spool
 from proxy.store import Embedded, OwnerRecord, Store, StoreDown, StoreUnusable, TokenRecord
@@ -87,8 +98,13 @@ class Server:
         self.log = log
         self._clock = clock
         self._random = random.SystemRandom()
+        self.metrics = Metrics(self._config)
         self.registry = CollectorRegistry()
-        self.account = Account(self.registry, log)
+        self.registry.register(self.metrics)
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self.account = Account(self.metrics, log)
+        tune(log, config)
         self._stack = contextlib.AsyncExitStack()
         self._sockets = sockets or (None, None)
         self._supervised = supervised
@@ -142,6 +158,7 @@ class Server:
         """Read the configuration file again (see `read_again`)."""
         now_ms = int(self._clock() * 1000)
         self.config, self.last_reload = read_again(self.config, now_ms, self.log)
+        tune(self.log, self.config)
         return self.last_reload
 
     async def drain(self) -> None:
@@ -196,6 +213,7 @@ class Server:
                 config.timeouts.poll_s,
                 config.timeouts.idle_upstream_s,
             ),
+            self.metrics,
             rcvbuf_bytes=config.limits.upstream_rcvbuf_bytes,
         )
         stack.push_async_callback(upstreams.aclose)
@@ -208,7 +226,7 @@ class Server:
             self._schedule,
             self._clock,
             self._random.random,
-            self.registry,
+            self.metrics,
             self.log,
         )
         stack.push_async_callback(self.tracker.aclose)
@@ -216,26 +234,7 @@ class Server:
         self._beside(self._watch_fullness(), "watch the store's memory")
         self._beside(self._sweep(), "sweep the store's indexes")
 
-        def callback_url(task_id: str) -> str | None:
-            if config.server.public_url is None:
-                return None  # nobody told us an address that a provider could reach
-            return config.public_url + auth.callback_path(task_id)
-
-        submitter = Submitter(
-            self._config,
-            PROVIDERS,
-            self.store,
-            self.watch,
-            upstreams,
-            self._schedule,
-            self._clock,
-            callback_url,
-            lambda: self._is_full,
-            secrets.token_hex,
-            self._random.random,
-            self.log,
-        )
-        stack.push_async_callback(submitter.aclose)
+        submitter = self._submitter(upstreams, auth)
         leases = Leases(self.store.streams, secrets.token_hex(8), self._clock, self.log)
         self._beside(leases.run(), "renew the leases of downloads")
         self.content = ContentServer(
@@ -248,6 +247,7 @@ class Server:
             self._clock,
             self._cut_bodies,
             leases,
+            self.metrics,
             self.log,
         )
         stack.callback(self.content.close)
@@ -261,6 +261,7 @@ class Server:
             signing_secrets(config)[0],
             self._clock,
             self._random.random,
+            self.metrics,
             self.log,
         )
         stack.push_async_callback(self.notifier.aclose)
@@ -293,15 +294,73 @@ class Server:
                 max_connections=config.limits.connections,
             ),
             lambda line: self.log.info("connection", what=line),
+            self.metrics.tally(LIMITED, "connections"),
         )
         stack.push_async_callback(self.listener.close)
+        self.metrics.read(CONNECTIONS, lambda: self.listener.connections)
+        self.metrics.read(STREAMS, lambda: self.content.slots.total)
+        self.gauges = Gauges(self.metrics, self.store, self._config, self._clock)
+        await self.gauges.refresh()
+        self._beside(self.gauges.run(), "refresh the gauges")
+        self._beside(watch_loop(self.metrics), "watch the event loop")
         self.url = url_of(await self.listener.start(sock=front))
         if back is not None:
             await self._start_admin(back)
         self.tracker.start()
+        self.queue.start()
         self.notifier.start()
         if self._supervised is None:
             self.log.info("serving", url=self.url, admin_url=self.admin_url)
+
+    def _submitter(self, upstreams: Upstreams, auth: Authenticator) -> Submitter:
+        """What makes tasks, and what sends those that wait; they end in this order, what both
+        send with last."""
+
+        def callback_url(task_id: str) -> str | None:
+            if self.config.server.public_url is None:
+                return None  # nobody told us an address that a provider could reach
+            return self.config.public_url + auth.callback_path(task_id)
+
+        dispatcher = Dispatcher(
+            self._config,
+            self.store,
+            upstreams,
+            self._schedule,
+            self._clock,
+            self._random.random,
+            self.metrics,
+            self.log,
+        )
+        self._stack.push_async_callback(dispatcher.aclose)
+        self.queue = Queue(
+            self._config,
+            PROVIDERS,
+            self.store,
+            dispatcher,
+            self._schedule,
+            self._clock,
+            callback_url,
+            self._random.random,
+            self.metrics,
+            self.log,
+        )
+        self._stack.push_async_callback(self.queue.aclose)
+        submitter = Submitter(
+            self._config,
+            PROVIDERS,
+            self.store,
+            self.watch,
+            dispatcher,
+            self.queue,
+            self._clock,
+            callback_url,
+            lambda: self._is_full,
+            secrets.token_hex,
+            self._random.random,
+            self.log,
+        )
+        self._stack.push_async_callback(submitter.aclose)
+        return submitter
 
     async def _open_store(self) -> None:
         """The store, and beneath it an embedded server of our own where that is wanted."""
@@ -315,7 +374,9 @@ class Server:
             self._beside(keep_alive(embedded, self.log), "keep the store alive")
             url = embedded.url
         self.store_url = url
-        self.store = await Store.open(url, timeout_s=self.config.redis.timeout_s)
+        self.store = await Store.open(
+            url, timeout_s=self.config.redis.timeout_s, observer=self.metrics
+        )
         self._stack.push_async_callback(self.store.close)
 
     def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
@@ -343,11 +404,14 @@ class Server:
                 self.watch.heard(key)
             elif kind == "hook":
                 self.notifier.wake()
+            elif kind == "place":
+                self.queue.wake()
 
         def lost() -> None:
             for mirror in mirrors.values():
                 mirror.forget()
             self.watch.lost()
+            self.queue.wake()
 
         await self.store.listen(changed, lost)
 
@@ -426,10 +490,8 @@ async def serve_admin(
     app: web.Application, bound: socket.socket, stack: contextlib.AsyncExitStack
 ) -> str:
     """Answer on the admin port until `stack` ends; returns its URL."""
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
-    await runner.setup()
+    runner = await open_port(app, bound)
     stack.push_async_callback(runner.cleanup)
-    await web.SockSite(runner, bound).start()
     return url_of(address_of(bound))
 
 

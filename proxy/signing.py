@@ -378,6 +378,15 @@ def callback_matches(secret: bytes, task_id: str, signature: str) -> bool:
     return _same(sign_callback(secret, task_id), signature)
 
 
+def sign_probe(secret: bytes, exp_s: int) -> str:
+    """The part of a probe's path only an operator's command can make; good until `exp_s`."""
+    return _base64url(derive(secret, "probe", str(exp_s))[:_LINK_BYTES])
+
+
+def probe_matches(secret: bytes, exp_s: int, signature: str) -> bool:
+    return _same(sign_probe(secret, exp_s), signature)
+
+
 def sign_webhook(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     """The `webhook-signature` of Standard Webhooks, as openai's SDKs verify it.
 

@@ -27,6 +27,7 @@ class Slots:
                     f"This {kind} has {limit} streams open already; finish one first.",
                     code="too_many_streams",
                     retry_after_s=RETRY_AFTER_S,
+                    limit="streams",
                 )
         for name in limits:
             self._open[name] += 1

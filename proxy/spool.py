@@ -58,6 +58,7 @@ class Spool:
                 "The upload spool is full at the moment; try again shortly.",
                 code="spool_full",
                 retry_after_s=RETRY_AFTER_S,
+                limit="spool",
             )
         self.held_bytes += size
 
@@ -123,7 +124,8 @@ class SpoolWriter:
 
     def _keep(self, data: bytes) -> None:
         if self._size + len(data) > self._spool.upload_bytes:
-            raise TooLarge(f"An uploaded file is larger than {self._spool.upload_bytes} bytes.")
+            text = f"An uploaded file is larger than {self._spool.upload_bytes} bytes."
+            raise TooLarge(text, limit="body")
         self._spool.take(len(data))
         self._size += len(data)
         if len(self._head) < _HEAD_BYTES:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
 
 from proxy.config import Config
 from proxy.dialects.answers import remembered
-from proxy.dispatch import Dispatcher
+from proxy.dispatch import Dispatcher, Load
 from proxy.errors import (
     BudgetExceeded,
     Invalid,
@@ -26,21 +26,23 @@ from proxy.errors import (
     TooManyInFlight,
     Unprocessable,
 )
-from proxy.lifecycle import Schedule
+from proxy.lifecycle import fitted
 from proxy.model import (
     Exchange,
     Principal,
+    Route,
     Stage,
     Task,
     VideoRequest,
 )
+from proxy.phases import spent
 from proxy.planning import Attempt, attempts_of, route_for
 from proxy.pricing import money, price_micro
 from proxy.providers.base import Provider
+from proxy.queue import Queue
 from proxy.scopes import model_limits, owns
 from proxy.store import Allowance, Store, StoreDown, StoreFull, Taken, Why
 from proxy.store.keys import new_task_id
-from proxy.upstream import Upstreams
 from proxy.watch import Watch
 
 
@@ -77,8 +79,8 @@ class Submitter:
         providers: Mapping[str, Provider],
         store: Store,
         watch: Watch,
-        upstreams: Upstreams,
-        schedule: Callable[[], Schedule],
+        dispatcher: Dispatcher,
+        queue: Queue,
         clock: Callable[[], float],
         callback_url: Callable[[str], str | None],
         is_full: Callable[[], bool],
@@ -97,13 +99,13 @@ class Submitter:
         self._random01 = random01
         self._log = log
         self._jobs: dict[str, asyncio.Task[Task]] = {}
-        self._dispatcher = Dispatcher(config, store, upstreams, schedule, clock, random01, log)
+        self._dispatcher = dispatcher
+        self._queue = queue
 
     async def aclose(self) -> None:
         """Wait for submits under way: each ends within its own deadlines."""
         while self._jobs:
             await asyncio.wait(set(self._jobs.values()))
-        await self._dispatcher.aclose()
 
     async def submit(
         self, exchange: Exchange, principal: Principal, ask: Ask, release: Callable[[], None]
@@ -117,11 +119,11 @@ class Submitter:
                 raise StoreFull("above the memory mark")
             while True:
                 source = await self._source(principal, ask.request)
-                task, attempts = self._prepare(principal, ask, source)
+                task, attempts, route = self._prepare(principal, ask, source)
                 taken = await self._reserve(task, ask.retries, principal)
                 if taken is None:
                     held = False
-                    return Born(await self._begin(exchange, task, attempts, ask, release))
+                    return Born(await self._begin(exchange, task, attempts, route, ask, release))
                 again, last = taken.what == last, taken.what
                 earlier = await self._earlier(exchange, taken, ask.request, again=again)
                 if earlier is not None:
@@ -134,29 +136,27 @@ class Submitter:
         """The task a submit would make; nothing is written and nothing sent. Raises what the
         client would be told of the request itself."""
         source = await self._source(principal, ask.request)
-        task, attempts = self._prepare(principal, ask, source)
-        first = attempts[0]
-        return replace(
-            task,
-            seconds=first.rendered.seconds,
-            size=first.rendered.size,
-            n=first.rendered.n,
-            adjusted=tuple(str(a) for a in first.draft.adjusted),
-            dropped=first.draft.dropped,
-        )
+        task, attempts, _ = self._prepare(principal, ask, source)
+        return fitted(task, attempts[0].draft, attempts[0].rendered)
 
     async def _begin(
         self,
         exchange: Exchange,
         task: Task,
         attempts: Sequence[Attempt],
+        route: Route,
         ask: Ask,
         release: Callable[[], None],
     ) -> Task:
         exchange.task_id, exchange.route = task.id, task.route
+        if self._config().logs.prompts:
+            exchange.prompt = task.prompt
+        load = Load(attempts, ask.forwarded, ask.size)
+        line = None
+        if route.queue:
+            line = self._queue.line(route, ask.request, ask.forwarded, ask.size)
         job = asyncio.create_task(
-            self._dispatcher.drive(exchange, task, attempts, ask.forwarded, ask.size),
-            name=f"submit {task.id}",
+            self._dispatcher.drive(exchange, task, load, line), name=f"submit {task.id}"
         )
         self._jobs[task.id] = job
         job.add_done_callback(lambda done: self._ended(task.id, done, release))
@@ -174,7 +174,7 @@ class Submitter:
 
     def _prepare(
         self, principal: Principal, ask: Ask, source: Task | None
-    ) -> tuple[Task, list[Attempt]]:
+    ) -> tuple[Task, list[Attempt], Route]:
         config, request = self._config(), ask.request
         model = source.model if source is not None else request.model
         route = route_for(config.routes, principal, request, model)
@@ -212,7 +212,7 @@ class Submitter:
             price=route.price,
             hold_micro=max(price_micro(route.price, attempt.rendered) for attempt in attempts),
         )
-        return task, attempts
+        return task, attempts, route
 
     async def _source(self, principal: Principal, request: VideoRequest) -> Task | None:
         if request.source_id is None:
@@ -236,19 +236,21 @@ class Submitter:
                 task, task.created_ms + lease_ms, retries, allowance
             )
         except StoreDown:
-            self._dispatcher.give_up(task.id)
+            self._dispatcher.records.give_up(task.id)
             raise
         if taken is None or taken.why is Why.SAME:
             return None
         if taken.why is Why.BUDGET:
             raise BudgetExceeded(
                 f"This would cost {money(task.hold_micro)} {self._config().billing.currency}, "
-                f"more than is left of the {taken.what}."
+                f"more than is left of the {taken.what}.",
+                limit="budget",
             )
         if taken.why is Why.FLIGHT:
             raise TooManyInFlight(
                 f"As many tasks are under way as this {taken.what} may have; wait for one to end.",
                 retry_after_s=5,
+                limit="in_flight",
             )
         return taken
 
@@ -273,11 +275,14 @@ class Submitter:
         exchange.task_id = taken.what
         job = self._jobs.get(taken.what)
         if job is not None:
-            made = await asyncio.shield(job)  # a refusal is everybody's who waited for it
+            # A refusal is everybody's who waited for it.
+            made = await spent(exchange, "upstream", asyncio.shield(job))
             exchange.route = made.route
             return made
         seconds = self._config().timeouts.submit_s + self._config().timeouts.connect_s
-        task = await self._watch.until(taken.what, _has_outcome, seconds)
+        task = await spent(
+            exchange, "upstream", self._watch.until(taken.what, _has_outcome, seconds)
+        )
         if task is None or (_left_nothing(task) and not again):
             return None
         exchange.route = task.route
@@ -288,8 +293,10 @@ class Submitter:
 
 
 def _has_outcome(task: Task) -> bool:
-    """The first submit has its answer, or has given up on one."""
-    return task.unconfirmed or task.stage not in (Stage.RESERVED, Stage.SENT)
+    """The first submit has its answer, or has given up on one; that of a task which waits in a
+    queue was the task."""
+    is_under_way = task.stage in (Stage.RESERVED, Stage.SENT)
+    return task.queue != "" or task.unconfirmed or not is_under_way
 
 
 def _left_nothing(task: Task) -> bool:

@@ -23,7 +23,6 @@ from typing import Any, Final
 
 import orjson
 import structlog
-from prometheus_client import CollectorRegistry, generate_latest
 
 from proxy import systemd
 from proxy.admin.app import make_app
@@ -33,6 +32,7 @@ from proxy.control import LineCut
 from proxy.crew import Crew, inheritable
 from proxy.exposition import merged
 from proxy.listener import address_of, bind_shared
+from proxy.logs import tune
 from proxy.reload import read_again
 from proxy.server import (
     CUT_S,
@@ -63,7 +63,9 @@ class Upgrade(Exception):
 
     def execute(self) -> None:
         """Does not return. OSError when there is no such program any more."""
-        os.environ[HANDOVER] = orjson.dumps(self.left).decode()
+        letter = os.memfd_create("handover", 0)  # it outlives the program; a variable is too small
+        os.write(letter, orjson.dumps(self.left))
+        os.environ[HANDOVER] = str(letter)
         command = program()
         os.execv(command[0], command)  # noqa: S606 - ourselves
 
@@ -73,7 +75,9 @@ def handed_over(environ: MutableMapping[str, str]) -> dict[str, Any] | None:
     text = environ.pop(HANDOVER, None)
     if text is None:
         return None
-    left: dict[str, Any] = orjson.loads(text)
+    with open(int(text), "rb") as letter:
+        letter.seek(0)
+        left: dict[str, Any] = orjson.loads(letter.read())
     return left
 
 
@@ -99,11 +103,11 @@ class Supervisor:
     ) -> None:
         self.config = config
         self._log = log
+        tune(log, config)
         self._given = given or {}
         self._left = left
         self._stack = contextlib.AsyncExitStack()
         self._jobs: set[asyncio.Task[None]] = set()
-        self._registry = CollectorRegistry()
         self._draining = False
         self._handed_over = False
         self._last_reload: Reloaded | None = None
@@ -285,9 +289,7 @@ class Supervisor:
     # ------------------------------------------------------------ what the admin port asks (Fleet)
 
     async def metrics(self) -> bytes:
-        answers = await self._crew.ask("metrics", ASK_S)
-        told = [said.encode() for said in answers.values() if isinstance(said, str)]
-        return merged([*told, generate_latest(self._registry)])
+        return merged(await self._crew.pages(ASK_S), [self._crew.ended])
 
     async def why_not_ready(self) -> str | None:
         if self._draining:
@@ -304,6 +306,7 @@ class Supervisor:
         """All workers read the file, once it has been found without a mistake here."""
         now_ms = round(time.time() * 1000)
         self.config, reloaded = read_again(self.config, now_ms, self._log)
+        tune(self._log, self.config)
         if reloaded.ok:
             answers = await self._crew.ask("reload", RELOAD_S)
             behind = tuple(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
+from proxy.errors import Conflict
 from proxy.model import NO_LIMITS, Limits
 from proxy.signing import (
     TOKEN_ENTROPY,
@@ -16,6 +18,8 @@ from proxy.signing import (
     token_hash,
 )
 from proxy.store import Store, TokenRecord
+
+State = Literal["active", "disabled", "revoked", "expired"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,16 @@ def mint(secret: bytes, wanted: NewToken, entropy: bytes, now_ms: int) -> MadeTo
     )
 
 
+def state_of(record: TokenRecord, now_ms: float) -> State:
+    if record.revoked_ms is not None:
+        return "revoked"
+    if record.disabled_ms is not None:
+        return "disabled"
+    if record.expires_ms is not None and record.expires_ms <= now_ms:
+        return "expired"
+    return "active"
+
+
 async def create_token(
     store: Store,
     secret: bytes,
@@ -95,10 +109,13 @@ async def rotate_token(
     clock: Callable[[], float],
 ) -> MadeToken | None:
     """New secrets for a token. Its old one stays good for `overlap_s`; the key pair and webhook
-    secret derived for it end at once. None when there is no such token."""
+    secret derived for it end at once. None when there is no such token; Conflict when it is
+    revoked, which no new secret mends."""
     record = await store.tokens.get(token_id)
     if record is None:
         return None
+    if record.revoked_ms is not None:
+        raise Conflict(f"The token {token_id} is revoked for good: make a new one.")
     _, token_secret = new_token(entropy(TOKEN_ENTROPY))
     until_ms = int((clock() + overlap_s) * 1000)
     generation = await store.tokens.rotate(token_id, token_hash(token_secret), until_ms)

@@ -16,15 +16,17 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from proxy import lifecycle
 from proxy.config import Config
 from proxy.errors import ProxyError, Unavailable
+from proxy.families import OLDEST, POLL_LAG, UNKNOWN_STATES
 from proxy.keyring import Keyring
 from proxy.lifecycle import Schedule
+from proxy.metrics import Least, Metrics
 from proxy.model import (
     Accepted,
     Credential,
@@ -39,6 +41,7 @@ from proxy.model import (
     Transient,
     Upstream,
 )
+from proxy.planning import max_age_ms, places_of, reach_of
 from proxy.providers.base import Provider
 from proxy.store import Store
 from proxy.turnstile import TurnedAway, Turnstile
@@ -47,14 +50,15 @@ from proxy.upstream import Answer, Upstreams, UpstreamTrouble
 AT_ONCE = 256  # tasks leased by one worker
 AT_ONCE_EACH = 64  # of them being asked after with one credential
 FAILURES_KEPT = 20_000
-_LAG_S = (0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300)
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 # A DELETE these answer has been read and refused: the render goes on. A 404 says less.
 _NOT_STOPPED = (400, 403, 405, 409, 422, 501)
 
 
 class Tracker:
     """Runs until `aclose`. `clock` gives seconds since the epoch, `random01` the jitter.
-    `registry` gets how late tasks are looked at, and which upstreams speak of unknown states."""
+    `metrics` gets how late tasks are looked at, how old the oldest is, and which upstreams speak
+    of unknown states."""
 
     def __init__(
         self,
@@ -65,7 +69,7 @@ class Tracker:
         schedule: Callable[[], Schedule],
         clock: Callable[[], float],
         random01: Callable[[], float],
-        registry: CollectorRegistry,
+        metrics: Metrics,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._config = config
@@ -81,24 +85,16 @@ class Tracker:
         self._again: set[str] = set()  # of these, those that came due while being looked at
         self._freed = asyncio.Event()
         self._turnstile = Turnstile(AT_ONCE_EACH)
-        self._keyring = Keyring(store, schedule, clock, log)
+        self._keyring = Keyring(store, schedule, clock, metrics, log)
         self._called: dict[str, bool] = {}  # asked after at once; True: and once more
         self._calls: set[asyncio.Task[None]] = set()
         # Polls in a row that said nothing, by task. The oldest are forgotten: another worker
         # may have had the task's end.
         self._failures: OrderedDict[str, int] = OrderedDict()
-        self._lag = Histogram(
-            "reelway_poll_lag_seconds",
-            "How long after its due time a task was looked at.",
-            buckets=_LAG_S,
-            registry=registry,
-        )
-        self._unknown_states = Counter(
-            "reelway_unknown_states",
-            "Answers to polls with a state no table has, shown as in_progress.",
-            ("upstream",),
-            registry=registry,
-        )
+        self._metrics = metrics
+        self._lag = metrics.spread(POLL_LAG)
+        self._made_ms = Least()  # when the open tasks of this worker were
+        metrics.read(OLDEST, self._oldest_s)
 
     def start(self) -> None:
         self._loop_job = asyncio.create_task(self._run(), name="tracker")
@@ -185,6 +181,8 @@ class Tracker:
         if task is None:
             await self._store.tasks.forget_due(task_id)
             return
+        if not task.stage.is_final:
+            self._made_ms.note(task.created_ms, self._now_ms(), self._span_ms)
         place = self._place(task)
         if place is not None and not task.stage.is_final:
             await self._keyring.keep(task, place[1])
@@ -198,13 +196,58 @@ class Tracker:
         """One look at a due task. The lease's end brings back what fails here."""
         if task.stage.is_final:
             await self._write(task, lifecycle.noted(task, self._now_ms()), None, None)
+        elif task.is_waiting:
+            await self._look_at_waiting(task)
         elif task.stage is Stage.RESERVED:
             error = TaskError("not_submitted", "It was never submitted: the gateway was stopped.")
             await self._end(task, error, "never sent", never_sent=True)
+            known = await self._store.tasks.get(task.id)
+            if known is None or known.stage.is_final:  # else it was sent this moment
+                await self._keyring.vacate(task.id, self._reach(task))
         elif task.stage is Stage.SENT:
             await self._reconcile(task)
         else:
             await self._poll(task)
+
+    async def _look_at_waiting(self, task: Task) -> None:
+        """In its queue, or put back there. No due time is written: somebody may begin to send it
+        this moment, and the lease brings it back."""
+        config = self._config()
+        error = lifecycle.end_of_wait(
+            task,
+            self._now_ms(),
+            self._max_age_ms(task),
+            has_place=bool(places_of(config.routes, config.upstreams, task)),
+        )
+        if error is not None:
+            await self._end(task, error, "never sent", never_sent=True)
+            return
+        waiting = self._store.waiting
+        if not await waiting.has(task.queue, task.id):
+            await waiting.join(task.queue, task)
+            known = await self._store.tasks.get(task.id)
+            if known is None or not known.is_waiting:  # that was why
+                await waiting.leave(task.queue, task.id)
+                return
+        if await self._keyring.has_place(task.id, self._reach(task)):
+            await self._vacate_waiting(task)
+
+    async def _vacate_waiting(self, task: Task) -> None:
+        """It waits and has a place: somebody is about to send it, or died before he could. Who
+        gets its lease knows which."""
+        waiting, now_ms = self._store.waiting, self._now_ms()
+        if not await waiting.hold(
+            task.queue, task.id, now_ms, now_ms + round(self._lease_s * 1000)
+        ):
+            return
+        known = await self._store.tasks.get(task.id)
+        if known is not None and known.version == task.version:
+            await self._keyring.vacate(task.id, self._reach(task))
+        await waiting.release(task.queue, task.id)
+
+    def _reach(self, task: Task) -> list[tuple[Upstream, Credential]]:
+        config = self._config()
+        return reach_of(config.routes, config.upstreams, task)
 
     def ask_now(self, task_id: str) -> None:
         """Its provider says that this task has moved: ask, whatever the schedule says.
@@ -243,6 +286,10 @@ class Tracker:
 
     async def _reconcile(self, task: Task) -> None:
         schedule = self._schedule()
+        settled_ms = (task.sent_ms or 0) + schedule.settle_ms
+        if not task.unconfirmed and self._now_ms() < settled_ms:
+            await self._store.tasks.reschedule(task.id, settled_ms)  # it may be on its way
+            return
         place = self._place(task)
         draft = None
         if place is not None:
@@ -267,7 +314,7 @@ class Tracker:
             event = "the upstream does not know it"
             await self._end(task, error, event, never_sent=True)
             return
-        if now_ms - task.created_ms >= schedule.confirm_ms:
+        if now_ms >= lifecycle.confirm_end_ms(task, schedule):
             error = TaskError(
                 "submission_unconfirmed",
                 "Nobody can say whether the provider took it; it is not charged.",
@@ -321,7 +368,7 @@ class Tracker:
     ) -> bool:
         """Write what a poll brought; False when that was nothing new."""
         if said.unknown_state is not None:
-            self._unknown_states.labels(task.upstream).inc()
+            self._metrics.count(UNKNOWN_STATES, task.upstream)
             self._log.warning("unknown state", task_id=task.id, state=said.unknown_state)
         if said.progress is None and said.status is Status.IN_PROGRESS:
             guess = lifecycle.estimated_progress(task, now_ms, expected_ms)
@@ -357,9 +404,7 @@ class Tracker:
 
     def _max_age_ms(self, task: Task) -> int:
         config = self._config()
-        ages = [route.max_age_s for route in config.routes if route.model == task.route]
-        seconds = ages[0] if ages and ages[0] is not None else config.timeouts.task_max_age_s
-        return round(seconds * 1000)
+        return max_age_ms(config.routes, task, config.timeouts.task_max_age_s)
 
     async def ask_state(
         self, task: Task, upstream: Upstream, credential: Credential
@@ -372,10 +417,16 @@ class Tracker:
         return provider.state(task, answer.status, answer.headers, answer.body)
 
     async def _ask(
-        self, task: Task, draft: Draft, upstream: Upstream, credential: Credential
+        self,
+        task: Task,
+        draft: Draft,
+        upstream: Upstream,
+        credential: Credential,
+        forwarded: Mapping[str, str] = NO_HEADERS,
     ) -> Answer | None:
         provider = self._providers[task.provider]
         outbound = provider.seal(draft, upstream, credential, int(self._clock()))
+        outbound.headers.update(forwarded)
         try:
             return await self._upstreams.query(upstream, outbound)
         except UpstreamTrouble as trouble:
@@ -407,16 +458,17 @@ class Tracker:
             return fresh
         return other or fresh
 
-    async def cancel(self, task: Task) -> str:
+    async def cancel(self, task: Task, forwarded: Mapping[str, str]) -> str:
         """Ask the provider to stop a deleted task's render: `stopped`, `will_finish` (it knows
-        no stopping, or says no to it), or `unknown`."""
+        no stopping, or says no to it), or `unknown`. `forwarded` are headers of whoever deleted
+        it."""
         place = self._place(task)
         if task.upstream_id is None or place is None:
             return "unknown"
         draft = self._providers[task.provider].cancel(task, place[0])
         if draft is None:
             return "will_finish"
-        answer = await self._ask(task, draft, *place)
+        answer = await self._ask(task, draft, *place, forwarded)
         if answer is None:
             return "unknown"
         if not 200 <= answer.status < 300:
@@ -472,6 +524,15 @@ class Tracker:
         if found is None:
             raise _lost_place(task)
         return found
+
+    def _oldest_s(self) -> float:
+        made_ms = self._made_ms.read(self._now_ms(), self._span_ms)
+        return 0.0 if made_ms is None else (self._now_ms() - made_ms) / 1000
+
+    @property
+    def _span_ms(self) -> int:
+        """In which every open task is looked at, by whichever worker."""
+        return 2 * self._schedule().max_ms
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterable, Mapping
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 from aiohttp import (
     ClientConnectorError,
@@ -33,7 +36,9 @@ from yarl import URL
 
 from proxy import __version__
 from proxy.errors import ProxyError
+from proxy.families import UPSTREAM_FAILURES, UPSTREAM_SECONDS
 from proxy.http.addresses import is_public
+from proxy.metrics import Metrics
 from proxy.model import Outbound, Upstream
 from proxy.providers.serial import encoded
 from proxy.relay import AddrInfo, socket_factory
@@ -43,6 +48,8 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_HOPS = 5
 TURN_BYTES = 1024 * 1024  # of a body sent, before others have their turn
 _REDIRECTS = (301, 302, 303, 307, 308)
+
+Call = Literal["submit", "query", "content"]
 
 
 class UpstreamTrouble(ProxyError):
@@ -90,8 +97,11 @@ class Deadlines:
 class Upstreams:
     """Every upstream's sessions. `async with` it; `aclose` ends what is still open."""
 
-    def __init__(self, deadlines: Deadlines, *, rcvbuf_bytes: int | None = None) -> None:
+    def __init__(
+        self, deadlines: Deadlines, metrics: Metrics, *, rcvbuf_bytes: int | None = None
+    ) -> None:
         self._deadlines = deadlines
+        self._metrics = metrics
         self._plain_socket = socket_factory(rcvbuf_bytes)
         self._sessions: dict[tuple[str, str], ClientSession] = {}
 
@@ -104,12 +114,26 @@ class Upstreams:
     async def submit(self, upstream: Upstream, outbound: Outbound) -> Answer:
         """Send a request that costs money: a fresh connection, never repeated."""
         session = self._session("submit", upstream.name)
-        return await self._call(session, outbound, self._deadlines.submit_s)
+        with self._counted(upstream, "submit"):
+            return await self._call(session, outbound, self._deadlines.submit_s)
 
     async def query(self, upstream: Upstream, outbound: Outbound) -> Answer:
         """Ask something that may be asked again."""
         session = self._session("query", upstream.name)
-        return await self._call(session, outbound, self._deadlines.poll_s)
+        with self._counted(upstream, "query"):
+            return await self._call(session, outbound, self._deadlines.poll_s)
+
+    @contextmanager
+    def _counted(self, upstream: Upstream, call: Call) -> Iterator[None]:
+        started_s = time.perf_counter()
+        try:
+            yield
+        except (NotSent, Ambiguous) as trouble:
+            kind = "not_sent" if isinstance(trouble, NotSent) else "ambiguous"
+            self._metrics.count(UPSTREAM_FAILURES, upstream.name, call, kind)
+            raise
+        took_s = time.perf_counter() - started_s
+        self._metrics.spread(UPSTREAM_SECONDS, upstream.name, call).observe(took_s)
 
     async def _call(self, session: ClientSession, outbound: Outbound, total_s: float) -> Answer:
         timeout = ClientTimeout(total=total_s, sock_connect=self._deadlines.connect_s)
@@ -171,7 +195,8 @@ class Upstreams:
         url = URL(outbound.url, encoded=True)
         secret = [name for name in outbound.headers if not outbound.guarded]
         for _hop in range(MAX_HOPS + 1):
-            response = await self._open_one(upstream, outbound, url, headers)
+            with self._counted(upstream, "content"):
+                response = await self._open_one(upstream, outbound, url, headers)
             target = response.headers.get("Location")
             if response.status not in _REDIRECTS or target is None:
                 return response

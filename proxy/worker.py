@@ -8,6 +8,7 @@ import asyncio
 import os
 import socket
 from collections.abc import MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ import structlog
 from prometheus_client import generate_latest
 
 from proxy.config import Config
-from proxy.control import Line
+from proxy.control import Line, LineCut
 from proxy.server import Server
 
 ORDER: Final = "REELWAY_WORKER"
@@ -64,6 +65,8 @@ async def run_worker(config: Config, order: Order, log: structlog.stdlib.BoundLo
         try:
             await line.ask("serving", server.url)
             await server.run()
+            with suppress(LineCut):
+                await line.ask("leaving", await metrics(None))
         finally:
             listening.cancel()
             await asyncio.wait([listening])

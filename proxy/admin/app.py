@@ -1,24 +1,57 @@
-"""The control plane's own application: health, readiness and metrics are open, the rest needs
-the admin token. It knows neither the gateway nor the relay, only what it is handed.
+"""The control plane's own application. Health, readiness, metrics, the document and the console's
+files stand open, and so do signed addresses of videos; everything else wants the admin token.
+
+It knows neither the gateway nor the relay, only what it is handed. Rule: whatever is asked, the
+answer to it is JSON in one shape, and never a traceback. (What is no HTTP is told so by the
+library, in a line of text.)
 """
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Awaitable, Callable
+import logging
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable
+from importlib import resources
+from typing import Any, Final
 
 import aiohttp_cors
+import orjson
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from aiohttp_cors import ResourceOptions
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from proxy.admin import content, ledger, owners, settings, tasks, tokens, trial, upstreams, webhooks
+from proxy.admin.console import Console
+from proxy.admin.desk import Action, Asked, Desk
 from proxy.admin.fleet import Fleet
+from proxy.admin.gate import Gate
+from proxy.admin.loopback import DataPort
+from proxy.admin.openapi import document
+from proxy.admin.reading import MAX_BODY_BYTES, read_body, read_query
 from proxy.config import Config
+from proxy.errors import EndpointNotFound, MethodNotAllowed, ProxyError
+from proxy.metrics import Metrics
 from proxy.store import Store
+from proxy.upstream import Deadlines, Upstreams
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
+    *settings.ACTIONS,
+    *tokens.ACTIONS,
+    *owners.ACTIONS,
+    *upstreams.ACTIONS,
+    *tasks.ACTIONS,
+    *ledger.ACTIONS,
+    *webhooks.ACTIONS,
+    *trial.ACTIONS,
+)
+OPEN: Final = frozenset(
+    {"/", "/console/{name}", "/healthz", "/readyz", "/metrics", "/openapi.json", content.PATH}
+)
+SHUTDOWN_S: Final = 3.0  # what is still being answered then is cut
+_METHODS: Final = ("GET", "HEAD", "POST", "PATCH")
 
 
 def make_app(
@@ -32,49 +65,216 @@ def make_app(
     public_url: Callable[[], str],
     log: structlog.stdlib.BoundLogger,
 ) -> web.Application:
-    """The admin port's application. `clock` gives seconds since the epoch; `secret` is the
-    gateway's first signing secret; `api_url` is where the clients' port is reached on this
-    machine (`http://…` or `unix:/…`), `public_url` where clients reach it."""
-    token = config().admin.token
+    """The admin port's application, for `open_port`. `clock` gives seconds since the epoch;
+    `secret` is the gateway's first signing secret; `api_url` is where the clients' port is reached
+    on this machine (`http://…` or `unix:/…`), `public_url` where clients reach it."""
+    timeouts, admin = config().timeouts, config().admin
 
+    def silence_s() -> float:
+        now = config().timeouts
+        return max(now.submit_s + now.connect_s, now.heal_s + now.idle_upstream_s) + 10.0
+
+    desk = Desk(
+        fleet,
+        config,
+        store,
+        clock,
+        secrets.token_bytes,
+        secret,
+        public_url,
+        DataPort(api_url, silence_s),
+        Upstreams(
+            Deadlines(
+                timeouts.connect_s, timeouts.submit_s, timeouts.poll_s, timeouts.idle_upstream_s
+            ),
+            Metrics(config),  # of nobody's traffic: shown nowhere
+        ),
+        log,
+    )
+    gate = Gate(admin.token, lambda: config().server.trusted_proxies, clock)
+    app = web.Application(middlewares=[_answers(log), _gated(gate)], client_max_size=MAX_BODY_BYTES)
+    cors = aiohttp_cors.setup(app, defaults=dict.fromkeys(admin.origins, _options()))
+    for method, path, handler in _routes(desk):
+        cors.add(app.router.add_route(method, path, handler))
+        if method == "GET":
+            cors.add(app.router.add_route("HEAD", path, handler))
+    app.on_response_prepare.append(_harden)
+
+    async def closing(_app: web.Application) -> AsyncIterator[None]:
+        yield
+        await desk.data_port.aclose()
+        await desk.upstreams.aclose()
+
+    app.cleanup_ctx.append(closing)
+    return app
+
+
+async def open_port(app: web.Application, bound: socket.socket) -> web.AppRunner:
+    """Serve it on this socket until the runner's `cleanup`. A handler whose client has left is
+    cancelled: that ends the video it was streaming."""
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        logger=_quiet(),
+        handle_signals=False,
+        handler_cancellation=True,
+        shutdown_timeout=SHUTDOWN_S,
+    )
+    await runner.setup()
+    try:
+        await web.SockSite(runner, bound).start()
+    except BaseException:
+        await runner.cleanup()
+        raise
+    return runner
+
+
+def _quiet() -> logging.Logger:
+    """For the library's own lines: what is no HTTP, each time with a traceback."""
+    logger = logging.getLogger("reelway.admin.connections")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    return logger
+
+
+# ---------------------------------------------------------------- routes
+
+
+def _routes(desk: Desk) -> list[tuple[str, str, Handler]]:
+    console = Console(resources.files("proxy.admin") / "console")
+    described = document(ACTIONS)
+
+    async def healthz(_request: web.Request) -> web.Response:
+        return _json({"status": "ok"})
+
+    async def readyz(_request: web.Request) -> web.Response:
+        why_not = await desk.fleet.why_not_ready()
+        if why_not is None:
+            return _json({"status": "ready"})
+        return _json({"status": "not ready", "why": why_not}, 503)
+
+    async def metrics(_request: web.Request) -> web.Response:
+        return web.Response(
+            body=await desk.fleet.metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    async def openapi(_request: web.Request) -> web.Response:
+        return web.Response(body=described, content_type="application/json")
+
+    async def video(request: web.Request) -> web.StreamResponse:
+        return await content.stream(desk, request)
+
+    return [
+        ("GET", "/healthz", healthz),
+        ("GET", "/readyz", readyz),
+        ("GET", "/metrics", metrics),
+        ("GET", "/openapi.json", openapi),
+        ("GET", "/", console.serve),
+        ("GET", "/console/{name:.+}", console.serve),
+        ("GET", content.PATH, video),
+        *((action.method, action.path, _acted(desk, action)) for action in ACTIONS),
+    ]
+
+
+def _acted(desk: Desk, action: Action[Any, Any]) -> Handler:
+    async def act(request: web.Request) -> web.Response:
+        query = read_query(request, action.query)
+        body = action.body() if request.method in ("GET", "HEAD") else None
+        if body is None:
+            body = await read_body(request, action.body)
+        answer = await action.handle(desk, Asked(request.match_info, query, body))
+        return web.Response(
+            body=answer.model_dump_json().encode(),
+            status=action.status,
+            content_type="application/json",
+        )
+
+    return act
+
+
+def _options() -> ResourceOptions:
+    return ResourceOptions(  # type: ignore[no-untyped-call]  # aiohttp-cors has no types here
+        allow_headers=("Authorization", "Content-Type", "Range"),
+        allow_methods=_METHODS,
+        expose_headers=("Accept-Ranges", "Content-Range", "ETag", "Retry-After"),
+        max_age=600,
+    )
+
+
+# ---------------------------------------------------------------- around every request
+
+
+def _gated(gate: Gate) -> Middleware:
     @web.middleware
-    async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def gated(request: web.Request, handler: Handler) -> web.StreamResponse:
+        # By the route it came to, not by its path: what leads nowhere is told to nobody who may
+        # not know.
+        resource = request.match_info.route.resource
         is_preflight = (
             request.method == "OPTIONS"
             and "Origin" in request.headers
             and "Access-Control-Request-Method" in request.headers
         )
-        if request.path in OPEN_PATHS or is_preflight or _may_enter(request, token):
+        if not is_preflight and (resource is None or resource.canonical not in OPEN):
+            gate.check(request)
+        return await handler(request)
+
+    return gated
+
+
+def _answers(log: structlog.stdlib.BoundLogger) -> Middleware:
+    @web.middleware
+    async def answers(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
             return await handler(request)
-        return web.json_response(
-            {"error": {"message": "Send the admin token as 'Authorization: Bearer …'."}},
-            status=401,
-            headers={"WWW-Authenticate": "Bearer"},
-        )
+        except ProxyError as error:
+            if error.status >= 500:
+                why = getattr(error, "reason", error.message)
+                log.warning("admin request refused", path=request.path, why=why)
+            return _refusal(error)
+        except web.HTTPMethodNotAllowed as error:
+            allow = tuple(sorted(error.allowed_methods))
+            return _refusal(
+                MethodNotAllowed(f"This path takes {', '.join(allow)}, not {error.method}.", allow)
+            )
+        except web.HTTPNotFound:
+            return _refusal(EndpointNotFound("There is nothing at this path; see /openapi.json."))
+        except web.HTTPException as error:  # aiohttp-cors refuses a preflight so
+            return _error(error.status, error.text or error.reason, "refused", None)
+        except ConnectionError:
+            raise
+        except Exception:  # the outermost rim: logged
+            if request.transport is None or request.transport.is_closing():
+                raise
+            log.exception("admin request failed", method=request.method, path=request.path)
+            return _error(500, "The gateway failed; its log has the rest.", "internal_error", None)
 
-    async def healthz(_request: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
-
-    async def readyz(_request: web.Request) -> web.Response:
-        why_not = await fleet.why_not_ready()
-        if why_not is None:
-            return web.json_response({"status": "ready"})
-        return web.json_response({"status": "not ready", "why": why_not}, status=503)
-
-    async def metrics(_request: web.Request) -> web.Response:
-        return web.Response(
-            body=await fleet.metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST}
-        )
-
-    app = web.Application(middlewares=[gate])
-    cors = aiohttp_cors.setup(app)
-    for path, handler in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):
-        cors.add(app.router.add_get(path, handler))
-    return app
+    return answers
 
 
-def _may_enter(request: web.Request, token: str | None) -> bool:
-    sent = request.headers.get("Authorization", "")
-    return token is not None and hmac.compare_digest(
-        sent.encode("utf-8", "surrogateescape"), f"Bearer {token}".encode()
+def _refusal(error: ProxyError) -> web.Response:
+    return _error(error.status, error.message, error.code, error.param, error.headers)
+
+
+def _error(
+    status: int, message: str, code: str, param: str | None, headers: dict[str, str] | None = None
+) -> web.Response:
+    body = {"error": {"message": message, "code": code, "param": param}}
+    return _json(body, status, headers)
+
+
+def _json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(value), status=status, content_type="application/json", headers=headers
     )
+
+
+async def _harden(request: web.Request, response: web.StreamResponse) -> None:
+    headers = response.headers
+    headers["Server"] = "reelway"
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers["Referrer-Policy"] = "no-referrer"
+    headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+    if request.path.startswith("/api/"):
+        headers.setdefault("Cache-Control", "no-store")

@@ -7,8 +7,9 @@ hop-by-hop header, never a header that tells where the video really lives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
+
+from multidict import MultiMapping
 
 # Trace context (W3C) is the one thing a client may hand through to the provider.
 FORWARDED: Final = ("traceparent", "tracestate")
@@ -19,9 +20,10 @@ _MEDIA_TYPES: Final = ("video/", "image/")
 OPAQUE: Final = "application/octet-stream"
 
 
-def forwarded(headers: Mapping[str, str]) -> dict[str, str]:
-    """The client's headers an upstream request repeats."""
-    return {name: headers[name] for name in FORWARDED if name in headers}
+def forwarded(headers: MultiMapping[str]) -> dict[str, str]:
+    """The client's headers an upstream request repeats, as they came; none is made up. What
+    comes in several lines is one list (Trace Context, 3.3.1.1)."""
+    return {name: ",".join(headers.getall(name)) for name in FORWARDED if name in headers}
 
 
 def media_type(value: str | None) -> str:

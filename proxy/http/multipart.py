@@ -134,7 +134,7 @@ class FormParser:
                     self._write(bytes(event))
             done = True
         except ParserLimitReached as exc:
-            raise TooLarge(_limit_message(str(exc), self._limits)) from exc
+            raise TooLarge(_limit_message(str(exc), self._limits), limit="body") from exc
         except (MultipartError, ValueError, AssertionError) as exc:
             raise Invalid(_fault_message(str(exc), self._part)) from exc
         finally:
@@ -170,6 +170,7 @@ class FormParser:
                 raise TooLarge(
                     f"'{part.name}' takes the form's text above {self._limits.text_bytes} bytes.",
                     param=part.name,
+                    limit="body",
                 )
             part.text += data
             return
@@ -178,6 +179,7 @@ class FormParser:
             raise TooLarge(
                 f"The file in '{part.name}' is larger than {self._limits.upload_bytes} bytes.",
                 param=part.name,
+                limit="body",
             )
         self._writer(part).write(data)
 

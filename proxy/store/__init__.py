@@ -25,12 +25,16 @@ from proxy.store.hooks import Hooks
 from proxy.store.keys import new_task_id, shard_of, shard_of_task
 from proxy.store.ledger import Balance, Findings, Ledger, Standing
 from proxy.store.listen import Heard, Listener
+from proxy.store.made import Made, Place
+from proxy.store.observer import NOBODY, Observer
 from proxy.store.owners import Owners
 from proxy.store.rates import Admitted, Rate, Rates
 from proxy.store.signatures import Signatures
 from proxy.store.streams import Streams
 from proxy.store.tasks import Allowance, Taken, Tasks, Why
 from proxy.store.tokens import Tokens, principal
+from proxy.store.usage import Usage, Use
+from proxy.store.waiting import Waiting
 
 __all__ = [
     "Admitted",
@@ -41,7 +45,9 @@ __all__ = [
     "Embedded",
     "Findings",
     "LineEntry",
+    "Observer",
     "OwnerRecord",
+    "Place",
     "Rate",
     "Standing",
     "Store",
@@ -55,6 +61,7 @@ __all__ = [
     "Tasks",
     "TokenRecord",
     "Tokens",
+    "Use",
     "Why",
     "new_task_id",
     "principal",
@@ -68,27 +75,41 @@ TIMEOUT_S: Final = 0.5
 class Store:
     """One worker's view of the store. Made by `open`, used on one event loop, ended by `close`."""
 
-    def __init__(self, connections: Connections, timeout_s: float, embedded: Embedded | None):
+    def __init__(
+        self,
+        connections: Connections,
+        timeout_s: float,
+        embedded: Embedded | None,
+        observer: Observer = NOBODY,
+    ) -> None:
         self._connections = connections
         self._timeout_s = timeout_s
         self._listener: Listener | None = None
         self.embedded = embedded
-        self.batch = Batcher(connections.commands, timeout_s)
+        self.batch = Batcher(connections.commands, timeout_s, observer)
         self.tokens = Tokens(self.batch)
         self.owners = Owners(self.batch)
-        self.tasks = Tasks(self.batch)
+        self.tasks = Tasks(self.batch, observer)
         self.ledger = Ledger(self.batch, self.tasks)
         self.streams = Streams(self.batch)
         self.hooks = Hooks(self.batch)
         self.ended = Ended(self.batch)
+        self.made = Made(self.batch, self.tasks)
+        self.usage = Usage(self.batch)
         self.rates = Rates(self.batch)
         self.signatures = Signatures(self.batch)
         self.credentials = Credentials(self.batch)
         self.durations = Durations(self.batch)
+        self.waiting = Waiting(self.batch)
 
     @classmethod
     async def open(
-        cls, url: str, *, state_dir: Path | None = None, timeout_s: float = TIMEOUT_S
+        cls,
+        url: str,
+        *,
+        state_dir: Path | None = None,
+        timeout_s: float = TIMEOUT_S,
+        observer: Observer = NOBODY,
     ) -> Store:
         """Connect and check that this is a store we can use.
 
@@ -105,7 +126,7 @@ class Store:
             url = embedded.url
         store = None
         try:
-            store = cls(connect(url, timeout_s), timeout_s, embedded)
+            store = cls(connect(url, timeout_s), timeout_s, embedded, observer)
             await store._check()
         except BaseException:
             if store is not None:
@@ -116,20 +137,19 @@ class Store:
         return store
 
     async def ping(self) -> None:
-        """StoreDown when the store does not answer within its time-out."""
-        await self.batch.call("PING")
+        """StoreDown when the store, or one server of it, does not answer within its time-out."""
+        await self.batch.everywhere("PING")
 
     async def fullness(self) -> float:
-        """How much of its memory limit the store uses, 0 to 1; 0 when it has no limit."""
-        info = await self.batch.call("INFO", "memory")
-        assert isinstance(info, dict)
-        most = int(info.get("maxmemory", 0))
-        return int(info.get("used_memory", 0)) / most if most else 0.0
+        """How much of its memory limit the store uses, 0 to 1; 0 when it has no limit. Of several
+        servers the fullest counts."""
+        return max(map(_fullness, await self.batch.everywhere("INFO", "memory")))
 
     async def listen(self, callback: Heard, on_lost: Callable[[], None]) -> None:
         """Call `callback(kind, id, version)` for every change by anyone, from a job that `close`
-        ends; kind is "task" (version: the task's), "token" (version: its generation), "owner" or
-        "hook" (id: the webhook that was written with a change).
+        ends; kind is "task" (version: the task's), "token" (version: its generation), "owner",
+        "hook" (id: the webhook that was written with a change) or "place" (id: the credential
+        that has one more).
 
         Returns once subscribed, StoreDown when that fails. `on_lost` is called once per loss:
         whatever was cached may be stale, and stays so until `is_listening` is True again.
@@ -161,10 +181,10 @@ class Store:
                 await self.embedded.stop()
 
     async def _check(self) -> None:
-        info = await self.batch.call("INFO", "server")
-        said = str(info.get("redis_version", "")) if isinstance(info, dict) else ""
-        if parse_version(said) < MIN_VERSION:
-            raise StoreUnusable(f"[redis] url: the server is {said or 'unknown'}; 6.2 or later")
+        for info in await self.batch.everywhere("INFO", "server"):
+            said = str(info.get("redis_version", "")) if isinstance(info, dict) else ""
+            if parse_version(said) < MIN_VERSION:
+                raise StoreUnusable(f"[redis] url: the server is {said or 'unknown'}; 6.2 or later")
         wanted = {"schema": keys.SCHEMA, "shards": keys.SHARDS}
         await asyncio.gather(
             *(self.batch.call("HSETNX", keys.META, name, value) for name, value in wanted.items())
@@ -176,6 +196,12 @@ class Store:
                     f"[redis] url: the data there has {name} {stored}, this version needs "
                     f"{value}; use an empty database, or the version that wrote it"
                 )
+
+
+def _fullness(info: Answer) -> float:
+    assert isinstance(info, dict)
+    most = int(info.get("maxmemory", 0))
+    return int(info.get("used_memory", 0)) / most if most else 0.0
 
 
 def _texts(answer: Answer) -> list[str]:

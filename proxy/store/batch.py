@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -21,8 +22,9 @@ from redis import exceptions as rx
 from proxy.errors import ProxyError
 from proxy.store.client import FOREIGN, Client, translate
 from proxy.store.faults import StoreDown, StoreFault, StoreUnsafe
+from proxy.store.observer import NOBODY, Observer
+from proxy.store.wire import Arg, wire_of
 
-Arg: TypeAlias = "str | bytes | int"
 Durability: TypeAlias = Literal["local", "replica", "fsync"]
 Answer: TypeAlias = "bool | int | str | bytes | list[Answer] | dict[Any, Any] | None"
 
@@ -64,8 +66,9 @@ class Batcher:
     """Commands in no particular order: calls made together may run in any order and on several
     connections; await one before making another that depends on it."""
 
-    def __init__(self, client: Client, timeout_s: float) -> None:
-        self._client = client
+    def __init__(self, client: Client, timeout_s: float, observer: Observer = NOBODY) -> None:
+        self._wire = wire_of(client)
+        self._observer = observer
         self._deadline_s = 2 * timeout_s
         self._pending: list[_Call] = []
         self._lanes: set[asyncio.Task[None]] = set()
@@ -75,6 +78,19 @@ class Batcher:
     def call(self, *args: Arg) -> asyncio.Future[Answer]:
         """Send one command. Raises (when awaited) StoreDown, StoreFull or StoreFault."""
         return self._enqueue(args, None)
+
+    async def everywhere(self, *args: Arg) -> list[Answer]:
+        """The answers of every server that takes writes: of a Cluster's primaries, else one.
+        Raises like `call` when one of them fails."""
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                replies = await self._wire.send_everywhere(args)
+        except FOREIGN as exc:
+            raise translate(exc) from exc
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise translate(reply) from reply
+        return cast("list[Answer]", replies)
 
     def run(
         self,
@@ -101,11 +117,11 @@ class Batcher:
         """WAIT speaks of what its own connection wrote: both go down one, alone."""
         try:
             async with asyncio.timeout(self._deadline_s + SAFE_MS / 1000):
-                answer, safe = await self._send([call.args, wait])
+                answer, safe = await self._send_together([call.args, wait])
                 if isinstance(answer, rx.NoScriptError):
-                    answer, safe = await self._send([call.in_full(), wait])
+                    answer, safe = await self._send_together([call.in_full(), wait])
                 if str(safe).startswith("unknown command"):  # WAITAOF came with Redis 7.2
-                    safe = await self._always_fsyncs()
+                    safe = await self._always_fsyncs(call.args[3])
         except FOREIGN as exc:
             raise translate(exc) from exc
         if isinstance(answer, Exception):
@@ -120,9 +136,11 @@ class Batcher:
             )
         return answer
 
-    async def _always_fsyncs(self) -> Answer | Exception:
-        """1 when the server fsyncs before it answers: then every answer is one from the disk."""
-        (found,) = await self._send([("CONFIG", "GET", "append*")])
+    async def _always_fsyncs(self, key: Arg) -> Answer | Exception:
+        """1 when the server that holds the key fsyncs before it answers: then every answer is
+        one from the disk."""
+        look = [("EXISTS", key), ("CONFIG", "GET", "append*")]
+        _exists, found = await self._send_together(look)
         if not isinstance(found, list):
             return found
         said = dict(zip(found[::2], found[1::2], strict=True))
@@ -195,10 +213,16 @@ class Batcher:
 
     async def _send(self, commands: Sequence[tuple[Arg, ...]]) -> list[Answer | Exception]:
         """One round trip. An error reply stands in its command's place."""
-        async with self._client.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)
-            return cast("list[Answer | Exception]", await pipe.execute(raise_on_error=False))
+        started_s, answered = time.perf_counter(), False
+        try:
+            answers = await self._wire.send(commands)
+            answered = True
+        finally:
+            self._observer.round_trip(time.perf_counter() - started_s, answered=answered)
+        return cast("list[Answer | Exception]", answers)
+
+    async def _send_together(self, commands: Sequence[tuple[Arg, ...]]) -> list[Answer | Exception]:
+        return cast("list[Answer | Exception]", await self._wire.send_together(commands))
 
 
 def _settle(call: _Call, answer: Answer | Exception) -> None:

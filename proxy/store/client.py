@@ -7,6 +7,7 @@ time-outs are set; the batcher puts one deadline over connect, handshake and ans
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -38,6 +39,8 @@ _PASSING: Final = (
     "READONLY",
     "TRYAGAIN",
 )
+# Another server has it now, or will have it soon.
+_ELSEWHERE: Final = (rx.ReadOnlyError, rx.ClusterError, rx.AskError)
 _SCHEMES: Final = (
     "embedded, unix://, redis://, rediss://, redis+sentinel://host:port,…/service, "
     "redis+cluster://host:port,…"
@@ -84,8 +87,14 @@ def connect(url: str, timeout_s: float) -> Connections:
         if scheme == "redis+cluster":
             hosts, login, _ = _many(url, 6379)
             nodes = [ClusterNode(host, port) for host, port in hosts]
-            cluster = RedisCluster(startup_nodes=nodes, **login, **options)
-            return Connections(cluster, lambda: _any_node(cluster, hosts[0], login | patient))
+            # One shard that is gone leaves the others' tasks alone.
+            cluster = RedisCluster(
+                startup_nodes=nodes, require_full_coverage=False, **login, **options
+            )
+            turns = itertools.count()
+            return Connections(
+                cluster, lambda: _any_node(cluster, hosts[0], login | patient, next(turns))
+            )
         if scheme in ("unix", "redis", "rediss"):
             return Connections(
                 Redis.from_url(url, **options), lambda: Redis.from_url(url, **patient)
@@ -121,10 +130,14 @@ def _many(url: str, default_port: int) -> tuple[list[tuple[str, int]], dict[str,
     return hosts, {k: v for k, v in login.items() if v}, path.strip("/")
 
 
-def _any_node(cluster: RedisCluster, first: tuple[str, int], options: dict[str, Any]) -> Redis:
-    """A client of one node: the Cluster carries plain pub/sub to all of them."""
+def _any_node(
+    cluster: RedisCluster, first: tuple[str, int], options: dict[str, Any], turn: int
+) -> Redis:
+    """A client of one node: the Cluster carries plain pub/sub to all of them. The next turn is
+    another node's: the one before may be dead."""
     primaries = cluster.get_primaries()
-    host, port = (primaries[0].host, primaries[0].port) if primaries else first
+    one = primaries[turn % len(primaries)] if primaries else None
+    host, port = (one.host, one.port) if one else first
     return Redis(host=host, port=int(port), **options)
 
 
@@ -140,7 +153,7 @@ def _translate(exc: BaseException) -> ProxyError:
     if isinstance(exc, rx.OutOfMemoryError):
         return StoreFull(reason)
     if isinstance(exc, rx.ResponseError):
-        if isinstance(exc, (rx.ReadOnlyError, rx.ClusterError)) or str(exc).startswith(_PASSING):
+        if isinstance(exc, _ELSEWHERE) or str(exc).startswith(_PASSING):
             return StoreDown(reason)
         return StoreFull(reason) if str(exc).startswith("OOM") else StoreFault(reason)
     if isinstance(exc, rx.DataError):

@@ -18,6 +18,7 @@ import orjson
 from proxy.pools import WELL, Standing
 from proxy.store import keys
 from proxy.store.batch import Answer, Batcher, Script
+from proxy.store.tasks import free
 
 KEPT_MS: Final = 24 * 3600 * 1000  # a standing nobody has touched for so long says nothing
 
@@ -27,6 +28,7 @@ class Credentials:
         self._batch = batch
         self._take = Script.load("place")
         self._swap = Script.load("standing")
+        self._leave = Script.load("leave")
 
     # ------------------------------------------------------------ standing
 
@@ -63,7 +65,11 @@ class Credentials:
         await self._batch.run(self._take, [keys.places(name)], [task_id, now_ms, until_ms, ""])
 
     async def leave(self, name: str, task_id: str) -> None:
-        await self._batch.call("ZREM", keys.places(name), task_id)
+        """Give the place back; those who wait for one hear of it."""
+        await free(self._batch, self._leave, name, task_id)
+
+    async def has(self, name: str, task_id: str) -> bool:
+        return await self._batch.call("ZSCORE", keys.places(name), task_id) is not None
 
     async def in_flight(self, name: str, now_ms: int) -> int:
         count = await self._batch.call("ZCOUNT", keys.places(name), f"({now_ms}", "+inf")

@@ -31,6 +31,7 @@ class StoreFull(Unavailable):
         super().__init__(
             "The gateway's store is full; running tasks go on, new ones are not taken.",
             retry_after_s=RETRY_AFTER_S,
+            limit="store",
         )
         self.reason = reason
 

@@ -16,6 +16,7 @@ from proxy.store import keys
 from proxy.store.batch import Batcher, Script
 from proxy.store.codec import decode_hook, encode_hook
 from proxy.store.faults import StoreFault
+from proxy.store.made import MOST_LOOKED_AT, Place, Walk
 from proxy.store.tasks import claim
 
 KEPT_MS: Final = 7 * 24 * 3600 * 1000
@@ -97,6 +98,42 @@ class Hooks:
         known = [h for h in await self._known(names) if state in (None, h.state)]
         hooks = sorted(known, key=lambda hook: (hook.created_ms, hook.name))
         return tuple(hooks[-limit:]), len(hooks) > limit
+
+    async def page(
+        self, limit: int, state: str | None = None, after: tuple[bool, Place] | None = None
+    ) -> tuple[_Hooks, tuple[bool, Place] | None]:
+        """Up to `limit` of those in `state`, and where to go on, None at the end: first those
+        that wait, the soonest due first, then those that have ended, of which the ones kept
+        longest come first. A place is (whether it waits, its entry). A page may be short, even
+        empty, before the end."""
+        found: _Hooks = []
+        last = after
+        looked = 0
+        waits = after is None or after[0]
+        place = None if after is None else after[1]
+        while looked < MOST_LOOKED_AT:
+            if state is not None and waits != (state == "pending"):
+                step = []
+            else:
+                rooms = [(keys.hooks if waits else keys.told)(s) for s in keys.ALL_SHARDS]
+                step = await Walk(self._batch, rooms, down=not waits).step(place)
+            if not step and not waits:
+                return found, None
+            if not step:
+                waits, place = False, None
+                continue
+            looked += len(step)
+            hooks = await asyncio.gather(*(self.get(entry.member) for entry in step))
+            for entry, hook in zip(step, hooks, strict=True):
+                if hook is None or state not in (None, hook.state):
+                    continue
+                if len(found) == limit:
+                    return found, last
+                found.append(hook)
+                last = (waits, entry)
+            place = step[-1]
+        assert place is not None
+        return found, (waits, place)
 
     async def _known(self, names: Sequence[str]) -> _Hooks:
         hooks: _Hooks = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -67,6 +68,16 @@ def line(task_id: str) -> str:
 def owner_index(owner: str) -> str:
     """zset: created_ms → task id."""
     return f"rw:{{{shard_of(owner)}}}:own:{owner}"
+
+
+def made(shard: str) -> str:
+    """zset: created_ms → task id, of all owners."""
+    return f"rw:{{{shard}}}:made"
+
+
+def usage(shard: str, day: str) -> str:
+    """hash: what was made of whom by whom on a UTC day (`20260131`), see `usage`."""
+    return f"rw:{{{shard}}}:use:{day}"
 
 
 def alias(token_id: str, owner: str, external_id: str) -> str:
@@ -131,6 +142,40 @@ def places(credential: str) -> str:
 def standing(name: str) -> str:
     """string: how a credential (`upstream/name`) or an upstream (its name) stands."""
     return f"rw:{{c:{name}}}:state"
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The keys of an upstream's queue, all in one slot."""
+
+    upstream: str
+
+    @property
+    def tasks(self) -> str:
+        """hash: waiting task id → its token."""
+        return self._room("all")
+
+    @property
+    def ring(self) -> str:
+        """zset: token with waiting tasks → the number of its turn, the lowest is next."""
+        return self._room("ring")
+
+    @property
+    def leases(self) -> str:
+        """zset: task id somebody is about to send → ms when that lapses."""
+        return self._room("lease")
+
+    def of(self, token_id: str) -> str:
+        """zset: waiting task id of this token → created_ms."""
+        return self._room(f"of:{token_id}")
+
+    def _room(self, name: str) -> str:
+        return f"rw:{{q:{self.upstream}}}:{name}"
+
+
+def blob(task_id: str, number: int) -> str:
+    """string: a piece of the request a task waits with."""
+    return f"{_tagged(task_id, 'blob')}:{number}"
 
 
 def rate(owner: str, who: str, kind: str) -> str:

@@ -105,6 +105,17 @@ class Ledger:
         async for _, booking in self._stream(keys.ledger(owner, month), "-"):
             yield booking
 
+    async def latest(
+        self, owner: str, month: str, limit: int, before: str = ""
+    ) -> list[tuple[str, Booking]]:
+        """Up to `limit` entries with their ids, the latest first; `before` is the id of one."""
+        start = f"({before}" if before else "+"
+        page = await self._batch.call(
+            "XREVRANGE", keys.ledger(owner, month), start, "-", "COUNT", limit
+        )
+        assert isinstance(page, list)
+        return [_entry(item) for item in page]
+
     async def _stream(
         self, key: str, after: str, until: str = "+"
     ) -> AsyncIterator[tuple[str, Booking]]:

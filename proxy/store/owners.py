@@ -9,6 +9,7 @@ from proxy.store import keys
 from proxy.store.batch import Batcher, Script
 from proxy.store.codec import OwnerRecord, decode_owner, encode_owner
 from proxy.store.faults import StoreFault
+from proxy.store.tokens import LISTED_AT_ONCE
 
 
 class Owners:
@@ -41,4 +42,7 @@ class Owners:
         names = await self._batch.call("SMEMBERS", keys.OWNERS)
         assert isinstance(names, list | set)
         found = sorted(name.decode() for name in names if isinstance(name, bytes))
-        return tuple(await asyncio.gather(*map(self.get, found)))
+        records: list[OwnerRecord] = []
+        for first in range(0, len(found), LISTED_AT_ONCE):
+            records += await asyncio.gather(*map(self.get, found[first : first + LISTED_AT_ONCE]))
+        return tuple(records)

@@ -1,13 +1,15 @@
-"""What the Redis in use can promise, read from its own settings: for `reelway doctor`."""
+"""What the Redis in use is and can promise, read from its own settings: for `reelway doctor` and
+the admin port."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from proxy.store.batch import Answer, Batcher, Durability
 
 FULL_MARK: Final = 0.8
+_LEVELS: Final = ("ok", "warning", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,16 +20,53 @@ class Finding:
     text: str
 
 
-async def findings(batch: Batcher, durability: Durability) -> list[Finding]:
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Of all servers together. `max_bytes` None: no limit on one of them at least; `persistence`
+    "aof" when all log every change, else "snapshots", at best."""
+
+    server: str
+    version: str
+    used_bytes: int
+    max_bytes: int | None
+    keys: int
+    persistence: Literal["aof", "snapshots"]
+
+
+async def facts(batch: Batcher) -> Facts:
     """Raises StoreDown when the store does not answer."""
-    info = _flat(await batch.call("INFO"))
-    return [
-        Finding("ok", f"redis: {info.get('server_name', 'redis')} {info.get('redis_version')}"),
-        _persistence(info),
-        _eviction(info),
-        _memory(info),
-        _durability(info, durability),
-    ]
+    sizes = await batch.everywhere("DBSIZE")
+    infos = [_flat(info) for info in await batch.everywhere("INFO")]
+    limits = [int(info.get("maxmemory", 0)) for info in infos]
+    first = infos[0]
+    logged = all(info.get("aof_enabled") == "1" for info in infos)
+    name = first.get("server_name", "redis")
+    return Facts(
+        server=name,
+        version=first.get(f"{name}_version", first.get("redis_version", "")),
+        used_bytes=sum(int(info.get("used_memory", 0)) for info in infos),
+        max_bytes=sum(limits) if all(limits) else None,
+        keys=sum(size for size in sizes if isinstance(size, int)),
+        persistence="aof" if logged else "snapshots",
+    )
+
+
+async def findings(batch: Batcher, durability: Durability) -> list[Finding]:
+    """One of each subject: of several servers the one that promises least. Raises StoreDown when
+    the store does not answer."""
+    infos = [_flat(info) for info in await batch.everywhere("INFO")]
+    by_subject = (
+        [_version(info) for info in infos],
+        [_persistence(info) for info in infos],
+        [_eviction(info) for info in infos],
+        [_memory(info) for info in infos],
+        [_durability(info, durability) for info in infos],
+    )
+    return [max(found, key=lambda each: _LEVELS.index(each.level)) for found in by_subject]
+
+
+def _version(info: dict[str, str]) -> Finding:
+    return Finding("ok", f"redis: {info.get('server_name', 'redis')} {info.get('redis_version')}")
 
 
 def _persistence(info: dict[str, str]) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from proxy.store import keys
 from proxy.store.batch import Batcher, Script
@@ -14,7 +15,7 @@ class Rate:
     """`who` may do `kind` so often a minute; see `keys.holders` for who."""
 
     who: str
-    kind: str
+    kind: Literal["requests", "submits"]
     per_minute: int
 
 

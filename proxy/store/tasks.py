@@ -20,8 +20,8 @@ from typing import Final, Literal, TypeAlias
 from proxy.errors import Invalid, NotFound, ProxyError
 from proxy.lifecycle import notice_of
 from proxy.model import NO_LIMITS, Kind, Limits, Task
-from proxy.store import keys
-from proxy.store.batch import Answer, Arg, Batcher, Durability, Script
+from proxy.store import keys, usage
+from proxy.store.batch import Answer, Batcher, Durability, Script
 from proxy.store.codec import (
     MAX_LINE_ENTRIES,
     Booking,
@@ -35,6 +35,9 @@ from proxy.store.codec import (
     task_fields,
 )
 from proxy.store.faults import StoreFault
+from proxy.store.observer import NOBODY, Observer
+from proxy.store.waiting import Waiting
+from proxy.store.wire import Arg
 
 # No task is open longer; with the retention it bounds how old a live index entry can be.
 _LONGEST_OPEN_MS: Final = 7 * 24 * 3600 * 1000
@@ -81,15 +84,20 @@ FREE: Final = Allowance()
 
 
 _Ids: TypeAlias = list[str]  # inside the class, `list` is its method
+_Tasks: TypeAlias = list[Task]
 
 
 class Tasks:
-    def __init__(self, batch: Batcher) -> None:
+    def __init__(self, batch: Batcher, observer: Observer = NOBODY) -> None:
         self._batch = batch
+        self._observer = observer
         self._reserve = Script.load("reserve")
         self._swap = Script.load("swap")
         self._page = Script.load("page")
         self._claim = Script.load("claim")
+        self._secure = Script.load("secure")
+        self._free = Script.load("leave")
+        self._waiting = Waiting(batch)
 
     # ------------------------------------------------------------ changes
 
@@ -121,10 +129,14 @@ class Tasks:
                 _LONGEST_OPEN_MS,
                 _booking(task, "hold", task.hold_micro, task.created_ms),
                 *_gates(allowance),
+                keys.day(task.created_ms),
+                usage.whose(task.owner, task.model),
+                usage.KEPT_MS,
                 *task_fields(task),
             ],
         )
         if answer is None:
+            self._observer.task_moved(None, task)
             return None
         why, what = _texts(answer)
         return Taken(Why(why), what)
@@ -156,6 +168,7 @@ class Tasks:
         hook = notice_of(old, new)
         ends = new.stage.is_final and not old.stage.is_final
         entries = _closing(new) if ends else ()
+        counters = usage.counters(new) if ends else ()
         answer = await self._batch.run(
             self._swap,
             (
@@ -185,6 +198,9 @@ class Tasks:
                 new.settled_micro or 0,
                 len(entries),
                 *entries,
+                keys.day(new.created_ms),
+                len(counters) // 2,
+                *counters,
                 *task_fields(new),
             ],
             durability=durability,
@@ -193,16 +209,29 @@ class Tasks:
             return _decode(answer)
         if answer != 1:
             raise NotFound(f"no task {new.id}")
+        self._observer.task_moved(old.stage, new)
         if ends and new.credential:
             await self._leave(new)
+        if ends and new.queue:
+            await self._waiting.forget(new)
         return None
+
+    async def secure(self, task_id: str, durability: Durability) -> None:
+        """Wait until all that was written of the task is safe as `durability` says. StoreUnsafe
+        when it is not in time; NotFound when there is no such task. "local" waits for nothing."""
+        if durability == "local":
+            return
+        if (
+            await self._batch.run(self._secure, [keys.task(task_id)], [], durability=durability)
+            != 1
+        ):
+            raise NotFound(f"no task {task_id}")
 
     async def _leave(self, task: Task) -> None:
         """Its place among those in flight with its credential is free. That is in another slot,
         so not in the script; one that is not given back ends by itself."""
         with suppress(ProxyError):
-            key = keys.places(f"{task.upstream}/{task.credential}")
-            await self._batch.call("ZREM", key, task.id)
+            await free(self._batch, self._free, f"{task.upstream}/{task.credential}", task.id)
 
     # ------------------------------------------------------------ look-ups
 
@@ -330,12 +359,27 @@ class Tasks:
         """Take a due id away whose task does not exist."""
         await self._batch.call("ZREM", keys.due(_shard(task_id)), task_id)
 
+    async def open(self, most: int) -> _Tasks | None:
+        """Every task that is due now or later; None when there are more than `most`."""
+        if await self.open_count() > most:
+            return None
+        found = await asyncio.gather(
+            *(self._batch.call("ZRANGE", keys.due(shard), 0, most) for shard in keys.ALL_SHARDS)
+        )
+        ids = (task_id for answer in found for task_id in _texts(answer))
+        return [*(await self.get_many(ids)).values()]
+
     async def open_count(self) -> int:
         """How many tasks are due now or later."""
         counts = await asyncio.gather(
             *(self._batch.call("ZCARD", keys.due(shard)) for shard in keys.ALL_SHARDS)
         )
         return sum(count for count in counts if isinstance(count, int))
+
+
+async def free(batch: Batcher, script: Script, name: str, task_id: str) -> None:
+    """Give back the task's place at a credential, if it has one, and say so on the channel."""
+    await batch.run(script, [keys.places(name)], [task_id, keys.CHANNEL, f"place|{name}|0"])
 
 
 async def claim(

@@ -23,6 +23,7 @@ from proxy.store.codec import (
 )
 from proxy.store.faults import StoreFault
 
+LISTED_AT_ONCE: Final = 1000  # a bound on what waits for the store at once
 KEPT_AFTER_EXPIRY_MS: Final = 30 * 24 * 3600 * 1000  # so that "expired" is not "unknown"
 
 
@@ -81,10 +82,12 @@ class Tokens:
         ids = await self._batch.call("ZRANGE", keys.TOKENS, 0, -1)
         assert isinstance(ids, list)
         names = [member.decode() for member in ids if isinstance(member, bytes)]
-        found = await asyncio.gather(
-            *(self._batch.call("HGETALL", keys.token(name)) for name in names)
-        )
-        records = [record for answer in found if (record := _record(answer)) is not None]
+        records: list[TokenRecord] = []
+        for first in range(0, len(names), LISTED_AT_ONCE):
+            found = await asyncio.gather(
+                *(self.get(name) for name in names[first : first + LISTED_AT_ONCE])
+            )
+            records += [record for record in found if record is not None]
         return tuple(sorted(records, key=lambda record: (record.created_ms, record.id)))
 
     async def change(self, record: TokenRecord, *names: str) -> bool:

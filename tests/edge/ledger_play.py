@@ -39,8 +39,9 @@ class Play:
     """`known` is what each worker believes of a task, perhaps an old version. Time goes on by
     hours, so that days and months change."""
 
-    def __init__(self, store: Store, seed: int) -> None:
+    def __init__(self, store: Store, seed: int, budget_micro: int = BUDGET_MICRO) -> None:
         self.store = store
+        self.budget_micro = budget_micro
         self.random = random.Random(seed)
         self.now_ms = NOW
         self.known: dict[str, Task] = {}
@@ -66,8 +67,8 @@ class Play:
             hold_micro=price_micro(PRICE, rendered),
         )
         allowance = Allowance(
-            token=Limits(budget_day_micro=BUDGET_MICRO // 20, budget_micro=BUDGET_MICRO),
-            owner=Limits(budget_month_micro=BUDGET_MICRO),
+            token=Limits(budget_day_micro=self.budget_micro // 20, budget_micro=self.budget_micro),
+            owner=Limits(budget_month_micro=self.budget_micro),
         )
         taken = await self.store.tasks.reserve(task, self.now_ms, 0, allowance)
         if taken is not None:

@@ -19,7 +19,7 @@ from tests.edge.programs import ROOT, Program, ask, program, run, until
 COMMANDS = [
     *("demo", "serve", "check", "config", "routes"),
     *("doctor", "health", "token", "owner", "usage", "ledger", "task"),
-    *("webhook", "credential", "simulate"),
+    *("webhook", "credential", "simulate", "completion"),
 ]
 TOKEN_COMMANDS = [
     *("create", "list", "show", "set", "rotate", "expire", "disable", "enable", "revoke"),
@@ -441,3 +441,8 @@ def test_reelway_is_python_m_proxy() -> None:
     ended = run("--version", cwd=ROOT)
     assert (ended.status, ended.err) == (0, "")
     assert re.fullmatch(r"reelway, version \d+\.\d+\.\d+\n", ended.out)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_told_how_to_complete(shell: str, tmp_path: Path) -> None:
+    assert "_REELWAY_COMPLETE" in run("completion", shell, cwd=tmp_path).out

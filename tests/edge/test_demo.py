@@ -94,6 +94,8 @@ def test_one_line_of_json_when_ready_then_sigterm_ends_it_cleanly(tmp_path: Path
         models = ask(told["url"] + "/v1/models", told["token"]).json()["data"]
         assert {"sora-2", "kling-v2-6", "jimeng_t2v_v30"} <= {model["id"] for model in models}
         assert ask(told["admin_url"] + "/readyz").json() == {"status": "ready"}
+        overview = ask(told["admin_url"] + "/api/overview", told["admin_token"]).json()
+        assert (overview["ready"], overview["api_url"]) == (True, told["url"])
         assert len(at_work_on(state, besides=running.pid)) == 2, "the store and the simulator"
         running.signal(signal.SIGTERM)
         assert running.end() == Ended(0, "", "")

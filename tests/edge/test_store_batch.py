@@ -19,9 +19,10 @@ from proxy.store import (
     StoreDown,
     StoreFault,
     StoreFull,
+    StoreUnsafe,
     TokenRecord,
 )
-from proxy.store.batch import MAX_PENDING, Answer, Arg, Batcher, Durability, Script
+from proxy.store.batch import MAX_PENDING, Answer, Batcher, Durability, Script
 from proxy.store.client import connect
 from proxy.store.credentials import Credentials
 from proxy.store.ended import Ended
@@ -33,6 +34,8 @@ from proxy.store.signatures import Signatures
 from proxy.store.streams import Streams
 from proxy.store.tasks import Tasks
 from proxy.store.tokens import Tokens
+from proxy.store.waiting import Waiting
+from proxy.store.wire import Arg
 from tests.edge.store_fixtures import NOW, new_task, own_valkey, second, store, valkey
 
 __all__ = ["own_valkey", "second", "store", "valkey"]
@@ -176,6 +179,8 @@ async def test_every_script_stays_in_one_slot(recorder: Recorder) -> None:
         hook = await hooks.get(f"{task.id}:2")
         assert hook is not None
         await hooks.write(hook, NOW, None)
+        with pytest.raises(StoreUnsafe):  # the test's server has no replica
+            await tasks.secure(task.id, "replica")
         final = replace(failed, version=3)
         await tasks.swap(failed, final, None, "closed", 60, never_sent=True)
         assert (await tasks.list(owner, 5))[0] == (final,)
@@ -194,12 +199,17 @@ async def test_every_script_stays_in_one_slot(recorder: Recorder) -> None:
     credentials = Credentials(recorder)
     assert await credentials.take("up/{k}", "t", 1, NOW, NOW + 1)
     assert await credentials.swap("up/{k}", WELL, replace(WELL, strikes=1))
+    await credentials.leave("up/{k}", "t")
     await Signatures(recorder).bind("t", "}{", "s{}", "k}{", 60)
+    waiting, waits = Waiting(recorder), new_task("}{")
+    assert await waiting.join("up", waits)
+    assert await waiting.next("up", NOW, NOW + 1) == waits.id
+    await waiting.leave("up", waits.id)
     folder = resources.files("proxy.store") / "scripts"
     written = {entry.name.removesuffix(".lua") for entry in folder.iterdir()}
     assert set(recorder.scripts) == written
     for calls in recorder.scripts.values():
         for names in calls:
-            tags = {re.match(r"rw:\{(0[0-9a-f])\}:[a-z]+(:|$)", name) for name in names}
+            tags = {re.match(r"rw:\{(0[0-9a-f]|q:[^{}]+)\}:[a-z]+(:|$)", name) for name in names}
             slots = {match.group(1) for match in tags if match}
             assert (None not in tags and len(slots) == 1) or len(names) == 1

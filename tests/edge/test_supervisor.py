@@ -135,16 +135,25 @@ async def test_a_killed_worker_is_replaced_and_its_waiting_connections_are_answe
 
 
 async def test_requests_are_counted_over_all_workers(site: Site) -> None:
+    """Also those of workers that an upgrade has sent away: a counter never falls."""
     gateway = await site.worker()
+
+    async def counted() -> list[float]:
+        text = await admin(site, gateway, "GET", "/metrics")
+        return [
+            float(line.rpartition(" ")[2])
+            for line in text.splitlines()
+            if line.startswith("reelway_requests_total{") and 'operation="models"' in line
+        ]
+
     for _ in range(30):
         assert await models(gateway.url, site.bearer) == 200
-    text = await admin(site, gateway, "GET", "/metrics")
-    counts = [
-        float(line.rpartition(" ")[2])
-        for line in text.splitlines()
-        if line.startswith("reelway_requests_total{") and 'operation="models"' in line
-    ]
-    assert counts == [30.0]
+    assert await counted() == [30.0]
+    before = children(gateway.process.pid)
+    gateway.process.send_signal(signal.SIGUSR2)
+    await until(lambda: not any(is_alive(pid) for pid in before))
+    assert await models(gateway.url, site.bearer) == 200
+    assert await counted() == [31.0]
 
 
 async def test_a_reload_reaches_every_worker_and_a_bad_file_none(site: Site) -> None:

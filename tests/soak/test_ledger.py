@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy.store import Store
-from tests.edge.ledger_play import Play
+from tests.edge.ledger_play import BUDGET_MICRO, Play
 from tests.edge.store_fixtures import store, valkey
 
 __all__ = ["store", "valkey"]
@@ -12,9 +12,11 @@ OPERATIONS = 100_000
 
 
 async def test_a_hundred_thousand_operations_balance_to_the_last_micro_unit(store: Store) -> None:
-    play = Play(store, seed=11)
+    # Of the usual budget little would be left after a tenth of them.
+    play = Play(store, seed=11, budget_micro=2 * BUDGET_MICRO)
     for _ in range(OPERATIONS):
         await play.step()
     found = await store.ledger.check(play.now_ms)
     assert found.problems == ()
     assert found.tasks > OPERATIONS / 20
+    assert play.refused > 0  # the budgets were met too

@@ -223,14 +223,15 @@ CASES: list[tuple[str, list[str]]] = [
         [
             (
                 "1: sever: unknown table; did you mean 'server'? accepted: server, admin, "
-                "redis, timeouts, limits, billing, cors, webhooks, defaults, upstreams, routes"
+                "redis, timeouts, limits, billing, cors, logs, webhooks, defaults, upstreams, "
+                "routes"
             )
         ],
     ),
     ("server = 1", ["1: server: must be a table, not 1"]),
     (
         "[admin]\n\nlisen = ''",
-        [("3: admin.lisen: unknown key; did you mean 'listen'? accepted: listen, token")],
+        [("3: admin.lisen: unknown key; did you mean 'listen'? accepted: listen, token, origins")],
     ),
     ("[server]\nworkers = '2'", ["2: server.workers: must be a whole number, not a string"]),
     ("[server]\nworkers = 1.5", ["2: server.workers: must be a whole number, not 1.5"]),

@@ -57,6 +57,7 @@ def test_a_preflight_says_all_that_is_allowed() -> None:
         "Access-Control-Allow-Headers": "authorization, content-type",
         "Access-Control-Expose-Headers": "etag, x-request-id",
         "Access-Control-Max-Age": "600",
+        "Timing-Allow-Origin": APP,
         "Vary": "Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
     }
 
@@ -108,6 +109,7 @@ def test_an_actual_reply_names_the_asking_origin_only(
     another."""
     headers = cors.granted(POLICY, CIMultiDict(sent))
     assert headers.get("Access-Control-Allow-Origin") == allowed
+    assert headers.get("Timing-Allow-Origin") == allowed
     assert headers["Vary"] == "Origin"
     assert ("Access-Control-Expose-Headers" in headers) == (allowed is not None)
 
@@ -123,4 +125,14 @@ def test_the_config_section_is_a_set_of_rules() -> None:
     """What the gateway reads from config.toml fits, and exposes what clients have to see."""
     policy = cors.policy_of(Cors(origins=(APP,)))
     exposed = cors.granted(policy, CIMultiDict({"Origin": APP}))["Access-Control-Expose-Headers"]
-    assert {"x-request-id", "retry-after", "reelway-adjusted"} <= set(exposed.split(", "))
+    assert {
+        "idempotent-replayed",
+        "openai-poll-after-ms",
+        "reelway-adjusted",
+        "reelway-cancel",
+        "reelway-dropped",
+        "retry-after",
+        "server-timing",
+        "x-ratelimit-remaining-requests",
+        "x-request-id",
+    } <= set(exposed.split(", "))

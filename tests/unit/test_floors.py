@@ -17,6 +17,7 @@ FLOORS: dict[str, int] = {
     "signing": 1,
     "globs": 1,
     "fingerprint": 1,
+    "redaction": 1,
     "dialects": 2,
     "providers": 2,
     "config_source": 3,
@@ -25,15 +26,25 @@ FLOORS: dict[str, int] = {
     "config": 3,
     "routing": 3,
     "rewrite": 3,
+    "exposition": 3,
+    "families": 3,
     "lifecycle": 3,
+    "grants": 3,
     "memo": 3,
+    "openapi": 3,
+    "openapi_shapes": 3,
+    "metrics": 3,
     "planning": 3,
     "pools": 3,
     "pricing": 3,
     "scopes": 3,
+    "children": 4,
+    "control": 4,
+    "systemd": 4,
     "logs": 4,
     "listener": 4,
     "mirror": 4,
+    "phases": 4,
     "relay": 4,
     "spool": 4,
     "store": 4,
@@ -42,6 +53,7 @@ FLOORS: dict[str, int] = {
     "account": 5,
     "aside": 4,
     "auth": 5,
+    "gauges": 5,
     "intake": 5,
     "keyring": 5,
     "leases": 5,
@@ -54,13 +66,22 @@ FLOORS: dict[str, int] = {
     "content": 6,
     "delivery": 6,
     "dispatch": 6,
+    "drip": 6,
+    "front": 7,
     "events": 6,
     "gateway": 6,
     "notify": 6,
+    "probe": 6,
+    "queue": 6,
+    "records": 6,
     "source": 6,
     "submission": 6,
     "tracker": 6,
+    "reload": 7,
     "server": 7,
+    "worker": 8,
+    "crew": 8,
+    "supervisor": 8,
     "command": 8,
     "demo": 8,
     "cli": 8,
@@ -146,8 +167,8 @@ def test_each_library_has_one_importer(path: Path) -> None:
     if room_of(path) in ("listener", "relay"):
         return
     used = {name for name in imports_of(path) if name.endswith(".ClientSession")}
-    if used:
-        assert room_of(path) == "upstream", path
+    if used:  # our own port is no upstream
+        assert room_of(path) == "upstream" or path.name in ("loopback.py", "front.py"), path
 
 
 def test_an_adapter_knows_no_other_adapter_and_the_gateway_none() -> None:

@@ -25,6 +25,8 @@ def test_only_trace_context_goes_on_to_the_upstream() -> None:
     )
     assert forwarded(client) == {"traceparent": "00-a-b-01", "tracestate": "k=v"}
     assert forwarded(CIMultiDict()) == {}
+    two = CIMultiDict([("tracestate", "a=1"), ("TraceState", "b=2")])
+    assert forwarded(two) == {"tracestate": "a=1,b=2"}
 
 
 @pytest.mark.parametrize(

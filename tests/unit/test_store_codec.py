@@ -91,6 +91,8 @@ MOST = Task(
     price={"per_second": {"720p": "0.05"}},
     hold_micro=500_000,
     settled_micro=400_000,
+    queue="kling-main",
+    sent_ms=6,
 )
 
 

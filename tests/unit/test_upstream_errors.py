@@ -17,7 +17,9 @@ from aiohttp.client_reqrep import ConnectionKey
 from aioresponses import aioresponses
 from multidict import CIMultiDict
 
+from proxy.config import load
 from proxy.errors import ProxyError
+from proxy.metrics import Metrics
 from proxy.model import (
     Accepted,
     Credential,
@@ -56,7 +58,8 @@ def upstream(base_url: str = "https://api.example/v1", *hosts: str) -> Upstream:
 
 @asynccontextmanager
 async def way_out(deadlines: Deadlines = LONG) -> AsyncIterator[Upstreams]:
-    out = Upstreams(deadlines)
+    config = load(None, {}, PROVIDERS)
+    out = Upstreams(deadlines, Metrics(lambda: config))
     try:
         yield out
     finally:

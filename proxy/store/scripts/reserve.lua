@@ -9,7 +9,7 @@
 --       15 how many flights, then for each its name and the most in flight ('' = any number)
 --       then how many budgets, then for each its name, the most spent ('' = any amount) and the
 --       ms it is kept ('' = for ever)
---       then fields of the hash
+--       then the UTC day, whose use it counts as and the ms that is kept, then fields of the hash
 -- Returns nil when written, else {why, what}: same, replay, mismatch, retry, alias and the id;
 -- flight, budget and the name of what is exhausted.
 
@@ -105,8 +105,13 @@ elseif KEYS[7] ~= KEYS[1] then
   redis.call('LTRIM', KEYS[7], -tonumber(ARGV[11]), -1)
   redis.call('PEXPIRE', KEYS[7], ARGV[10])
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, at + 1))
+local tag = string.match(KEYS[3], '^rw:{%x+}:')
+local use = tag .. 'use:' .. ARGV[at + 1]
+redis.call('HINCRBY', use, 'submits ' .. ARGV[at + 2], 1)
+redis.call('PEXPIRE', use, ARGV[at + 3])
+redis.call('HSET', KEYS[1], unpack(ARGV, at + 4))
 redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
+redis.call('ZADD', tag .. 'made', ARGV[2], ARGV[1])
 redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
 redis.call('RPUSH', KEYS[2], ARGV[4])
 redis.call('PUBLISH', ARGV[5], ARGV[6])

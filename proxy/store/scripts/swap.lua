@@ -9,7 +9,8 @@
 --       11 hook name, '' = nobody is to be told  12 hook due_ms  13 hook document
 --       14 how many zsets of tasks in flight  15 1 = it has ended: its places are free again
 --       16 micro-units that were held  17 of them, how many it cost
---       18 how many ledger entries, then these, then fields of the hash
+--       18 how many ledger entries, then these, then the UTC day of its submit, how many counters
+--       of that day's use, then for each its name and what is added, then fields of the hash
 -- Returns 1 when written, 0 when there is no such task, else the document that is there.
 
 local version = redis.call('HGET', KEYS[1], 'v')
@@ -20,7 +21,15 @@ if version ~= ARGV[2] then
   return redis.call('HGET', KEYS[1], 'doc')
 end
 local entries = tonumber(ARGV[18])
-redis.call('HSET', KEYS[1], unpack(ARGV, 19 + entries))
+local at = 20 + entries
+local counters = tonumber(ARGV[at])
+redis.call('HSET', KEYS[1], unpack(ARGV, at + 1 + 2 * counters))
+if counters > 0 then
+  local use = string.match(KEYS[3], '^rw:{%x+}:') .. 'use:' .. ARGV[at - 1]
+  for place = at + 1, at + 2 * counters, 2 do
+    redis.call('HINCRBY', use, ARGV[place], ARGV[place + 1])
+  end
+end
 if ARGV[15] == '1' then
   for place = 11, #KEYS do
     if place < 11 + tonumber(ARGV[14]) then

@@ -8,6 +8,7 @@ local tag = string.match(KEYS[1], '^rw:{%x+}:')
 for _, member in ipairs(gone) do
   local id, owner = string.match(member, '^(%S+) (.*)$')
   redis.call('ZREM', tag .. 'own:' .. owner, id)
+  redis.call('ZREM', tag .. 'made', id)
   redis.call('ZREM', KEYS[1], member)
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[1])

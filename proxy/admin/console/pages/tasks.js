@@ -1,0 +1,184 @@
+// Tasks of all owners, the newest first, as they move.
+
+import { choice, field, input } from "../controls.js";
+import { h } from "../dom.js";
+import * as format from "../format.js";
+import {
+  badge,
+  button,
+  buttonLink,
+  empty,
+  loaded,
+  pageHead,
+  table,
+  taskBar,
+  time,
+} from "../parts.js";
+import { makePager } from "../pager.js";
+import { announce } from "../says.js";
+import { t } from "../text.js";
+
+const STATUSES = ["", "queued", "in_progress", "completed", "failed"];
+const PAGE = 25;
+const TYPING_MS = 300;
+
+export function tasksPage(ctx) {
+  let typing = null;
+  let known = new Map(); // id → status, as last told
+
+  const tasks = ctx.watch(1500, async (signal) => {
+    const { owner, token, model, status, cursor } = ctx.query;
+    const query = { limit: PAGE, owner, token, model, status, cursor };
+    const page = await ctx.api.get("tasks", query, signal);
+    tell(page.data);
+    return page;
+  });
+
+  const pager = makePager(ctx, () => tasks.again(), { back: "tasks.newer", on: "tasks.older" });
+
+  // What moved since the last round, in one sentence.
+  function tell(data) {
+    const moved = data.filter((task) => known.has(task.id) && known.get(task.id) !== task.status);
+    if (moved.length === 1) {
+      const [one] = moved;
+      announce(t("tasks.moved", { id: one.id, status: t(`state.${one.status}`) }));
+    } else if (moved.length > 1) announce(t("tasks.many", { n: moved.length }));
+    known = new Map(data.map((task) => [task.id, task.status]));
+  }
+
+  function ask(changes) {
+    pager.reset();
+    known = new Map();
+    ctx.setQuery({ ...changes, cursor: null });
+    tasks.again();
+  }
+
+  function askSoon(changes) {
+    clearTimeout(typing);
+    typing = setTimeout(() => !ctx.signal.aborted && ask(changes), TYPING_MS);
+  }
+
+  function filters() {
+    const { owner = "", token = "", model = "", status = "" } = ctx.query;
+    const models = ctx.facts()?.models ?? [];
+    const text = (name, label, value, more = {}) =>
+      field({
+        id: `by-${name}`,
+        label,
+        control: input({
+          value,
+          autocomplete: "off",
+          spellcheck: "false",
+          oninput: (event) => askSoon({ [name]: event.currentTarget.value.trim() }),
+          ...more,
+        }),
+      });
+    return h(
+      "form",
+      {
+        class: "filters",
+        role: "search",
+        key: "filters",
+        onsubmit: (event) => event.preventDefault(),
+      },
+      choice(
+        "status",
+        t("tasks.status"),
+        STATUSES.map((one) => [one, one ? t(`state.${one}`) : t("tasks.any")]),
+        status,
+        (chosen) => ask({ status: chosen }),
+      ),
+      h(
+        "div",
+        { class: "filter-fields" },
+        text("model", t("task.model"), model, { list: "known-models" }),
+        text("owner", t("task.owner"), owner),
+        text("token", t("task.token"), token),
+      ),
+      h(
+        "datalist",
+        { id: "known-models" },
+        models.map((one) => h("option", { value: one, key: one })),
+      ),
+    );
+  }
+
+  const columns = () => [
+    { label: t("tasks.task"), class: "wide", cell: name },
+    { label: t("tasks.status"), cell: (task) => badge(task.status) },
+    { label: t("task.progress"), class: "narrow", cell: progress },
+    { label: t("task.model"), cell: model },
+    { label: t("task.owner"), cell: (task) => h("span", { class: "clip" }, task.owner) },
+    { label: t("task.cost"), class: "number", cell: cost },
+    { label: t("tasks.age"), class: "number", cell: (task) => time(task.created_ms) },
+  ];
+
+  function cost(task) {
+    const currency = ctx.facts()?.currency ?? "USD";
+    if (task.cost_micro !== null) return format.money(task.cost_micro, currency);
+    return h(
+      "span",
+      { class: "quiet", title: t("task.held") },
+      `≤ ${format.money(task.hold_micro, currency)}`,
+    );
+  }
+
+  function view() {
+    return [
+      pageHead(t("nav.tasks"), t("tasks.lead")),
+      filters(),
+      loaded(tasks, ({ data, next }) => [
+        data.length === 0 ? none() : table(t("nav.tasks"), columns(), data, (task) => task.id),
+        pager.view(next),
+      ]),
+    ];
+  }
+
+  function none() {
+    const filtered = ["owner", "token", "model", "status"].some((name) => ctx.query[name]);
+    if (filtered) {
+      const clear = () => ask({ owner: null, token: null, model: null, status: null });
+      return empty(
+        "search",
+        t("tasks.none"),
+        t("tasks.none.text"),
+        button(t("tasks.clear"), clear),
+      );
+    }
+    return empty(
+      "film",
+      t("overview.none"),
+      t("overview.none.text"),
+      buttonLink("#/try", t("overview.try"), { kind: "primary", sign: "spark" }),
+    );
+  }
+
+  return { title: () => t("nav.tasks"), view };
+}
+
+function name(task) {
+  return h(
+    "a",
+    { class: "cell-link", href: `#/tasks/${encodeURIComponent(task.id)}` },
+    h("span", { class: "cell-title" }, task.prompt || t("task.no.prompt")),
+    h("code", { class: "cell-id" }, task.id),
+  );
+}
+
+function progress(task) {
+  return h(
+    "span",
+    { class: "with-figure" },
+    taskBar(task),
+    h("span", { class: "figure" }, format.percent((task.progress ?? 0) / 100)),
+  );
+}
+
+function model(task) {
+  return h(
+    "span",
+    { class: "two-lines" },
+    h("span", {}, task.model),
+    h("span", { class: "quiet" }, task.upstream || t("task.no.upstream")),
+  );
+}

@@ -1,0 +1,162 @@
+"""/api/overview, /api/config and /api/reload: what runs, by which settings."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, Final, Literal
+
+from pydantic import JsonValue
+
+from proxy import __version__
+from proxy.admin.desk import Action, Asked, Desk
+from proxy.admin.fleet import Reloaded
+from proxy.admin.shapes import Item, Listing, Ms, NoBody, NoQuery, StandingItem
+from proxy.admin.upstreams import standings
+from proxy.errors import Unavailable
+from proxy.routing import listed_models
+from proxy.store.promises import facts
+
+
+class WorkerItem(Item):
+    pid: int
+    started_ms: Ms
+
+
+class StoreItem(Item):
+    """`max_bytes` null: no limit. `persistence` aof: every change is logged; snapshots: at best
+    what is saved now and then."""
+
+    server: str
+    version: str
+    used_bytes: int
+    max_bytes: int | None
+    keys: int
+    persistence: Literal["aof", "snapshots"]
+
+
+class UpstreamStandingItem(Item):
+    name: str
+    standing: StandingItem | None
+
+
+class OverviewItem(Item):
+    """`store`, `tasks_open` and the standings are null while the store does not answer. `models`
+    are the public ones that a route names."""
+
+    version: str
+    started_ms: Ms
+    now_ms: Ms
+    public_url: str
+    api_url: str
+    currency: str
+    ready: bool
+    why_not: str | None
+    workers: list[WorkerItem]
+    store: StoreItem | None
+    tasks_open: int | None
+    upstreams: list[UpstreamStandingItem]
+    models: list[str]
+
+
+class SettingItem(Item):
+    """`origin` is `default`, `file:line`, or `env NAME`; secrets are "(hidden)"."""
+
+    key: str
+    value: JsonValue
+    origin: str
+
+
+class LastReloadItem(Item):
+    ms: Ms
+    ok: bool
+    problems: list[str]
+
+
+class SettingsItem(Listing[SettingItem]):
+    last_reload: LastReloadItem | None
+
+
+class ReloadItem(Item):
+    """Not `ok`: nothing changed, for these `problems`. `waiting` are the sections whose changes
+    need a restart."""
+
+    ok: bool
+    problems: list[str]
+    waiting: list[str]
+    ms: Ms
+
+
+async def overview(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> OverviewItem:
+    config, fleet = desk.config(), desk.fleet
+    names = list(config.upstreams)
+    why_not = await fleet.why_not_ready()
+    store: StoreItem | None = None
+    tasks_open: int | None = None
+    known: dict[str, StandingItem] = {}
+    try:
+        found, tasks_open, known = await asyncio.gather(
+            facts(desk.store.batch), desk.store.tasks.open_count(), standings(desk, names)
+        )
+        store = StoreItem(
+            server=found.server,
+            version=found.version,
+            used_bytes=found.used_bytes,
+            max_bytes=found.max_bytes,
+            keys=found.keys,
+            persistence=found.persistence,
+        )
+    except Unavailable:
+        tasks_open = None
+    workers = [WorkerItem(pid=w.pid, started_ms=w.started_ms) for w in fleet.workers()]
+    return OverviewItem(
+        version=__version__,
+        started_ms=min((w.started_ms for w in workers), default=desk.now_ms()),
+        now_ms=desk.now_ms(),
+        public_url=desk.public_url(),
+        api_url=desk.data_port.url,
+        currency=config.billing.currency,
+        ready=why_not is None,
+        why_not=why_not,
+        workers=workers,
+        store=store,
+        tasks_open=tasks_open,
+        upstreams=[UpstreamStandingItem(name=name, standing=known.get(name)) for name in names],
+        models=listed_models(config.routes, ()),
+    )
+
+
+async def settings(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> SettingsItem:
+    last = desk.fleet.last_reload()
+    return SettingsItem(
+        data=[
+            SettingItem(key=key, value=json.loads(value), origin=origin)
+            for key, value, origin in desk.config().rows()
+        ],
+        last_reload=None
+        if last is None
+        else LastReloadItem(ms=last.ms, ok=last.ok, problems=list(last.problems)),
+    )
+
+
+async def reload(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> ReloadItem:
+    reloaded: Reloaded = await desk.fleet.reload()
+    return ReloadItem(
+        ok=reloaded.ok,
+        problems=list(reloaded.problems),
+        waiting=list(reloaded.waiting),
+        ms=reloaded.ms,
+    )
+
+
+ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
+    Action("GET", "/api/overview", "What runs and how it is", overview, OverviewItem),
+    Action("GET", "/api/config", "Every setting in force", settings, SettingsItem),
+    Action(
+        "POST",
+        "/api/reload",
+        "Read the configuration file again; one with a mistake changes nothing",
+        reload,
+        ReloadItem,
+    ),
+)

@@ -1,0 +1,332 @@
+"""/api/tokens: the keys that clients hold."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Annotated, Any, Final
+
+from annotated_types import Ge, Le
+from pydantic import AfterValidator, Field, Strict
+
+from proxy import grants
+from proxy.admin.desk import Action, Asked, Desk
+from proxy.admin.shapes import (
+    Body,
+    Item,
+    LimitsBody,
+    LimitsItem,
+    Listing,
+    Micro,
+    Ms,
+    MsGiven,
+    NoBody,
+    NoQuery,
+    Page,
+    cursor_of,
+    place_of,
+)
+from proxy.errors import Conflict, Invalid, NotFound
+from proxy.model import DialectName, Operation
+from proxy.signing import TOKEN_ENTROPY
+from proxy.store import TokenRecord
+from proxy.store.keys import holders
+from proxy.tokens import MadeToken, NewToken, State, mint, rotate_token, state_of
+
+OVERLAP_S: Final = 86400
+MOST_OVERLAP_S: Final = 36_500 * 86400
+
+Name = Annotated[
+    str, Field(min_length=1, max_length=grants.NAME_CHARS), AfterValidator(grants.name)
+]
+Models = Annotated[list[str], AfterValidator(grants.models)]
+Addresses = Annotated[list[str], AfterValidator(grants.networks)]
+Labels = Annotated[dict[str, str], AfterValidator(grants.labels)]
+Webhook = Annotated[str, Field(max_length=2048), AfterValidator(grants.webhook)]
+Few = Field(max_length=grants.MOST_ENTRIES)
+
+
+class TokenItem(Item):
+    """A key of a client. Empty lists mean any; the secret before the last rotation is good until
+    `previous_until_ms`. `held_micro` is what its open tasks may cost."""
+
+    id: str
+    name: str
+    owner: str
+    labels: dict[str, str]
+    state: State
+    created_ms: Ms
+    expires_ms: Ms | None
+    generation: int
+    previous_until_ms: Ms | None
+    models: list[str]
+    dialects: list[str]
+    operations: list[str]
+    addresses: list[str]
+    shared: bool
+    limits: LimitsItem
+    webhook: str | None
+    in_flight: int
+    spent_micro: Micro
+    held_micro: Micro
+
+
+class NewTokenItem(TokenItem):
+    """The secrets are shown this once; only a hash of the first is kept."""
+
+    token: str
+    access_key: str
+    secret_key: str
+    webhook_secret: str
+
+
+class TokenChange(Body):
+    """What is not named stays. Lists and labels are replaced whole, limits one by one. An
+    `expires_ms` in the past is now; null is never."""
+
+    name: Name | None = None
+    labels: Labels | None = None
+    models: Models | None = None
+    dialects: Annotated[list[DialectName], Few] | None = None
+    operations: Annotated[list[Operation], Few] | None = None
+    addresses: Addresses | None = None
+    shared: Annotated[bool, Strict()] | None = None
+    limits: LimitsBody | None = None
+    webhook: Webhook | None = None
+    expires_ms: MsGiven | None = None
+
+
+class TokenBody(TokenChange):
+    """`owner` left out: a tenant of its own."""
+
+    name: Name
+    owner: Name | None = None
+
+
+class Overlap(Body):
+    """How long the secret it has now stays good, in seconds."""
+
+    overlap_s: Annotated[int, Strict(), Ge(0), Le(MOST_OVERLAP_S)] = OVERLAP_S
+
+
+class TokenPage(Page):
+    owner: str | None = None
+    state: State | None = None
+
+
+async def list_tokens(desk: Desk, asked: Asked[TokenPage, NoBody]) -> Listing[TokenItem]:
+    query = asked.query
+    records = [
+        record
+        for record in reversed(await desk.store.tokens.list())
+        if query.owner in (None, record.owner)
+        and query.state in (None, state_of(record, desk.now_ms()))
+    ]
+    if query.cursor is not None:
+        created_ms, token_id = place_of(query.cursor, int, str)
+        records = [r for r in records if (r.created_ms, r.id) < (created_ms, token_id)]
+    shown = records[: query.limit]
+    more = len(records) > query.limit
+    return Listing[TokenItem](
+        data=await asyncio.gather(*(_item(desk, record) for record in shown)),
+        next=cursor_of(shown[-1].created_ms, shown[-1].id) if more else None,
+    )
+
+
+async def create(desk: Desk, asked: Asked[NoQuery, TokenBody]) -> NewTokenItem:
+    body, now_ms = asked.body, desk.now_ms()
+    if body.expires_ms is not None and body.expires_ms <= now_ms:
+        raise Invalid("'expires_ms' must lie in the future.", param="expires_ms")
+    wanted = NewToken(
+        name=body.name,
+        owner=body.owner,
+        limits=(body.limits or LimitsBody()).onto(),
+        expires_s=None if body.expires_ms is None else (body.expires_ms - now_ms) / 1000,
+        models=tuple(body.models or ()),
+        dialects=tuple(body.dialects or ()),
+        operations=tuple(operation.value for operation in body.operations or ()),
+        addresses=tuple(body.addresses or ()),
+        labels=body.labels or {},
+        shared=bool(body.shared),
+        webhook=body.webhook,
+    )
+    made = mint(desk.secret, wanted, desk.entropy(TOKEN_ENTROPY), now_ms)
+    await desk.store.tokens.create(made.record)
+    return await _with_secrets(desk, made)
+
+
+async def show(desk: Desk, asked: Asked[NoQuery, NoBody]) -> TokenItem:
+    return await _item(desk, await _known(desk, asked))
+
+
+async def change(desk: Desk, asked: Asked[NoQuery, TokenChange]) -> TokenItem:
+    record, body = await _known(desk, asked), asked.body
+    changes: dict[str, Any] = {}
+    for name in body.model_fields_set:
+        value = getattr(body, name)
+        if name == "limits":
+            changes[name] = (value or LimitsBody()).onto(record.limits)
+        elif name == "webhook":
+            changes[name] = value
+        elif name == "expires_ms":  # an end long ago would delete the record at once
+            changes[name] = None if value is None else max(value, desk.now_ms())
+        elif value is None:
+            raise Invalid(f"'{name}' must not be null; leave it out to keep it.", param=name)
+        else:
+            changes[name] = tuple(map(str, value)) if isinstance(value, list | tuple) else value
+    return await _changed(desk, record, changes)
+
+
+async def rotate(desk: Desk, asked: Asked[NoQuery, Overlap]) -> NewTokenItem:
+    made = await rotate_token(
+        desk.store,
+        desk.secret,
+        asked.params["id"],
+        asked.body.overlap_s,
+        desk.entropy,
+        desk.clock,
+    )
+    if made is None:
+        raise _unknown(asked)
+    return await _with_secrets(desk, made)
+
+
+async def revoke(desk: Desk, asked: Asked[NoQuery, NoBody]) -> TokenItem:
+    if not await desk.store.tokens.revoke(asked.params["id"], desk.now_ms()):
+        raise _unknown(asked)
+    return await show(desk, asked)
+
+
+async def disable(desk: Desk, asked: Asked[NoQuery, NoBody]) -> TokenItem:
+    record = await _known(desk, asked)
+    return await _changed(desk, record, {"disabled_ms": record.disabled_ms or desk.now_ms()})
+
+
+async def enable(desk: Desk, asked: Asked[NoQuery, NoBody]) -> TokenItem:
+    record = await _known(desk, asked)
+    if record.revoked_ms is not None:
+        raise Conflict(f"The token {record.id} is revoked for good: make a new one.")
+    return await _changed(desk, record, {"disabled_ms": None})
+
+
+# ---------------------------------------------------------------- what they share
+
+
+async def _known(desk: Desk, asked: Asked[Any, Any]) -> TokenRecord:
+    record = await desk.store.tokens.get(asked.params["id"])
+    if record is None:
+        raise _unknown(asked)
+    return record
+
+
+def _unknown(asked: Asked[Any, Any]) -> NotFound:
+    return NotFound(f"There is no token '{asked.params['id'][:80]}'.")
+
+
+async def _changed(desk: Desk, record: TokenRecord, changes: dict[str, Any]) -> TokenItem:
+    changed = replace(record, **changes)
+    if changes and not await desk.store.tokens.change(changed, *changes):
+        raise NotFound(f"The token '{record.id}' has just expired for good.")
+    return await _item(desk, changed)
+
+
+async def _item(desk: Desk, record: TokenRecord) -> TokenItem:
+    return TokenItem(**await _fields(desk, record))
+
+
+async def _with_secrets(desk: Desk, made: MadeToken) -> NewTokenItem:
+    return NewTokenItem(
+        **await _fields(desk, made.record),
+        token=made.token,
+        access_key=made.record.id,
+        secret_key=made.secret_key,
+        webhook_secret=made.webhook_secret,
+    )
+
+
+async def _fields(desk: Desk, record: TokenRecord) -> dict[str, Any]:
+    now_ms = desk.now_ms()
+    who = holders(record.id, record.owner, "")[0]
+    standing = await desk.store.ledger.standing(record.owner, who, now_ms)
+    return {
+        "id": record.id,
+        "name": record.name,
+        "owner": record.owner,
+        "labels": dict(record.labels),
+        "state": state_of(record, now_ms),
+        "created_ms": record.created_ms,
+        "expires_ms": record.expires_ms,
+        "generation": record.generation,
+        "previous_until_ms": record.previous_until_ms,
+        "models": list(record.models),
+        "dialects": list(record.dialects),
+        "operations": list(record.operations),
+        "addresses": list(record.addresses),
+        "shared": record.shared,
+        "limits": LimitsItem.of(record.limits),
+        "webhook": record.webhook or None,
+        "in_flight": standing.in_flight,
+        "spent_micro": standing.total.spent_micro,
+        "held_micro": standing.total.held_micro,
+    }
+
+
+ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
+    Action(
+        "GET",
+        "/api/tokens",
+        "All keys of clients, newest first",
+        list_tokens,
+        Listing[TokenItem],
+        query=TokenPage,
+    ),
+    Action(
+        "POST",
+        "/api/tokens",
+        "Make a key; its secrets are in this answer alone",
+        create,
+        NewTokenItem,
+        body=TokenBody,
+        status=201,
+    ),
+    Action("GET", "/api/tokens/{id}", "One key", show, TokenItem),
+    Action(
+        "PATCH",
+        "/api/tokens/{id}",
+        "Change what a key may do and have",
+        change,
+        TokenItem,
+        body=TokenChange,
+    ),
+    Action(
+        "POST",
+        "/api/tokens/{id}/rotate",
+        "Give a key new secrets; the one it has stays good for the overlap",
+        rotate,
+        NewTokenItem,
+        body=Overlap,
+        refusals=(409,),
+    ),
+    Action(
+        "POST",
+        "/api/tokens/{id}/revoke",
+        "Refuse a key for good, and every link it handed out",
+        revoke,
+        TokenItem,
+    ),
+    Action(
+        "POST",
+        "/api/tokens/{id}/disable",
+        "Refuse a key until it is enabled again",
+        disable,
+        TokenItem,
+    ),
+    Action(
+        "POST",
+        "/api/tokens/{id}/enable",
+        "Let a disabled key in again",
+        enable,
+        TokenItem,
+        refusals=(409,),
+    ),
+)

@@ -1,0 +1,240 @@
+"""/api/routes and /api/upstreams: where models lead, how accounts at providers stand, and asking
+whether one would be let in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Annotated, Any, Final
+
+from pydantic import Field, JsonValue
+
+from proxy.admin.desk import Action, Asked, Desk
+from proxy.admin.shapes import Item, Listing, NoBody, NoQuery, StandingItem
+from proxy.errors import NotFound
+from proxy.keyring import name_of
+from proxy.model import Credential, Upstream
+from proxy.pools import Standing
+from proxy.probe import Key, model_for, probe
+from proxy.providers import PROVIDERS
+
+MOST_COUNTED: Final = 500  # open tasks that are read to count those of each upstream
+
+
+class ShareItem(Item):
+    name: str
+    weight: int
+
+
+class RouteItem(Item):
+    """A row of the routing table: the first whose `model`, a name or a glob, matches decides.
+    `queue`: how many tasks may wait at each of its upstreams for a place."""
+
+    model: str
+    upstreams: list[ShareItem]
+    upstream_model: str | None
+    price: dict[str, JsonValue]
+    fit: str
+    queue: int
+    defaults: dict[str, JsonValue]
+    overrides: dict[str, JsonValue]
+    remove: list[str]
+    max_age_s: float | None
+
+
+class CredentialItem(Item):
+    """`in_flight` is counted only where `max_in_flight` bounds it."""
+
+    name: str
+    weight: int
+    max_in_flight: int | None
+    in_flight: int | None
+    retired: bool
+    standing: StandingItem
+
+
+class UpstreamItem(Item):
+    """An account at a provider. `models` are the public models routed to it; `open` its tasks
+    under way, null while more are under way in all than are counted here; `waiting` those in its
+    queue, which it has not heard of."""
+
+    name: str
+    provider: str
+    base_url: str
+    models: list[str]
+    open: Annotated[int, Field(ge=0)] | None
+    waiting: int
+    standing: StandingItem
+    credentials: list[CredentialItem]
+
+
+class TestItem(Item):
+    """What asking a provider came to. `what` is a sentence; `status` the HTTP status of its
+    answer; `skew_s` how far its clock is ahead of ours."""
+
+    ok: bool
+    what: str
+    key: Key
+    reachable: bool
+    status: int | None
+    skew_s: int | None
+    ms: int
+
+
+async def routes(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> Listing[RouteItem]:
+    return Listing[RouteItem](
+        data=[
+            RouteItem(
+                model=route.model,
+                upstreams=[ShareItem(name=name, weight=weight) for name, weight in route.upstreams],
+                upstream_model=route.upstream_model,
+                price=dict(route.price),
+                fit=route.fit,
+                queue=route.queue,
+                defaults=dict(route.defaults),
+                overrides=dict(route.overrides),
+                remove=list(route.remove),
+                max_age_s=route.max_age_s,
+            )
+            for route in desk.config().routes
+        ]
+    )
+
+
+async def list_upstreams(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> Listing[UpstreamItem]:
+    upstreams = desk.config().upstreams.values()
+    opened = await _open(desk)
+    items = (_item(desk, upstream, opened) for upstream in upstreams)
+    return Listing[UpstreamItem](data=await asyncio.gather(*items))
+
+
+async def restore(desk: Desk, asked: Asked[NoQuery, NoBody]) -> UpstreamItem:
+    """The upstream, or one credential of it: what speaks against it is forgotten."""
+    upstream = _upstream(desk, asked)
+    name = upstream.name
+    if "credential" in asked.params:
+        name = name_of(upstream.name, _credential(upstream, asked).name)
+    if await desk.store.credentials.forgive(name):
+        desk.log.info("back in use, by the operator's word", name=name)
+    return await _item(desk, upstream, await _open(desk))
+
+
+async def test(desk: Desk, asked: Asked[NoQuery, NoBody]) -> TestItem:
+    """One unpaid question to the provider; nothing is remembered of the answer."""
+    upstream = _upstream(desk, asked)
+    finding = await probe(
+        upstream,
+        _credential(upstream, asked),
+        model_for(desk.config().routes, upstream.name),
+        PROVIDERS[upstream.provider],
+        desk.upstreams,
+        desk.clock,
+    )
+    return TestItem(
+        ok=finding.ok,
+        what=finding.what,
+        key=finding.key,
+        reachable=finding.reachable,
+        status=finding.status,
+        skew_s=finding.skew_s,
+        ms=finding.ms,
+    )
+
+
+def _upstream(desk: Desk, asked: Asked[Any, Any]) -> Upstream:
+    name, upstreams = asked.params["name"], desk.config().upstreams
+    if name not in upstreams:
+        known = ", ".join(upstreams) or "none"
+        raise NotFound(f"There is no upstream '{name[:80]}'; there is: {known}.")
+    return upstreams[name]
+
+
+def _credential(upstream: Upstream, asked: Asked[Any, Any]) -> Credential:
+    wanted = asked.params["credential"]
+    for credential in upstream.credentials:
+        if credential.name == wanted:
+            return credential
+    known = ", ".join(credential.name for credential in upstream.credentials)
+    raise NotFound(f"{upstream.name} has no credential '{wanted[:80]}'; it has: {known}.")
+
+
+async def standings(desk: Desk, names: list[str]) -> dict[str, StandingItem]:
+    """Of upstreams, or of credentials by `upstream/credential`."""
+    found: tuple[Standing, ...] = await desk.store.credentials.standings(names)
+    return {name: StandingItem.of(standing) for name, standing in zip(names, found, strict=True)}
+
+
+async def _open(desk: Desk) -> Counter[str] | None:
+    """Tasks under way by upstream; None when there are too many to count on the way."""
+    tasks = await desk.store.tasks.open(MOST_COUNTED)
+    return None if tasks is None else Counter(task.upstream for task in tasks)
+
+
+async def _item(desk: Desk, upstream: Upstream, opened: Counter[str] | None) -> UpstreamItem:
+    keys = upstream.credentials
+    names = [name_of(upstream.name, key.name) for key in keys]
+    now_ms = desk.now_ms()
+    known = await standings(desk, [upstream.name, *names])
+    waiting = await desk.store.waiting.count(upstream.name)
+    flights = await asyncio.gather(
+        *(desk.store.credentials.in_flight(name, now_ms) for name in names)
+    )
+    return UpstreamItem(
+        name=upstream.name,
+        provider=upstream.provider,
+        base_url=upstream.base_url,
+        models=[
+            route.model
+            for route in desk.config().routes
+            if upstream.name in (name for name, _ in route.upstreams)
+        ],
+        open=None if opened is None else opened[upstream.name],
+        waiting=waiting,
+        standing=known[upstream.name],
+        credentials=[
+            CredentialItem(
+                name=key.name,
+                weight=key.weight,
+                max_in_flight=key.max_in_flight,
+                in_flight=None if key.max_in_flight is None else flight,
+                retired=key.retired,
+                standing=known[name],
+            )
+            for key, name, flight in zip(keys, names, flights, strict=True)
+        ],
+    )
+
+
+_ONE: Final = "/api/upstreams/{name}/credentials/{credential}"
+
+ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
+    Action("GET", "/api/routes", "The routing table, in its order", routes, Listing[RouteItem]),
+    Action(
+        "GET",
+        "/api/upstreams",
+        "Accounts at providers and how they stand",
+        list_upstreams,
+        Listing[UpstreamItem],
+    ),
+    Action(
+        "POST",
+        "/api/upstreams/{name}/restore",
+        "Put an upstream back to use at once",
+        restore,
+        UpstreamItem,
+    ),
+    Action(
+        "POST",
+        f"{_ONE}/restore",
+        "Put a credential back to use at once",
+        restore,
+        UpstreamItem,
+    ),
+    Action(
+        "POST",
+        f"{_ONE}/test",
+        "Ask the provider something unpaid with this credential",
+        test,
+        TestItem,
+    ),
+)

@@ -1,0 +1,88 @@
+"""/api/webhooks: what clients were told, what they would not hear, and telling it again."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from proxy.admin.desk import Action, Asked, Desk
+from proxy.admin.shapes import Item, Listing, Ms, NoBody, NoQuery, Page, cursor_of, place_of
+from proxy.model import Hook
+from proxy.notify import event_id_of, name_of, replay
+from proxy.store import Place
+
+HookState = Literal["pending", "delivered", "dead"]
+
+
+class AttemptItem(Item):
+    ms: Ms
+    result: str
+
+
+class HookItem(Item):
+    """One webhook; `event_id` is what its receiver knows it by."""
+
+    id: str
+    event_id: str
+    event: str
+    task_id: str
+    token_id: str
+    url: str
+    state: HookState
+    attempts: int
+    created_ms: Ms
+    log: list[AttemptItem]
+
+
+class HookPage(Page):
+    state: HookState | None = None
+
+
+async def list_hooks(desk: Desk, asked: Asked[HookPage, NoBody]) -> Listing[HookItem]:
+    after = None
+    if asked.query.cursor is not None:
+        waits, score, member = place_of(asked.query.cursor, bool, int, str)
+        after = (bool(waits), Place(int(score), str(member)))
+    hooks, then = await desk.store.hooks.page(asked.query.limit, asked.query.state, after)
+    return Listing[HookItem](
+        data=[_item(hook) for hook in hooks],
+        next=None if then is None else cursor_of(then[0], then[1].score, then[1].member),
+    )
+
+
+async def again(desk: Desk, asked: Asked[NoQuery, NoBody]) -> HookItem:
+    return _item(await replay(desk.store, name_of(asked.params["id"]), desk.now_ms()))
+
+
+def _item(hook: Hook) -> HookItem:
+    return HookItem(
+        id=hook.name,
+        event_id=event_id_of(hook),
+        event=f"video.{hook.status.value}",
+        task_id=hook.task_id,
+        token_id=hook.token_id,
+        url=hook.url,
+        state=hook.state,
+        attempts=hook.attempts,
+        created_ms=hook.created_ms,
+        log=[AttemptItem(ms=ms, result=what) for ms, what in hook.log],
+    )
+
+
+ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
+    Action(
+        "GET",
+        "/api/webhooks",
+        "Webhooks to clients: waiting ones, the soonest first, then ended ones, the latest first",
+        list_hooks,
+        Listing[HookItem],
+        query=HookPage,
+    ),
+    Action(
+        "POST",
+        "/api/webhooks/{id}/replay",
+        "Send a webhook again, named by its id or its event's",
+        again,
+        HookItem,
+        refusals=(409,),
+    ),
+)

@@ -1,0 +1,138 @@
+"""What a metrics page says of the store and of the event loop: found out beside the requests, so
+that a scrape waits for nobody.
+
+Rule: what cannot be known now is missing from the page, never an old value of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final, get_args
+
+from proxy.config import Config
+from proxy.errors import ProxyError
+from proxy.families import (
+    LOOP_LAG,
+    NONE,
+    PLACES,
+    QUEUED,
+    STANDING,
+    STORE_FULL,
+    STORE_UP,
+    TASKS_OPEN,
+    Family,
+    Labels,
+)
+from proxy.keyring import name_of
+from proxy.metrics import Metrics
+from proxy.pools import Mood, Standing, verdict
+from proxy.store import Store
+
+REFRESH_S: Final = 5.0
+NAP_S: Final = 0.5
+
+# An upstream is never cooling or out, a credential never broken (see `pools`).
+_MOODS: Final[dict[bool, tuple[Mood, ...]]] = {
+    True: ("well", "broken"),
+    False: tuple(mood for mood in get_args(Mood) if mood != "broken"),
+}
+
+
+class Gauges:
+    """`clock` gives seconds since the epoch."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        store: Store,
+        config: Callable[[], Config],
+        clock: Callable[[], float],
+    ) -> None:
+        self._metrics = metrics
+        self._store = store
+        self._config = config
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Refresh now and again, for ever."""
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Read everything anew; takes no longer than the store's time-outs, and never raises for
+        what the store does."""
+        found: dict[Family, Mapping[Labels, float]] = {
+            TASKS_OPEN: {},
+            STANDING: {},
+            PLACES: {},
+            QUEUED: {},
+            STORE_FULL: {},
+        }
+        try:
+            values = await asyncio.gather(
+                self._open(), self._standings(), self._places(), self._queues(), self._fullness()
+            )
+        except ProxyError:
+            found[STORE_UP] = {(): 0}
+        else:
+            found |= dict(zip(found, values, strict=True))
+            found[STORE_UP] = {(): 1}
+        for family, series in found.items():
+            self._metrics.show(family, series)
+
+    async def _open(self) -> dict[Labels, float]:
+        return {(): await self._store.tasks.open_count()}
+
+    async def _fullness(self) -> dict[Labels, float]:
+        return {(): await self._store.fullness()}
+
+    async def _queues(self) -> dict[Labels, float]:
+        counts = await self._store.waiting.counts(list(self._config().upstreams))
+        return {(upstream,): count for upstream, count in counts.items()}
+
+    async def _standings(self) -> dict[Labels, float]:
+        names: dict[str, tuple[str, str]] = {}
+        for upstream in self._config().upstreams.values():
+            names[upstream.name] = (upstream.name, NONE)
+            for key in upstream.credentials:
+                names[name_of(upstream.name, key.name)] = (upstream.name, key.name)
+        standings = await self._store.credentials.standings(list(names))
+        now_ms = self._now_ms()
+        return {
+            (*labels, mood): float(mood == _mood(standing, now_ms))
+            for labels, standing in zip(names.values(), standings, strict=True)
+            for mood in _MOODS[labels[1] == NONE]
+        }
+
+    async def _places(self) -> dict[Labels, float]:
+        labels = [
+            (upstream.name, key.name)
+            for upstream in self._config().upstreams.values()
+            for key in upstream.credentials
+            if key.max_in_flight is not None
+        ]
+        now_ms = self._now_ms()
+        counts = await asyncio.gather(
+            *(self._store.credentials.in_flight(name_of(*names), now_ms) for names in labels)
+        )
+        return dict(zip(labels, counts, strict=True))
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+
+def _mood(standing: Standing, now_ms: int) -> Mood:
+    """One that has cooled down is well again, though nothing was written; one that is out or
+    broken is so until a trial has succeeded."""
+    return "well" if verdict(standing, now_ms) == "go" else standing.mood
+
+
+async def watch_loop(metrics: Metrics) -> None:
+    """Measure for ever how late the loop is: everything it does waits as long."""
+    clock, lag = asyncio.get_running_loop().time, metrics.spread(LOOP_LAG)
+    while True:
+        due_s = clock() + NAP_S
+        await asyncio.sleep(NAP_S)
+        lag.observe(max(0.0, clock() - due_s))

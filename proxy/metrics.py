@@ -1,0 +1,226 @@
+"""What the gateway counts of itself, and the page that says so.
+
+Counting is adding to a plain int; Prometheus' own objects are made only when somebody asks. Its
+client library's counters cost 1–2 µs each time they are touched, a third of what a status poll
+may spend on its account.
+
+Rule: label values are few. They are words of this code, or names of the configuration in force;
+any other upstream or credential is `other`, and so is whatever would make a family longer than
+`MAX_SERIES`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
+from typing import Final
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+from proxy import __version__
+from proxy.config import Config
+from proxy.families import (
+    BUILD,
+    FAMILIES,
+    MONEY,
+    NONE,
+    STAGES,
+    STORE_FAILURES,
+    STORE_SECONDS,
+    Family,
+    Labels,
+)
+from proxy.model import Stage, Task
+
+MICRO: Final = 1_000_000
+OTHER: Final = "other"
+MAX_SERIES: Final = 2000
+
+
+class Tally:
+    """One series of a counter: add to `n`."""
+
+    __slots__ = ("n",)
+
+    def __init__(self) -> None:
+        self.n: float = 0
+
+
+class Spread:
+    """One histogram: how many values fell under each bound, and their sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class Least:
+    """The least value noted in the latest one to two spans of time; the clock is the caller's.
+
+    The oldest open task by this is right because each is looked at at least once a span.
+    """
+
+    def __init__(self) -> None:
+        self._until_ms = 0
+        self._now: int | None = None
+        self._before: int | None = None
+
+    def note(self, value: int, now_ms: int, span_ms: int) -> None:
+        self._turn(now_ms, span_ms)
+        self._now = value if self._now is None else min(value, self._now)
+
+    def read(self, now_ms: int, span_ms: int) -> int | None:
+        self._turn(now_ms, span_ms)
+        found = [value for value in (self._now, self._before) if value is not None]
+        return min(found, default=None)
+
+    def _turn(self, now_ms: int, span_ms: int) -> None:
+        if now_ms < self._until_ms:
+            return
+        self._before = self._now if now_ms < self._until_ms + span_ms else None
+        self._now = None
+        self._until_ms = now_ms + span_ms
+
+
+class Metrics:
+    """The numbers of one worker; a collector of Prometheus' client library.
+
+    `tally` and `spread` give a series to keep and count in; `read` and `show` are for gauges:
+    what is asked at each scrape, and what was found out before one.
+    """
+
+    def __init__(self, config: Callable[[], Config]) -> None:
+        self._config = config
+        self._tallies: dict[str, dict[Labels, Tally]] = {f.name: {} for f in FAMILIES}
+        self._spreads: dict[str, dict[Labels, Spread]] = {f.name: {} for f in FAMILIES}
+        self._reads: dict[str, Callable[[], float]] = {}
+        self._shown: dict[str, Mapping[Labels, float]] = {BUILD.name: {(__version__,): 1}}
+
+    # ------------------------------------------------------------ counting
+
+    def tally(self, family: Family, *labels: str) -> Tally:
+        series = self._tallies[family.name]
+        found = series.get(labels)
+        if found is None:
+            labels = self._bounded(family, labels, len(series))
+            found = series.setdefault(labels, Tally())
+        return found
+
+    def spread(self, family: Family, *labels: str) -> Spread:
+        series = self._spreads[family.name]
+        found = series.get(labels)
+        if found is None:
+            labels = self._bounded(family, labels, len(series))
+            found = series.setdefault(labels, Spread(family.bounds))
+        return found
+
+    def count(self, family: Family, *labels: str) -> None:
+        self.tally(family, *labels).n += 1
+
+    def round_trip(self, seconds: float, *, answered: bool) -> None:
+        """One to the store."""
+        self.spread(STORE_SECONDS).observe(seconds)
+        if not answered:
+            self.count(STORE_FAILURES)
+
+    def task_moved(self, before: Stage | None, task: Task) -> None:
+        """A change of a task that this worker wrote, and counts for all; None: it is new."""
+        if task.stage is not before:
+            self.count(STAGES, task.stage.value)
+        if before is None:
+            self._move("hold", NONE, task.hold_micro)
+        elif task.stage.is_final and not before.is_final:
+            cost, upstream = task.settled_micro or 0, task.upstream or NONE
+            self._move("settle", upstream, cost)
+            self._move("refund", upstream, task.hold_micro - cost)
+            if task.error is not None and task.error.code == "submission_unconfirmed":
+                self._move("loss", upstream, task.hold_micro)
+
+    def _move(self, kind: str, upstream: str, micro: int) -> None:
+        if micro:
+            currency = self._config().billing.currency
+            self.tally(MONEY, kind, upstream, currency).n += micro / MICRO
+
+    # ------------------------------------------------------------ gauges
+
+    def read(self, family: Family, now: Callable[[], float]) -> None:
+        """Ask this for a gauge's value at each scrape; it must not raise."""
+        self._reads[family.name] = now
+
+    def show(self, family: Family, values: Mapping[Labels, float]) -> None:
+        """From now on a gauge's only series are these."""
+        self._shown[family.name] = values
+
+    # ------------------------------------------------------------ the page
+
+    def collect(self) -> Iterable[Metric]:
+        for family in FAMILIES:
+            if family.kind == "counter":
+                yield self._counter(family)
+            elif family.kind == "histogram":
+                yield self._histogram(family)
+            else:
+                yield self._gauge(family)
+
+    def _counter(self, family: Family) -> Metric:
+        for labels in family.known(self._config()):
+            self.tally(family, *labels)
+        metric = CounterMetricFamily(family.name, family.help, labels=family.labels)
+        for labels, tally in self._tallies[family.name].items():
+            metric.add_metric(labels, tally.n)
+        return metric
+
+    def _histogram(self, family: Family) -> Metric:
+        for labels in family.known(self._config()):
+            self.spread(family, *labels)
+        metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+        names = [*map(_number, family.bounds), "+Inf"]
+        for labels, spread in self._spreads[family.name].items():
+            sums = accumulate(spread.counts)
+            metric.add_metric(labels, list(zip(names, sums, strict=True)), spread.total)
+        return metric
+
+    def _gauge(self, family: Family) -> Metric:
+        metric = GaugeMetricFamily(family.name, family.help, labels=family.labels)
+        read = self._reads.get(family.name)
+        shown = {(): read()} if read is not None else self._shown.get(family.name, {})
+        for labels, value in shown.items():
+            metric.add_metric(labels, value)
+        return metric
+
+    # ------------------------------------------------------------ labels
+
+    def _bounded(self, family: Family, labels: Labels, series: int) -> Labels:
+        """The labels a new series may have."""
+        if len(labels) != len(family.labels):
+            raise ValueError(f"{family.name} has the labels {family.labels}, not {labels}")
+        if series >= MAX_SERIES:
+            return (OTHER,) * len(labels)
+        if "upstream" not in family.labels:
+            return labels
+        said = dict(zip(family.labels, labels, strict=True))
+        upstream = self._config().upstreams.get(said["upstream"])
+        credentials = {key.name for key in upstream.credentials} if upstream is not None else set()
+        if upstream is None and said["upstream"] != NONE:
+            said["upstream"] = OTHER
+        if said.get("credential", NONE) not in {NONE, *credentials}:
+            said["credential"] = OTHER
+        return tuple(said.values())
+
+
+def _number(bound: float) -> str:
+    """As Prometheus' own clients write it: 1.0, not 1."""
+    return repr(float(bound))

@@ -1,0 +1,242 @@
+"""The changes of tasks that are being submitted, written so that none is lost or undone.
+
+Rule: what the store does not take now is written as soon as it can, by a chore that goes on
+beside the requests. A chore repeats what may have been written already, so each knows what of a
+task is still its own: all of one that has not waited, of one that has only the attempt it began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+
+import structlog
+
+from proxy import lifecycle
+from proxy.config import Config
+from proxy.errors import NotFound, Unavailable
+from proxy.model import Stage, Task, TaskError
+from proxy.store import Durability, Store, StoreDown, StoreUnsafe, Why
+
+# Between two attempts to write what the store did not take: first, longest.
+STORE_PAUSE_S = 0.25
+MAX_STORE_PAUSE_S = 5.0
+
+
+class Records:
+    """`clock` gives seconds since the epoch."""
+
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        store: Store,
+        clock: Callable[[], float],
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._clock = clock
+        self._log = log
+        self._chores: set[asyncio.Task[None]] = set()
+
+    async def aclose(self) -> None:
+        """What the store still does not take is left to the tracker, and to whoever reads the
+        log."""
+        for chore in self._chores:
+            self._log.error("never recorded", chore=chore.get_name())
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+
+    # ------------------------------------------------------------ a task that is ours
+
+    async def write_safely(
+        self, task: Task, change: Callable[[Task], Task], due_ms: int | None, event: str
+    ) -> Task:
+        """Write a change that something else waits for, as safe as `durability` wants it; returns
+        the task as it stands then: changed, or as somebody else has ended it. Raises what the
+        store raises; it may have been written all the same."""
+        return await self._write(task, change, due_ms, event, durability=self._durability)
+
+    async def keep(
+        self, task: Task, change: Callable[[Task], Task], due_ms: int | None, event: str
+    ) -> Task:
+        """The same of what must not be lost: now, or as soon as the store can. A failover that
+        forgot an upstream's id would lose a render."""
+        try:
+            return await self._record(task, change, due_ms, event)
+        except Unavailable as down:
+            self._log.warning("not recorded yet", task_id=task.id, what=event, why=str(down))
+        self._later(lambda: self._record(task, change, due_ms, event), f"{task.id}: {event}")
+        return change(task)
+
+    def give_up(self, task_id: str, why: str = "the store failed") -> None:
+        """Close a task that was (perhaps) written as reserved or sent and never left, as soon as
+        the store listens: its names are free then, and a client that asks again can have it."""
+        self._later(lambda: self._give_up(task_id, why), f"give up {task_id}")
+
+    async def _give_up(self, task_id: str, why: str) -> None:
+        error = TaskError("not_submitted", f"It was never submitted: {why}.")
+        task = await self._store.tasks.get(task_id)
+        if task is not None and task.stage in (Stage.RESERVED, Stage.SENT):
+            await self._fail(task, error, f"never sent: {why}")
+
+    async def close(self, task: Task, error: TaskError, event: str) -> None:
+        """End a task no upstream took, now or as soon as the store can."""
+        try:
+            await self._fail(task, error, event)
+        except Unavailable as down:
+            self._log.warning("refusal delayed", task_id=task.id, why=str(down))
+            self._later(lambda: self._fail(task, error, event), f"close {task.id}")
+
+    # ------------------------------------------------------------ a task that waits
+
+    async def wait(self, task: Task, queue: str, event: str) -> Task:
+        """Write that it waits, now or as soon as the store takes it; returns it as it is then."""
+        try:
+            return await self._hand_over(task, queue, event)
+        except NotFound as lost:
+            raise StoreDown(f"the store has lost {task.id}") from lost
+        except Unavailable as down:
+            self._log.warning("not recorded yet", task_id=task.id, what=event, why=str(down))
+        self._later(lambda: self._hand_over(task, queue, event), f"{task.id}: {event}")
+        return lifecycle.waiting(task, queue, self._now_ms())
+
+    async def _hand_over(self, task: Task, queue: str, event: str) -> Task:
+        """From this change on anybody may send the task. It may have been written although its
+        answer was lost, so it is written only on top of the very attempt that is ours."""
+        while True:
+            now_ms = self._now_ms()
+            waits = lifecycle.waiting(task, queue, now_ms)
+            due_ms = now_ms + round(self._config().timeouts.lease_s * 1000)
+            other = await self._store.tasks.swap(task, waits, due_ms, event, self._retention_s)
+            if other is None:
+                return waits
+            if (other.stage, other.attempt, other.queue) != (task.stage, task.attempt, task.queue):
+                return other
+            task = replace(task, version=other.version, deleted=other.deleted)
+
+    async def take_over(self, task: Task, marked: Task, due_ms: int, event: str) -> Task | None:
+        """Begin the next attempt of a task that waits; None: somebody else was first. Raises
+        when it is not certain that it is written, and safe; then nothing may be sent."""
+        try:
+            other = await self._store.tasks.swap(
+                task, marked, due_ms, event, self._retention_s, durability=self._durability
+            )
+        except StoreUnsafe:  # it was written, and is not safe: nothing is sent
+            await self.wait(marked, task.queue, "not sent: it could not be made safe")
+            raise
+        except StoreDown:
+            self._later(lambda: self._take_back(marked), f"take back {task.id}")
+            raise
+        return marked if other is None else None
+
+    async def _take_back(self, marked: Task) -> None:
+        """Close a task that stands as sent by us, and never was. One that does not is another's,
+        or waits still: its lease ends."""
+        known = await self._store.tasks.get(marked.id)
+        if known is not None and _attempt_of(known) == _attempt_of(marked):
+            error = TaskError("not_submitted", "It was never submitted: the store failed.")
+            await self._fail(known, error, "never sent: the store failed")
+
+    # ------------------------------------------------------------ writing
+
+    async def _write(
+        self,
+        task: Task,
+        change: Callable[[Task], Task],
+        due_ms: int | None,
+        event: str,
+        *,
+        never_sent: bool = False,
+        durability: Durability = "local",
+    ) -> Task:
+        """What the store says is older than what we know where only its version differs: its owner
+        has deleted it, or a failover has lost our last writes.
+        """
+        while True:
+            changed = change(task)
+            other = await self._store.tasks.swap(
+                task,
+                changed,
+                due_ms,
+                event,
+                self._retention_s,
+                never_sent=never_sent,
+                durability=durability,
+            )
+            if other is None:
+                return changed
+            if other.stage not in (Stage.RESERVED, Stage.SENT):
+                # Perhaps by us, a moment ago, and not safe in time.
+                await self._store.tasks.secure(other.id, durability)
+                return other
+            task = replace(task, version=other.version, deleted=other.deleted)
+
+    async def _record(
+        self, task: Task, change: Callable[[Task], Task], due_ms: int | None, event: str
+    ) -> Task:
+        try:
+            return await self._write(task, change, due_ms, event, durability=self._durability)
+        except NotFound:
+            # The store was emptied, or a replica that never heard of the task took over.
+            self._log.error("the store had lost it", task_id=task.id, what=event)
+        changed = change(task)
+        taken = await self._store.tasks.reserve(changed, due_ms or changed.updated_ms)
+        if taken is not None and taken.why is not Why.SAME:
+            self._log.error("not recorded: its names are taken", task_id=task.id, by=taken.what)
+        else:
+            await self._store.tasks.secure(task.id, self._durability)
+        return changed
+
+    async def _fail(self, task: Task, error: TaskError, event: str) -> None:
+        """End a task no upstream took. Its names are free again, and it is hidden; but where its
+        client has it, because it has waited, it is shown, and a refusal is what its key stands
+        for."""
+        hidden = not task.queue
+
+        def fail(known: Task) -> Task:
+            ended = lifecycle.failed(known, error, self._now_ms(), hidden=hidden)
+            assert ended is not None
+            return ended
+
+        never_sent = hidden or error.code == "not_submitted"
+        with suppress(NotFound):
+            await self._write(task, fail, None, event, never_sent=never_sent)
+
+    def _later(self, work: Callable[[], Awaitable[object]], name: str) -> None:
+        """Go on with something until the store has taken it. There are at most as many such
+        chores as submits were under way when it failed."""
+        chore = asyncio.create_task(self._insist(work), name=name)
+        self._chores.add(chore)
+        chore.add_done_callback(self._chores.discard)
+
+    async def _insist(self, work: Callable[[], Awaitable[object]]) -> None:
+        pause_s = STORE_PAUSE_S
+        while True:
+            try:
+                await work()
+                return
+            except Unavailable:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, MAX_STORE_PAUSE_S)
+            except Exception:  # noqa: BLE001 -- the rim of a background job: logged
+                chore = asyncio.current_task()
+                self._log.exception("chore failed", chore=chore.get_name() if chore else "")
+                return
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    @property
+    def _durability(self) -> Durability:
+        return self._config().redis.durability
+
+    @property
+    def _retention_s(self) -> int:
+        return self._config().limits.retention_s
+
+
+def _attempt_of(task: Task) -> tuple[Stage, int, int | None, str, str]:
+    return task.stage, task.attempt, task.sent_ms, task.upstream, task.credential

@@ -1,0 +1,216 @@
+"""What a running gateway writes down of a request, and what it never does; what of it the client
+and the upstream hear."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from proxy.sim import Fault
+from tests.edge.streams import PLACES, content, told, until
+
+if TYPE_CHECKING:
+    from tests.conftest import Answer, House, Plan
+
+    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
+
+WAIT_S = 20.0  # only a hang gets here
+APP = "https://app.example"
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+PROMPT = "zebras in pyjamas"
+
+
+async def line_of(house: House, reply: Answer) -> Mapping[str, Any]:
+    request_id = reply.headers["X-Request-Id"]
+    return await house.line(lambda line: line["request_id"] == request_id)
+
+
+def phases(reply: Answer) -> dict[str, float]:
+    parts = reply.headers["Server-Timing"].split(", ")
+    return {name: float(ms) for name, ms in (part.split(";dur=") for part in parts)}
+
+
+# ---------------------------------------------------------------- how long it took
+
+
+async def test_a_submit_s_line_and_reply_say_who_was_waited_for(house: House) -> None:
+    held = house.sim.faults.add(Fault("hold", service="openai", operation="submit"))
+    asking = asyncio.create_task(house.post("/v1/videos", json={"prompt": PROMPT}))
+    await until(lambda: held.hits > 0)
+    await asyncio.sleep(0.3)
+    held.release()
+    reply = await asking
+    line = await line_of(house, reply)
+    assert {"auth_ms", "body_ms", "upstream_ms"} <= set(line)
+    assert not {"wait_ms", "first_byte_ms"} & set(line)
+    assert 250 <= line["upstream_ms"] <= line["ms"]
+    assert line["auth_ms"] + line["body_ms"] + line["upstream_ms"] <= line["ms"]
+    assert (line["upstream"], line["credential"], line["route"]) == ("sim-openai", "a", "sora-2")
+    told_ = phases(reply)
+    assert list(told_) == ["auth", "body", "upstream", "total"]
+    assert 250 <= told_["upstream"] <= told_["total"] <= line["ms"] + 0.1
+
+
+async def test_a_poll_s_line_has_only_what_a_poll_does(house: House) -> None:
+    task_id = await house.create()
+    reply = await house.get(f"/v1/videos/{task_id}")
+    line = await line_of(house, reply)
+    timed = {name for name in line if name == "ms" or name.endswith("_ms")}
+    assert timed == {"ms", "auth_ms"}
+    assert line["task_id"] == task_id
+
+
+async def test_a_download_s_line_and_head_say_who_was_waited_for(house: House) -> None:
+    for place in PLACES.values():
+        task_id = await house.completed(place.model, PROMPT)
+        reply, line = await told(house, content(task_id))
+        assert line["bytes"] == len(reply.body)
+        first, upstream = float(str(line["first_byte_ms"])), float(str(line["upstream_ms"]))
+        assert 0 < upstream <= first <= float(str(line["ms"]))
+        names = [part.partition(";")[0] for part in reply.headers["Server-Timing"].split(", ")]
+        assert names == ["auth", "upstream", "total"]
+
+
+async def test_whoever_asks_again_waits_for_the_first_one_s_upstream(house: House) -> None:
+    """The second request asks nobody, and yet it is not the gateway that was slow."""
+    held = house.sim.faults.add(Fault("hold", service="openai", operation="submit"))
+    key = {"Idempotency-Key": "once"}
+    body = {"prompt": PROMPT}
+    both = [asyncio.create_task(house.post("/v1/videos", json=body, headers=key))]
+    await until(lambda: held.hits > 0)
+    both.append(asyncio.create_task(house.post("/v1/videos", json=body, headers=key)))
+    await asyncio.sleep(0.3)
+    held.release()
+    first, second = [await asked for asked in both]
+    assert second.headers["idempotent-replayed"] == "true"
+    assert first.json()["id"] == second.json()["id"]
+    line = await line_of(house, second)
+    assert line["upstream_ms"] > 0
+    assert "upstream" in phases(second)
+
+
+async def test_pages_of_a_granted_origin_may_read_the_timing(
+    open_house_factory: OpenHouse, plan: type[Plan]
+) -> None:
+    async with open_house_factory(plan(sections=f'[cors]\norigins = ["{APP}"]')) as house:
+        body = {"prompt": PROMPT}
+        for origin, granted in ((APP, APP), ("https://evil.example", None), (None, None)):
+            reply = await house.post("/v1/videos", json=body, headers={"Origin": origin})
+            assert "Server-Timing" in reply.headers
+            assert reply.headers.get("Timing-Allow-Origin") == granted
+            exposed = reply.headers.get("Access-Control-Expose-Headers", "").split(", ")
+            assert ("server-timing" in exposed) is (granted is not None)
+            task_id = reply.json()["id"]
+            await house.finished(task_id)
+            video = await house.get(content(task_id), headers={"Origin": origin})
+            assert "Server-Timing" in video.headers
+            assert video.headers.get("Timing-Allow-Origin") == granted
+
+
+# ---------------------------------------------------------------- trace context
+
+
+async def test_trace_context_is_handed_on_and_never_made_up(house: House) -> None:
+    """By every request that a client's own request causes."""
+    body = '{"object": "video.deleted", "deleted": true}'
+    asked: list[tuple[str, Mapping[str, str]]] = []
+    trace = {"traceparent": PARENT, "tracestate": "vendor=1"}
+    for headers in (trace, {}):
+        house.sim.log.clear()
+        reply = await house.post("/v1/videos", json={"prompt": PROMPT}, headers=headers)
+        fault = Fault("status", service="openai", operation="delete", status=200, body=body)
+        house.sim.faults.add(fault)
+        await house.request("DELETE", f"/v1/videos/{reply.json()['id']}", headers=headers)
+        task_id = await house.completed()
+        await house.get(content(task_id), headers=headers)
+        for operation in ("submit", "delete", "content"):
+            entry = house.sim.log.select("openai", operation)[0]
+            found = {name: entry.headers[name] for name in trace if name in entry.headers}
+            asked.append((operation, found))
+    operations = ("submit", "delete", "content")
+    assert asked == [*((name, trace) for name in operations), *((name, {}) for name in operations)]
+
+
+# ---------------------------------------------------------------- what is never written down
+
+
+def log_of(folder: Path) -> str:
+    return (folder / "gateway.log").read_text()
+
+
+async def mischief(house: House) -> list[str]:
+    """Everything that goes wrong in a day; returns what must not be found in the log."""
+    task_id = await house.completed(prompt=PROMPT)
+    made = await house.new_token()
+    generation = (await house.get(f"/v1/video/generations/{task_id}")).json()
+    signature = generation["url"].partition("sig=")[2].partition("&")[0]
+    assert len(signature) > 20
+    await house.get(generation["url"].removeprefix(house.url))
+    secret_parts = [house.token.rpartition("_")[2], made.token.rpartition("_")[2], made.secret_key]
+    for path in (
+        f"/v1/videos/{made.token}",
+        f"/v1/{made.token}/videos",
+        f"/v1/videos?key={made.token}",
+        f"/v1/videos/{task_id}/content?exp=1&sig={signature}",
+        f"/callbacks/{task_id}/c2lnbmF0dXJlc2lnbmF0dXJl",
+    ):
+        await house.get(path)
+    for authorization in (f"Bearer {made.token}x", f"Token {made.token}", "Bearer " + "Qx9" * 30):
+        await house.get("/v1/models", headers={"Authorization": authorization})
+    faults = [
+        Fault("status", service="openai", operation="submit", status=400, message=f"no: {PROMPT}!"),
+        Fault("status", service="openai", operation="submit", status=401, message="key sk-sim"),
+        Fault("malformed", service="openai", operation="submit", body=f'{{"prompt": "{PROMPT}'),
+        Fault("lost", service="openai", operation="submit"),
+    ]
+    for fault in faults:
+        house.sim.faults.add(fault)
+        await house.post("/v1/videos", json={"model": "sora-2", "prompt": PROMPT})
+        await house.server.store.credentials.forgive("sim-openai/a")
+        await house.server.store.credentials.forgive("sim-openai")
+    await house.post(
+        "/v1/videos", data=f'{{"prompt": "{PROMPT}', headers={"Content-Type": "application/json"}
+    )
+    house.server.account.flush()
+    return [*secret_parts, signature, "c2lnbmF0dXJl", "Qx9Qx9Qx9Qx9"]
+
+
+async def test_no_secret_and_no_prompt_gets_into_the_log(house: House, tmp_path: Path) -> None:
+    hidden = await mischief(house)
+    text = log_of(tmp_path)
+    assert len(text.splitlines()) > 15
+    for line in text.splitlines():
+        json.loads(line)
+    for part in (*hidden, PROMPT, "zebras"):
+        assert part not in text, part
+
+
+async def test_prompts_are_there_for_who_asks_for_them(
+    open_house_factory: OpenHouse, plan: type[Plan], tmp_path: Path
+) -> None:
+    """And secrets are not."""
+    async with open_house_factory(plan(sections="[logs]\nprompts = true")) as house:
+        hidden = await mischief(house)
+        text = log_of(tmp_path)
+    lines = [json.loads(line) for line in text.splitlines()]
+    submits = [line for line in lines if line.get("operation") == "create" and "task_id" in line]
+    assert {line["prompt"] for line in submits} == {PROMPT}
+    assert f"no: {PROMPT}!" in text
+    for part in hidden:
+        assert part not in text, part
+
+
+async def test_a_reload_changes_what_is_logged(house: House, tmp_path: Path) -> None:
+    await house.get("/v1/models")
+    house.server.account.flush()
+    before = log_of(tmp_path).count('"request"')
+    text = house.config_path.read_text()
+    house.config_path.write_text(text + '\n[logs]\nlevel = "error"\n')
+    assert house.server.reload().ok
+    await house.get("/v1/models")
+    house.server.account.flush()
+    assert log_of(tmp_path).count('"request"') == before > 0
