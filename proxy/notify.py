@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -58,7 +58,7 @@ class Notifier:
         store: Store,
         upstreams: Upstreams,
         links: Links,
-        secret: bytes,
+        secrets: Sequence[bytes],
         clock: Callable[[], float],
         random01: Callable[[], float],
         metrics: Metrics,
@@ -69,7 +69,7 @@ class Notifier:
         self._store = store
         self._upstreams = upstreams
         self._links = links
-        self._secret = secret
+        self._secrets = tuple(secrets)
         self._clock = clock
         self._random01 = random01
         self._metrics = metrics
@@ -205,12 +205,17 @@ class Notifier:
         event_id = event_id_of(hook)
         view = View(task, *self._links.of(task))
         body = self._dialects[hook.dialect].notice(view, hook.status, event_id, hook.created_ms)
-        secret = webhook_secret(self._secret, record.id, record.generation)
+        # One for each signing secret of ours: a receiver takes whichever it knows, so that a
+        # rotation of them breaks nobody.
+        signatures = (
+            sign_webhook(webhook_secret(s, record.id, record.generation), event_id, now_s, body)
+            for s in self._secrets
+        )
         return body, {
             "Content-Type": "application/json",
             "webhook-id": event_id,
             "webhook-timestamp": str(now_s),
-            "webhook-signature": sign_webhook(secret, event_id, now_s, body),
+            "webhook-signature": " ".join(signatures),
         }
 
     async def _record(self, hook: Hook, what: str) -> None:

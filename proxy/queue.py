@@ -192,8 +192,10 @@ class Queue:
         return await begun
 
     def _sent(self, job: asyncio.Task[None]) -> None:
+        was_full = len(self._jobs) >= AT_ONCE
         self._jobs.discard(job)
-        self._wake.set()
+        if was_full:
+            self._wake.set()
 
     async def _load(self, task: Task, source: Task | None) -> Load | TaskError:
         """What to send, or why that is not to be had any more."""
@@ -201,7 +203,9 @@ class Queue:
         if kept is None:
             return _lost("its request was not kept")
         config = self._config()
-        route = next(route for route in config.routes if route.model == task.route)
+        route = next((route for route in config.routes if route.model == task.route), None)
+        if route is None:
+            return _lost("its route has just left the configuration")
         try:
             attempts = attempts_of(
                 route,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -13,8 +14,15 @@ from proxy.config import Config, load
 from proxy.config_source import ConfigErrors
 from proxy.providers import PROVIDERS
 
-# What is bound or opened at the start.
+# What is bound or opened at the start, and of other sections what is taken along then.
 WAIT: Final = ("server", "admin", "redis")
+WAIT_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "timeouts": (
+        *("head_s", "body_idle_s", "keepalive_s"),
+        *("connect_s", "submit_s", "poll_s", "idle_upstream_s"),
+    ),
+    "limits": ("connections", "upload_bytes", "spool_bytes", "upstream_rcvbuf_bytes"),
+}
 
 
 def read_again(
@@ -33,7 +41,33 @@ def read_again(
     if problems:
         log.error("not reloaded: the old configuration stays", why="\n".join(problems))
         return old, Reloaded(ok=False, problems=problems, waiting=(), ms=now_ms)
-    waiting = tuple(name for name in WAIT if getattr(fresh, name) != getattr(old, name))
+    kept = _as_started(fresh, old)
+    waiting = tuple(_differences(fresh, kept))
     log.info("reloaded", routes=len(fresh.routes), waiting_for_restart=list(waiting))
-    kept = replace(fresh, server=old.server, admin=old.admin, redis=old.redis)
     return kept, Reloaded(ok=True, problems=(), waiting=waiting, ms=now_ms)
+
+
+def _as_started(fresh: Config, old: Config) -> Config:
+    def with_old(section: str) -> Any:
+        before = getattr(old, section)
+        late = {key: getattr(before, key) for key in WAIT_KEYS[section]}
+        return getattr(fresh, section).model_copy(update=late)
+
+    return replace(
+        fresh,
+        server=old.server,
+        admin=old.admin,
+        redis=old.redis,
+        timeouts=with_old("timeouts"),
+        limits=with_old("limits"),
+    )
+
+
+def _differences(fresh: Config, kept: Config) -> Iterator[str]:
+    """Sections, or single keys as `timeouts.connect_s`."""
+    for section in WAIT:
+        if getattr(fresh, section) != getattr(kept, section):
+            yield section
+    for section, keys in WAIT_KEYS.items():
+        new, now = getattr(fresh, section), getattr(kept, section)
+        yield from (f"{section}.{key}" for key in keys if getattr(new, key) != getattr(now, key))

@@ -140,18 +140,22 @@ class Server:
             self.reload()
             systemd.notify("READY=1")
 
+        def not_upgraded() -> None:
+            self.log.error("not upgraded: [server] workers is 1, there is no supervisor; restart")
+
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signalled)
         # A worker reloads when its supervisor asks, who has read the file first.
         if self._supervised is None:
             loop.add_signal_handler(signal.SIGHUP, told_to_reload)
+            loop.add_signal_handler(signal.SIGUSR2, not_upgraded)
         systemd.notify("READY=1", f"STATUS=serving {self.url}")
         try:
             await stop.wait()
             systemd.notify("STOPPING=1", "STATUS=draining")
             await self.drain()
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
                 loop.remove_signal_handler(number)
 
     def reload(self) -> Reloaded:
@@ -258,7 +262,7 @@ class Server:
             self.store,
             upstreams,
             links,
-            signing_secrets(config)[0],
+            signing_secrets(config),
             self._clock,
             self._random.random,
             self.metrics,

@@ -112,7 +112,8 @@ class ClusterWire:
         if name in _KEYLESS:
             return self._client.get_default_node()
         key = command[3] if name in _SCRIPTS else command[1]
-        node = self._client.get_node_from_key(str(key))
+        assert isinstance(key, str)  # as `keys` spells them all
+        node = self._client.get_node_from_key(key)
         assert node is not None  # without replicas to read from it raises instead
         return node
 

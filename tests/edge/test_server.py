@@ -128,6 +128,18 @@ async def test_a_drain_lets_a_download_finish_and_nobody_new_in(house: House) ->
     assert await how_it_ended(house) == (200, "done")
 
 
+async def test_a_reload_says_what_waits_for_a_restart_and_leaves_it(house: House) -> None:
+    path = house.config_path
+    text = path.read_text()
+    assert "[timeouts]" in text
+    path.write_text(text.replace("[timeouts]", "[timeouts]\nconnect_s = 3.5\nheal_s = 7.5", 1))
+    before = house.server.config.timeouts
+    told = house.server.reload()
+    assert (told.ok, told.waiting) == (True, ("timeouts.connect_s",))
+    now = house.server.config.timeouts
+    assert (now.connect_s, now.heal_s) == (before.connect_s, 7.5)
+
+
 async def test_a_reload_takes_new_routes_and_leaves_a_bad_file_alone(house: House) -> None:
     """SIGHUP: new rows work at once; a file with a mistake changes nothing and is told."""
     text = house.config_path.read_text()

@@ -15,8 +15,10 @@ import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
 
 from proxy.model import Hook
+from proxy.server import signing_secrets
 from proxy.sim import Fault
 from proxy.store import StoreFault, keys
+from proxy.tokens import webhook_secret
 from tests.edge.programs import ROOT, Program, program, run
 from tests.edge.receivers import HANG, Receiver, Told, allowing, receiving
 from tests.edge.streams import fetch
@@ -142,6 +144,25 @@ async def test_a_signature_says_who_and_when(house: House, receiver: Receiver) -
         ):
             with pytest.raises((InvalidWebhookSignatureError, ValueError)):
                 check(body, changed, secret=secret)
+
+
+async def test_a_rotated_signing_secret_breaks_no_receiver(
+    house: House, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new secret of the gateway's in front: who verifies with the webhook secret it has goes
+    on, and so does who already has the new one."""
+    fresh = b"a fresh signing secret of 32 bytes or more"
+    secrets = [fresh, *signing_secrets(house.server.config)]
+    monkeypatch.setattr(house.server.notifier, "_secrets", tuple(secrets))
+    record = house.made.record
+    await house.create(webhook=receiver.url)
+    [told] = await receiver.heard(1)
+    with OpenAI(api_key="unused") as client:
+        for secret in (
+            house.made.webhook_secret,
+            webhook_secret(fresh, record.id, record.generation),
+        ):
+            client.webhooks.verify_signature(told.body, dict(told.headers), secret=secret)
 
 
 async def test_a_failure_is_told_too(house: House, receiver: Receiver) -> None:

@@ -41,9 +41,10 @@ MOST_BYTES = 200_000
 PATIENCE_MS = 30_000
 SEED = 7
 DAYS = 29
-DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 RETENTION_S = 30 * 86_400
-SCALE = 1.25  # of what keeps them small enough for a README
+SCALE = 1.1  # of what keeps them small enough for a README
 
 OWNERS = {"studio-north": 3, "acme-film": 2, "lab": 1}  # and how busy each is
 MODELS: dict[str, tuple[str, dict[str, Json]]] = {
@@ -88,15 +89,15 @@ async def make_history(state: Path) -> None:
     """A month of tasks that have ended, through the store's own doors."""
     store = await Store.open("embedded", state_dir=state, timeout_s=10)
     chance = random.Random(SEED)
-    today_ms = int(time.time()) * 1000 // DAY_MS * DAY_MS
+    latest_ms = int(time.time() * 1000) - HOUR_MS
     try:
-        for back in range(DAYS, 0, -1):
+        for back in range(DAYS, -1, -1):
             tasks = []
             for owner, busy in OWNERS.items():
                 for model in MODELS:
                     growth = 1 + (DAYS - back) / DAYS
                     for _ in range(round(chance.uniform(0.4, 2.6) * busy * growth)):
-                        at_ms = today_ms - back * DAY_MS + chance.randrange(DAY_MS)
+                        at_ms = latest_ms - back * DAY_MS - chance.randrange(DAY_MS)
                         tasks.append(_end(store, chance, owner, model, at_ms))
             await asyncio.gather(*tasks)
     finally:
@@ -205,10 +206,11 @@ def take(browser: Browser, gateway: Demo, task: str) -> None:
     dark.goto(f"{gateway.admin_url}/#/tasks/{task}")
     dark.locator("video").evaluate(
         """video => new Promise((resolve) => {
-            video.onseeked = resolve;
+            video.oncanplaythrough = resolve;
             video.currentTime = 2.4;
         })"""
     )
+    dark.wait_for_load_state("networkidle")
     dark.screenshot(path=IMAGES / "console-task-dark.png")
 
 

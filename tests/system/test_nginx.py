@@ -471,7 +471,9 @@ async def test_a_submit_is_never_sent_twice_by_nginx(behind: Behind, tmp_path: P
     """The gateway is killed in the middle, and another one stands ready: nginx tells the client,
     who may ask again and finds the render it has already paid for."""
     async with AsyncExitStack() as stack:
-        site = await stack.enter_async_context(open_site(tmp_path, timeouts="submit_s = 4\n"))
+        site = await stack.enter_async_context(
+            open_site(tmp_path, timeouts="submit_s = 4\nconnect_s = 1\n")
+        )
         first, second = await site.worker(), await site.worker()
         front = await stack.enter_async_context(
             behind(address(first.url), address(second.url) + " backup")

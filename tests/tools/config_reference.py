@@ -28,7 +28,7 @@ from proxy import pricing
 from proxy.config import SECTIONS
 from proxy.config_tables import CredentialTable, RouteTable, ShareTable, Table, UpstreamTable
 from proxy.providers import PROVIDERS
-from proxy.reload import WAIT
+from proxy.reload import WAIT, WAIT_KEYS
 
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = "python -m tests.tools.config_reference > docs/configuration.md"
@@ -244,7 +244,7 @@ def row(*cells: str) -> str:
 
 def section_of(name: str, table: type[Table], said: tuple[str, list[Group]]) -> Iterator[str]:
     intro, groups = said
-    hints, starting = hints_of(table), read_at_start()
+    hints = hints_of(table)
     later: list[str] = []
     yield f"## [{name}]"
     yield ""
@@ -266,7 +266,7 @@ def section_of(name: str, table: type[Table], said: tuple[str, list[Group]]) -> 
             else:
                 keys.append(f"`{key} = {text}`{in_plain_units(key, value)}")
             accepts.append(accepted(hints[key]))
-            is_late = name in WAIT or f"{name}.{key}" in starting
+            is_late = name in WAIT or key in WAIT_KEYS.get(name, ())
             when.append("restart" if is_late else "at once")
         yield row(
             "<br>".join(keys),

@@ -29,7 +29,8 @@ from proxy.errors import (
 )
 from proxy.providers import PROVIDERS
 from proxy.relay.base import End
-from tests.tools.config_reference import COMMAND
+from proxy.reload import WAIT_KEYS
+from tests.tools.config_reference import COMMAND, read_at_start
 from tests.tools.config_reference import page as reference
 from tests.tools.pages import ROOT, Page, commands_in, page, pages
 
@@ -329,3 +330,8 @@ def test_the_table_of_reasons_has_each_reason_once_and_no_other() -> None:
 def test_events_are_told_as_reasons_too() -> None:
     """The walk over the code finds what it should: it would else find too little unnoticed."""
     assert {"gone", "quoted", "queued", "client_gone", "drain", "probe"} <= reasons_in_code()
+
+
+def test_what_a_worker_takes_at_its_start_is_said_to_wait_for_a_restart() -> None:
+    named = {f"{section}.{key}" for section, keys in WAIT_KEYS.items() for key in keys}
+    assert read_at_start() == named
