@@ -133,7 +133,7 @@ upstream = "sim-jimeng"
 
 _EXAMPLES = Template("""\
 Reelway is serving on $url
-Admin port (console, API, health, metrics): $admin_url
+Admin port (console, API, health, metrics): $admin_url with the token $admin_token
 State, configuration and log: $state
 
 Three examples to paste into another terminal; each render takes $render_s.$curl_hint

@@ -11,6 +11,7 @@ import { has, t } from "./text.js";
 // What a word means: its colour and its icon.
 const TONES = {
   queued: ["idle", "clock"],
+  waiting: ["idle", "pause"],
   in_progress: ["busy", "play"],
   completed: ["ok", "check"],
   failed: ["bad", "cross"],
@@ -261,6 +262,9 @@ export function bar(value, max, label, tone = "") {
     h("span", { class: "bar-fill", style: { "--share": share.toFixed(4) } }),
   );
 }
+
+// Where a task stands: in our own queue no upstream has heard of it.
+export const stateOf = (task) => (task.waiting ? "waiting" : task.status);
 
 const BAR_TONES = { completed: "ok", failed: "bad", queued: "idle" };
 

@@ -96,6 +96,7 @@ export const TEXT = {
 
   // -------------------------------------------------------------- states
   "state.queued": ["Queued", "排队中"],
+  "state.waiting": ["Waiting", "等待中"],
   "state.in_progress": ["Rendering", "生成中"],
   "state.completed": ["Completed", "已完成"],
   "state.failed": ["Failed", "失败"],
@@ -121,7 +122,7 @@ export const TEXT = {
     "There is no such thing here, or no longer.",
     "这里没有该对象，或者它已不存在。",
   ],
-  "error.invalid": ["The gateway cannot use this.", "网关无法使用该内容。"],
+  "error.invalid_value": ["The gateway cannot use this.", "网关无法使用该内容。"],
   "error.rate_limited": ["Too many wrong tokens were tried.", "错误令牌尝试次数过多。"],
   "error.conflict": ["It has changed in the meantime. Look again.", "它已被他人修改，请重新查看。"],
   "error.server": [
@@ -249,6 +250,8 @@ export const TEXT = {
   "tasks.age": ["Age", "时间"],
   "tasks.none": ["No task fits these filters", "没有符合条件的任务"],
   "tasks.none.text": ["Loosen one of them, or clear them all.", "放宽其中一个条件，或全部清除。"],
+  "tasks.none.here": ["None among the latest", "最近的任务中没有"],
+  "tasks.none.here.text": ["There may be older ones.", "更早的任务中可能有。"],
   "tasks.clear": ["Clear the filters", "清除筛选"],
   "tasks.newer": ["Newer", "更新的"],
   "tasks.older": ["Older", "更早的"],
@@ -309,6 +312,7 @@ export const TEXT = {
   "event.found": ["Found again", "已找回"],
   "event.refused": ["Refused", "被拒绝"],
   "event.unconfirmed": ["Not confirmed", "未确认"],
+  "event.waiting": ["Waiting in our queue", "在本地队列等待"],
   "event.queued": ["Queued there", "上游排队"],
   "event.in_progress": ["Rendering", "生成中"],
   "event.completed": ["Completed", "已完成"],
@@ -527,6 +531,7 @@ export const TEXT = {
   "upstreams.weight": ["Weight", "权重"],
   "upstreams.mood": ["Standing", "状态"],
   "upstreams.do": ["Actions", "操作"],
+  "upstreams.waiting": ["{n} waiting for a place", "{n} 个等待空位"],
   "upstreams.open": ["{n} under way", "{n} 个进行中"],
   "upstreams.strikes": ["{n} in a row", "连续 {n} 次"],
   "upstreams.until": ["for {time} more", "还需 {time}"],
@@ -584,6 +589,8 @@ export const TEXT = {
   "routes.fit": ["What the model lacks", "模型不支持时"],
   "routes.fit.up": ["the next one up", "向上取整"],
   "routes.fit.exact": ["is refused", "拒绝"],
+  "routes.queue": ["Queue", "队列"],
+  "routes.queue.most": ["up to {n} wait", "最多 {n} 个等待"],
   "routes.age": ["Fails after", "超时"],
   "routes.rewrites": ["Rewrites", "字段改写"],
   "config.lead": [

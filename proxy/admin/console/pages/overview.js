@@ -18,6 +18,7 @@ import {
   loaded,
   pageHead,
   skeleton,
+  stateOf,
   taskBar,
   time,
   trouble,
@@ -164,7 +165,7 @@ function recentTasks(tasks) {
         h(
           "a",
           { class: "feed-row", href: `#/tasks/${encodeURIComponent(task.id)}` },
-          h("span", { class: "feed-state" }, badge(task.status)),
+          h("span", { class: "feed-state" }, badge(stateOf(task))),
           h(
             "span",
             { class: "feed-text" },

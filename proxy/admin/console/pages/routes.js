@@ -48,6 +48,7 @@ function row(route, at, currency) {
   const facts = [
     ["routes.price", price(route.price, currency)],
     ["routes.fit", t(`routes.fit.${route.fit}`)],
+    ["routes.queue", route.queue > 0 && t("routes.queue.most", { n: format.number(route.queue) })],
     ["routes.age", route.max_age_s === null ? null : format.duration(route.max_age_s * 1000)],
   ].filter(([, value]) => value);
   const rewrites = Object.fromEntries(

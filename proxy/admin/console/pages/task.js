@@ -14,6 +14,7 @@ import {
   link,
   loaded,
   pageHead,
+  stateOf,
   taskBar,
   time,
 } from "../parts.js";
@@ -107,7 +108,7 @@ function summary(task) {
     h(
       "div",
       { class: "summary-state" },
-      badge(task.status),
+      badge(stateOf(task)),
       taskBar(task),
       h("span", { class: "figure" }, format.percent((task.progress ?? 0) / 100)),
       h("span", { class: "quiet" }, icon("clock"), format.duration(end - task.created_ms)),
@@ -173,6 +174,7 @@ const EVENTS = [
   ["accepted", ["busy", "check"]],
   ["found", ["busy", "search"]],
   ["reserved", ["idle", "plus"]],
+  ["waiting", ["idle", "pause"]],
   ["queued", ["idle", "clock"]],
   ["in_progress", ["busy", "play"]],
   ["completed", ["ok", "check"]],
@@ -187,9 +189,9 @@ function toneOf(entry) {
 
 // `sent attempt 1 to a/b` → the phrase of its first word, and the rest as it was written.
 function phrase(event) {
-  const [first] = event.split(/[\s:]/, 1);
+  const [first] = event.split(/[\s:,]/, 1);
   if (!has(`event.${first}`)) return [event, ""];
-  return [t(`event.${first}`), event.slice(first.length).replace(/^[:\s]+/, "")];
+  return [t(`event.${first}`), event.slice(first.length).replace(/^[:,\s]+/, "")];
 }
 
 export function timeLine(task) {

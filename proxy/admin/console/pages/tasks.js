@@ -10,6 +10,7 @@ import {
   empty,
   loaded,
   pageHead,
+  stateOf,
   table,
   taskBar,
   time,
@@ -20,6 +21,7 @@ import { t } from "../text.js";
 
 const STATUSES = ["", "queued", "in_progress", "completed", "failed"];
 const PAGE = 25;
+const MOST_LOOKS = 4;
 const TYPING_MS = 300;
 
 export function tasksPage(ctx) {
@@ -27,12 +29,24 @@ export function tasksPage(ctx) {
   let known = new Map(); // id → status, as last told
 
   const tasks = ctx.watch(1500, async (signal) => {
-    const { owner, token, model, status, cursor } = ctx.query;
-    const query = { limit: PAGE, owner, token, model, status, cursor };
-    const page = await ctx.api.get("tasks", query, signal);
+    const page = await fill(signal);
     tell(page.data);
     return page;
   });
+
+  // The gateway hands out what it finds in one look; a filter may find little in each.
+  async function fill(signal) {
+    const { cursor, ...filters } = ctx.query;
+    const page = { data: [], next: cursor };
+    for (let look = 0; look < MOST_LOOKS; look += 1) {
+      const query = { ...filters, limit: PAGE - page.data.length, cursor: page.next };
+      const found = await ctx.api.get("tasks", query, signal);
+      page.data.push(...found.data);
+      page.next = found.next;
+      if (!page.next || page.data.length >= PAGE) break;
+    }
+    return page;
+  }
 
   const pager = makePager(ctx, () => tasks.again(), { back: "tasks.newer", on: "tasks.older" });
 
@@ -105,7 +119,7 @@ export function tasksPage(ctx) {
 
   const columns = () => [
     { label: t("tasks.task"), class: "wide", cell: name },
-    { label: t("tasks.status"), cell: (task) => badge(task.status) },
+    { label: t("tasks.status"), cell: (task) => badge(stateOf(task)) },
     { label: t("task.progress"), class: "narrow", cell: progress },
     { label: t("task.model"), cell: model },
     { label: t("task.owner"), cell: (task) => h("span", { class: "clip" }, task.owner) },
@@ -128,13 +142,14 @@ export function tasksPage(ctx) {
       pageHead(t("nav.tasks"), t("tasks.lead")),
       filters(),
       loaded(tasks, ({ data, next }) => [
-        data.length === 0 ? none() : table(t("nav.tasks"), columns(), data, (task) => task.id),
+        data.length === 0 ? none(next) : table(t("nav.tasks"), columns(), data, (task) => task.id),
         pager.view(next),
       ]),
     ];
   }
 
-  function none() {
+  function none(next) {
+    if (next) return empty("search", t("tasks.none.here"), t("tasks.none.here.text"));
     const filtered = ["owner", "token", "model", "status"].some((name) => ctx.query[name]);
     if (filtered) {
       const clear = () => ask({ owner: null, token: null, model: null, status: null });

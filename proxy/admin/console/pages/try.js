@@ -7,7 +7,7 @@ import { h } from "../dom.js";
 import * as format from "../format.js";
 import { icon } from "../icons.js";
 import { watch } from "../live.js";
-import { badge, button, card, copyButton, describe, link, pageHead } from "../parts.js";
+import { badge, button, card, copyButton, describe, link, pageHead, stateOf } from "../parts.js";
 import { player } from "../player.js";
 import { announce } from "../says.js";
 import { t } from "../text.js";
@@ -283,7 +283,7 @@ export function tryPage(ctx) {
       h(
         "p",
         { class: "outcome" },
-        badge(task.status),
+        badge(stateOf(task)),
         link(`#/tasks/${encodeURIComponent(task.id)}`, t("try.more")),
       ),
       timeLine(task),

@@ -110,6 +110,13 @@ export function upstreamsPage(ctx) {
           h("h2", { class: "card-title" }, upstream.name),
           h("p", { class: "quiet" }, upstream.provider, " · ", h("code", {}, upstream.base_url)),
         ),
+        upstream.waiting > 0 &&
+          h(
+            "span",
+            { class: "badge idle" },
+            icon("clock"),
+            t("upstreams.waiting", { n: upstream.waiting }),
+          ),
         upstream.open > 0 &&
           h(
             "span",
