@@ -119,7 +119,7 @@ def _durability(info: dict[str, str], durability: Durability) -> Finding:
         return Finding(
             "warning",
             "redis: durability is local: a power cut or a failover may forget the last second "
-            "of submits, though never repeat one; see [redis] durability",
+            "of submits, and may send once more what left a queue in it; see [redis] durability",
         )
     return Finding("ok", f"redis: a submit waits for one of {replicas} replicas")
 

@@ -123,7 +123,7 @@ export const TEXT = {
     "这里没有该对象，或者它已不存在。",
   ],
   "error.invalid_value": ["The gateway cannot use this.", "网关无法使用该内容。"],
-  "error.rate_limited": ["Too many wrong tokens were tried.", "错误令牌尝试次数过多。"],
+  "error.rate_limit_exceeded": ["Too many wrong tokens were tried.", "错误令牌尝试次数过多。"],
   "error.conflict": ["It has changed in the meantime. Look again.", "它已被他人修改，请重新查看。"],
   "error.server": [
     "The gateway has trouble of its own. Its log says more.",

@@ -20,6 +20,7 @@ import { announce } from "../says.js";
 import { t } from "../text.js";
 
 const STATUSES = ["", "queued", "in_progress", "completed", "failed"];
+const FILTERS = ["status", "model", "owner", "token", "upstream"];
 const PAGE = 25;
 const MOST_LOOKS = 4;
 const TYPING_MS = 300;
@@ -36,8 +37,8 @@ export function tasksPage(ctx) {
 
   // The gateway hands out what it finds in one look; a filter may find little in each.
   async function fill(signal) {
-    const { cursor, ...filters } = ctx.query;
-    const page = { data: [], next: cursor };
+    const filters = Object.fromEntries(FILTERS.map((name) => [name, ctx.query[name]]));
+    const page = { data: [], next: ctx.query.cursor };
     for (let look = 0; look < MOST_LOOKS; look += 1) {
       const query = { ...filters, limit: PAGE - page.data.length, cursor: page.next };
       const found = await ctx.api.get("tasks", query, signal);
@@ -73,7 +74,7 @@ export function tasksPage(ctx) {
   }
 
   function filters() {
-    const { owner = "", token = "", model = "", status = "" } = ctx.query;
+    const { owner = "", token = "", model = "", upstream = "", status = "" } = ctx.query;
     const models = ctx.facts()?.models ?? [];
     const text = (name, label, value, more = {}) =>
       field({
@@ -106,6 +107,7 @@ export function tasksPage(ctx) {
         "div",
         { class: "filter-fields" },
         text("model", t("task.model"), model, { list: "known-models" }),
+        text("upstream", t("task.upstream"), upstream),
         text("owner", t("task.owner"), owner),
         text("token", t("task.token"), token),
       ),
@@ -150,9 +152,8 @@ export function tasksPage(ctx) {
 
   function none(next) {
     if (next) return empty("search", t("tasks.none.here"), t("tasks.none.here.text"));
-    const filtered = ["owner", "token", "model", "status"].some((name) => ctx.query[name]);
-    if (filtered) {
-      const clear = () => ask({ owner: null, token: null, model: null, status: null });
+    if (FILTERS.some((name) => ctx.query[name])) {
+      const clear = () => ask(Object.fromEntries(FILTERS.map((name) => [name, null])));
       return empty(
         "search",
         t("tasks.none"),

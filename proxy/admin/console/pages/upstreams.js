@@ -119,8 +119,11 @@ export function upstreamsPage(ctx) {
           ),
         upstream.open > 0 &&
           h(
-            "span",
-            { class: "badge busy" },
+            "a",
+            {
+              class: "badge busy",
+              href: `#/tasks?${new URLSearchParams({ upstream: upstream.name })}`,
+            },
             icon("play"),
             t("upstreams.open", { n: upstream.open }),
           ),
