@@ -14,6 +14,8 @@ import signal
 from collections.abc import Callable
 from typing import Final
 
+from proxy.signals import let_go
+
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -23,6 +25,7 @@ def die_with_parent(parent: int) -> Callable[[], None]:
     libc = ctypes.CDLL(None, use_errno=True)
 
     def arm() -> None:
+        let_go()
         libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
         if os.getppid() != parent:  # it died before the signal was armed
             os._exit(1)

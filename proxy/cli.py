@@ -38,6 +38,7 @@ from proxy.listener import require_c_parser
 from proxy.logs import capture, make_logger
 from proxy.routing import EndpointTable, columns, describe_routes
 from proxy.server import Server
+from proxy.signals import EARLY, hold
 from proxy.supervisor import Supervisor, Upgrade, handed_over
 from proxy.worker import order_of, run_worker
 
@@ -120,13 +121,14 @@ def serve(config_path: Path | None) -> None:
     cuts them. The log is one JSON document a line, on standard error.
     """
     _check_parser()
-    order = order_of(os.environ)
-    config = load_config(config_path)
+    hold(EARLY)
     log = make_logger()
     capture(log)
+    order = order_of(os.environ)
     if order is not None:
-        run(run_worker(config, order, log))
+        run(run_worker(order, log))
         return
+    config = load_config(config_path)
     try:
         run(_serve(config, log))
     except Upgrade as upgrade:

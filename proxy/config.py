@@ -37,7 +37,8 @@ from proxy.config_source import (
     Source,
     did_you_mean,
     dotted,
-    read,
+    parse,
+    text_of,
 )
 from proxy.config_tables import (
     KEYS,
@@ -98,6 +99,7 @@ class Config:
     upstreams: Mapping[str, Upstream] = field(default_factory=dict, repr=False)  # holds headers
     routes: tuple[Route, ...] = ()
     path: Path | None = None
+    text: str = field(default="", repr=False)  # of the file, as it was read
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -131,12 +133,20 @@ class Config:
 _T = TypeVar("_T", bound=Table)
 
 
-def load(path: Path | None, env: Mapping[str, str], providers: Mapping[str, Provider]) -> Config:
+def load(
+    path: Path | None,
+    env: Mapping[str, str],
+    providers: Mapping[str, Provider],
+    text: str | None = None,
+) -> Config:
     """The configuration in this file; without a file the defaults, which have no upstreams.
+    `text` stands for what is in the file, which is then not read.
 
     `ConfigErrors` has every problem at once.
     """
-    source = EMPTY if path is None else read(path, env)
+    if path is not None and text is None:
+        text = text_of(path)
+    source = EMPTY if path is None else parse(text or "", str(path), env)
     findings = Findings(source)
     known = (*SECTIONS, "upstreams", "routes")
     for name in source.data:
@@ -174,6 +184,7 @@ def load(path: Path | None, env: Mapping[str, str], providers: Mapping[str, Prov
         upstreams={row.name: row for row in upstreams.values() if row is not None},
         routes=tuple(routes.values()),
         path=path,
+        text=text or "",
         origins=_origins(source),
     )
 

@@ -124,21 +124,21 @@ class Findings:
         raise ConfigErrors(sorted(found, key=lambda problem: problem.line))
 
 
-def read(path: Path, env: Mapping[str, str]) -> Source:
-    """Reads and expands a file; `ConfigErrors` when there is none or it is not TOML."""
+def text_of(path: Path) -> str:
+    """A file's text; `ConfigErrors` when there is none."""
     label = str(path)
     try:
-        text = path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8")
     except OSError as exc:
         reason = exc.strerror or str(exc)
         raise ConfigErrors([Problem(label, 1, "file", f"cannot be read: {reason}")]) from exc
     except UnicodeDecodeError as exc:
         line = exc.object[: exc.start].count(b"\n") + 1
         raise ConfigErrors([Problem(label, line, "file", "is not UTF-8")]) from exc
-    return parse(text, label, env)
 
 
 def parse(text: str, label: str, env: Mapping[str, str]) -> Source:
+    """Expands a file's text; `ConfigErrors` when it is not TOML."""
     text = text.replace("\r\n", "\n")
     try:
         data = tomllib.loads(text)

@@ -34,6 +34,7 @@ class Line:
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._next = 0
         self._jobs: set[asyncio.Task[None]] = set()
+        self._is_cut = False
 
     @classmethod
     async def open(cls, sock: socket.socket, answers: Answers) -> Line:
@@ -42,6 +43,8 @@ class Line:
 
     async def ask(self, word: str, value: Any = None, seconds: float = 5.0) -> Any:
         """What the other end says to that. Raises LineCut."""
+        if self._is_cut:
+            raise LineCut("the other process is gone")
         self._next += 1
         number = self._next
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
@@ -49,7 +52,7 @@ class Line:
             async with asyncio.timeout(seconds):
                 await self._send({"ask": word, "id": number, "value": value})
                 return await answer
-        except (TimeoutError, OSError) as error:
+        except (TimeoutError, OSError, RuntimeError) as error:  # uvloop's for a closed one
             raise LineCut(f"no answer to '{word}' within {seconds:g} s") from error
         finally:
             del self._asked[number]
@@ -64,6 +67,7 @@ class Line:
                         return
                     self._take(orjson.loads(await self._reader.readexactly(size)))
         finally:
+            self._is_cut = True
             for answer in self._asked.values():
                 if not answer.done():
                     answer.set_exception(LineCut("the other process is gone"))
@@ -91,7 +95,7 @@ class Line:
             reply["said"] = await self._answers[frame["ask"]](frame.get("value"))
         except Exception as error:  # noqa: BLE001 -- told to whoever asked
             reply["failed"] = f"{type(error).__name__}: {error}"
-        with suppress(OSError):
+        with suppress(OSError, RuntimeError):
             await self._send(reply)
 
     async def _send(self, frame: dict[str, Any]) -> None:

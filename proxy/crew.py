@@ -13,13 +13,15 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
 
 from proxy.children import Adopted, die_with_parent, when_ended
+from proxy.config import Config
 from proxy.control import Line, LineCut
 from proxy.exposition import merged
 from proxy.worker import ORDER, Order
@@ -62,18 +64,20 @@ class Hand:
 
 class Crew:
     """One worker for each of `fronts`. `command` starts the program; `store` is the URL of its
-    store."""
+    store, `config` what is in force."""
 
     def __init__(
         self,
         fronts: Sequence[socket.socket],
         command: Sequence[str],
         store: str,
+        config: Callable[[], Config],
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._fronts = fronts
         self._command = command
         self._store = store
+        self._config = config
         self._log = log
         self._hands: list[Hand] = []
         self._jobs: set[asyncio.Task[None]] = set()
@@ -99,13 +103,17 @@ class Crew:
 
     def _spawn(self, slot: int) -> Hand:
         ours, theirs = socket.socketpair()
-        with theirs:
-            order = Order(self._fronts[slot].fileno(), theirs.fileno(), self._store)
+        with theirs, ExitStack() as stack:
+            config = self._config()
+            path = None if config.path is None else str(config.path)
+            front = self._fronts[slot].fileno()
+            order = Order(front, theirs.fileno(), self._store, path, config.text)
+            letter = stack.enter_context(open(order.written(), "rb")).fileno()
             process = subprocess.Popen(  # noqa: S603 - ourselves
                 self._command,
-                env={**_without_manager(os.environ), ORDER: order.written()},
+                env={**_without_manager(os.environ), ORDER: str(letter)},
                 stdin=subprocess.DEVNULL,
-                pass_fds=(order.front, order.control),
+                pass_fds=(order.front, order.control, letter),
                 start_new_session=True,  # Ctrl-C in a terminal is the supervisor's to pass on
                 preexec_fn=die_with_parent(os.getpid()),  # noqa: PLW1509 - only calls prctl
             )

@@ -252,16 +252,14 @@ class Dispatcher:
                 return bar or Blocked("busy", 0)
             return await self._keyring.enter(task.id, attempt.upstream, attempt.credential)
         except ProxyError:
-            if not task.is_waiting:
-                self.records.give_up(task.id)
+            self._let_go(task)
             raise
 
     async def _sealed(self, task: Task, attempt: Attempt, load: Load) -> Outbound:
         try:
             return await aside(load.size, self._seal, attempt, load.forwarded)
         except BaseException:
-            if not task.is_waiting:
-                self.records.give_up(task.id, "it could not be written out")
+            self._let_go(task, why="it could not be written out")
             raise
 
     def _seal(self, attempt: Attempt, forwarded: Mapping[str, str]) -> Outbound:
@@ -301,7 +299,7 @@ class Dispatcher:
             # It may stand as sent although nothing was: say so as soon as the store listens.
             why = getattr(fault, "reason", fault.message)
             self._log.warning("not sent: the store failed", task_id=task.id, why=why)
-            self.records.give_up(task.id)
+            self._let_go(task, mark(task))
             if isinstance(fault, NotFound):
                 raise StoreDown(f"the store has lost {task.id}") from fault
             raise
@@ -311,6 +309,15 @@ class Dispatcher:
                 retry_after_s=1,
             )
         return marked
+
+    def _let_go(self, *ours: Task, why: str = "the store failed") -> None:
+        """Nothing more is sent now of a task that stands as one of `ours`. One that came from a
+        queue was promised to its client and waits again; one that waits still needs nothing."""
+        task = ours[0]
+        if not task.queue:
+            self.records.give_up(task.id, why)
+        elif not task.is_waiting:
+            self.records.put_back(*ours, why=why)
 
     # ------------------------------------------------------------ waiting
 

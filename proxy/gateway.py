@@ -349,9 +349,8 @@ class Gateway:
             due_ms = lifecycle.removed_due_ms(removed, now_ms, self._schedule())
             event = "deleted by its owner"
             retention_s = self._config().limits.retention_s
-            other = await self._store.tasks.swap(
-                task, removed, due_ms, event, retention_s, never_sent=task.is_waiting
-            )
+            # Its names stay taken: a late retry of a submit must not undo its owner's delete.
+            other = await self._store.tasks.swap(task, removed, due_ms, event, retention_s)
             if other is None:
                 reply = dialect.deleted(self._view(removed), exchange.id)
                 if task.is_waiting:

@@ -7,8 +7,8 @@ submit.
 Rule: whoever writes that a waiting task is sent has it, nobody else (`Records.take_over`). The
 lists and leases in the store are only about order; what they lose, the tracker puts back.
 
-Rule: a task that waits ends by its own fault, by its owner, by its age, or when nobody is
-configured to take it; never because an account is busy, paused or out of reach.
+Rule: a task that waits ends by its own fault, by its owner, with its token, by its age, or when
+nobody is configured to take it for what was held; never because an account is busy, paused or out of reach.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from proxy.aside import aside
 from proxy.config import Config
 from proxy.config_tables import MIB
 from proxy.dispatch import Dispatcher, Load
-from proxy.errors import NotFound, ProxyError, TooManyInFlight, Unavailable
+from proxy.errors import Invalid, NotFound, ProxyError, TooManyInFlight, Unavailable
 from proxy.keyring import Keyring
 from proxy.lifecycle import Schedule
 from proxy.metrics import Metrics
 from proxy.model import Credential, Route, Stage, Task, TaskError, Upstream, VideoRequest
-from proxy.planning import attempts_of, max_age_ms, places_of
+from proxy.planning import Attempt, attempts_of, max_age_ms, places_of
 from proxy.pools import BUSY_RETRY_S
+from proxy.pricing import price_micro
 from proxy.providers.base import Provider
 from proxy.store import Store
 from proxy.store.requests import MAX_BYTES, pack
@@ -44,6 +45,7 @@ PASSED_OVER: Final = 64
 PAUSE_MS: Final = 1000
 MAX_PAUSE_MS: Final = 60_000
 KEPT_LONGER_MS: Final = 3_600_000  # a request outlives the longest wait of its task
+NEVER: Final = "It was never submitted: "
 
 
 class Queue:
@@ -77,6 +79,8 @@ class Queue:
         self._jobs: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._is_closing = False
+        # Those passed over in a round that was full of them: the next one goes on behind them.
+        self._passed: dict[str, list[str]] = {}
 
     def start(self) -> None:
         self._loop_job = asyncio.create_task(self._run(), name="queue")
@@ -125,8 +129,12 @@ class Queue:
 
     async def _serve(self, name: str) -> None:
         """Send what waits at this upstream while somebody may take it."""
-        passed: list[str] = []
-        while len(passed) < PASSED_OVER and len(self._jobs) < AT_ONCE and not self._is_closing:
+        passed = self._passed.pop(name, [])
+        most = len(passed) + PASSED_OVER
+        while len(self._jobs) < AT_ONCE and not self._is_closing:
+            if len(passed) >= most:
+                self._passed[name] = passed
+                return
             if not await self._keyring.has_room(self._reach(name)):
                 return
             now_ms = self._now_ms()
@@ -170,6 +178,7 @@ class Queue:
         places = places_of(config.routes, config.upstreams, task)
         oldest_ms = max_age_ms(config.routes, task, config.timeouts.task_max_age_s)
         why = lifecycle.end_of_wait(task, now_ms, oldest_ms, has_place=bool(places))
+        why = why or await self._shut_out(task)
         source = None
         if why is None and task.source_id is not None:
             source = await self._store.tasks.get(task.source_id)
@@ -190,6 +199,14 @@ class Queue:
         self._jobs.add(job)
         job.add_done_callback(self._sent)
         return await begun
+
+    async def _shut_out(self, task: Task) -> TaskError | None:
+        """Why its token may have nothing rendered any more; None: it may. One that has expired
+        may: it was good when the task was accepted."""
+        record = await self._store.tokens.get(task.token_id)
+        if record is None or (record.revoked_ms is None and record.disabled_ms is None):
+            return None
+        return _lost(f"its API key was {'disabled' if record.revoked_ms is None else 'revoked'}")
 
     def _sent(self, job: asyncio.Task[None]) -> None:
         was_full = len(self._jobs) >= AT_ONCE
@@ -220,7 +237,10 @@ class Queue:
             )
         except ProxyError as error:
             return _lost(f"as things are configured now it cannot be ({error.message})")
-        return Load(attempts, kept.forwarded, kept.size)
+        covered = [attempt for attempt in attempts if _is_covered(task, attempt)]
+        if not covered:
+            return _lost("as things are configured now it would cost more than was held for it")
+        return Load(covered, kept.forwarded, kept.size)
 
     async def _send(self, task: Task, load: Load, begun: asyncio.Future[bool]) -> None:
         """`begun` is told as soon as the next one's turn may begin: True when this one is no
@@ -284,7 +304,12 @@ class Queue:
         assert ended is not None
         retention_s = self._config().limits.retention_s
         other = await self._store.tasks.swap(
-            task, ended, None, "never sent", retention_s, never_sent=True
+            task,
+            ended,
+            None,
+            f"never sent: {error.message.removeprefix(NEVER)}",
+            retention_s,
+            never_sent=error is not lifecycle.CANCELLED,
         )
         if other is not None:
             await self._store.waiting.release(task.queue, task.id)
@@ -374,5 +399,13 @@ def _kept_ms(config: Config, task: Task) -> int:
     return longest_ms + KEPT_LONGER_MS
 
 
+def _is_covered(task: Task, attempt: Attempt) -> bool:
+    """It costs no more than is held for the task."""
+    try:
+        return price_micro(task.price, attempt.rendered) <= task.hold_micro
+    except Invalid:  # its price goes by seconds, and nobody says how many
+        return False
+
+
 def _lost(why: str) -> TaskError:
-    return TaskError("not_submitted", f"It was never submitted: {why}.")
+    return TaskError("not_submitted", f"{NEVER}{why}.")

@@ -8,7 +8,7 @@ task is still its own: all of one that has not waited, of one that has only the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -113,7 +113,7 @@ class Records:
             other = await self._store.tasks.swap(task, waits, due_ms, event, self._retention_s)
             if other is None:
                 return waits
-            if (other.stage, other.attempt, other.queue) != (task.stage, task.attempt, task.queue):
+            if _attempt_of(other) != _attempt_of(task):
                 return other
             task = replace(task, version=other.version, deleted=other.deleted)
 
@@ -128,17 +128,22 @@ class Records:
             await self.wait(marked, task.queue, "not sent: it could not be made safe")
             raise
         except StoreDown:
-            self._later(lambda: self._take_back(marked), f"take back {task.id}")
+            self.put_back(marked)
             raise
         return marked if other is None else None
 
-    async def _take_back(self, marked: Task) -> None:
-        """Close a task that stands as sent by us, and never was. One that does not is another's,
-        or waits still: its lease ends."""
-        known = await self._store.tasks.get(marked.id)
-        if known is not None and _attempt_of(known) == _attempt_of(marked):
-            error = TaskError("not_submitted", "It was never submitted: the store failed.")
-            await self._fail(known, error, "never sent: the store failed")
+    def put_back(self, *ours: Task, why: str = "the store failed") -> None:
+        """Let a task wait again that was (perhaps) written as sent by us and is not under way, as
+        soon as the store listens. `ours` are the attempts it may stand with; with any other it is
+        another's, or waits still."""
+        task = ours[0]
+        self._later(lambda: self._put_back(ours, why), f"put back {task.id}")
+
+    async def _put_back(self, ours: Sequence[Task], why: str) -> None:
+        known = await self._store.tasks.get(ours[0].id)
+        if known is not None and _attempt_of(known) in map(_attempt_of, ours):
+            with suppress(NotFound):
+                await self._hand_over(known, known.queue, f"not sent: {why}; waiting again")
 
     # ------------------------------------------------------------ writing
 
@@ -238,5 +243,6 @@ class Records:
         return self._config().limits.retention_s
 
 
-def _attempt_of(task: Task) -> tuple[Stage, int, int | None, str, str]:
-    return task.stage, task.attempt, task.sent_ms, task.upstream, task.credential
+def _attempt_of(task: Task) -> tuple[Stage, str, int, int | None, str, str]:
+    """Whose it is: two that begin the same attempt differ in when, or to whom, they send it."""
+    return task.stage, task.queue, task.attempt, task.sent_ms, task.upstream, task.credential

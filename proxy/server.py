@@ -53,6 +53,7 @@ from proxy.notify import Notifier
 from proxy.providers import PROVIDERS
 from proxy.queue import Queue
 from proxy.reload import read_again
+from proxy.signals import let_go
 from proxy.spool import Spool
 from proxy.store import Embedded, OwnerRecord, Store, StoreDown, StoreUnusable, TokenRecord
 from proxy.submission import Submitter
@@ -149,6 +150,7 @@ class Server:
         if self._supervised is None:
             loop.add_signal_handler(signal.SIGHUP, told_to_reload)
             loop.add_signal_handler(signal.SIGUSR2, not_upgraded)
+        let_go()
         systemd.notify("READY=1", f"STATUS=serving {self.url}")
         try:
             await stop.wait()

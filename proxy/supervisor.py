@@ -45,6 +45,7 @@ from proxy.server import (
     signing_secrets,
     url_of,
 )
+from proxy.signals import ALL, hold, let_go
 from proxy.store import Embedded, Store, StoreDown
 
 HANDOVER: Final = "REELWAY_HANDOVER"
@@ -131,13 +132,12 @@ class Supervisor:
         them. SIGHUP reloads. Raises Upgrade after SIGUSR2, unless the new program is unsound."""
         loop = asyncio.get_running_loop()
         woken = asyncio.Event()
-        stopping = False
+        stop = asyncio.Event()
 
         def signalled() -> None:
-            nonlocal stopping
             if self._draining:
                 self._crew.dismiss()
-            stopping = True
+            stop.set()
             woken.set()
 
         def hup() -> None:
@@ -153,6 +153,7 @@ class Supervisor:
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
+        let_go()
         count = len(self._fronts)
         self._log.info("serving", url=self.url, admin_url=self.admin_url, workers=count)
         systemd.notify("READY=1", f"STATUS=serving {self.url}, {count} workers")
@@ -160,10 +161,13 @@ class Supervisor:
             while True:
                 await woken.wait()
                 woken.clear()
-                if stopping:
+                if not stop.is_set() and await self._is_sound():
+                    hold(ALL)  # the new program heeds what comes from now on
+                    if not stop.is_set():
+                        raise Upgrade(self._hand_over())
+                    let_go()
+                if stop.is_set():
                     break
-                if await self._is_sound():
-                    raise Upgrade(self._hand_over())
             await self._drain()
         finally:
             for number in handlers:
@@ -193,7 +197,7 @@ class Supervisor:
             url = self._embedded.url
         self.store = await Store.open(url, timeout_s=config.redis.timeout_s)
         stack.push_async_callback(self.store.close)
-        self._crew = Crew(self._fronts, program(), url, self._log)
+        self._crew = Crew(self._fronts, program(), url, lambda: self.config, self._log)
         stack.push_async_callback(self._end_workers)
         if left is not None:
             self._crew.adopt(left["workers"])

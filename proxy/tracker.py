@@ -220,7 +220,8 @@ class Tracker:
             has_place=bool(places_of(config.routes, config.upstreams, task)),
         )
         if error is not None:
-            await self._end(task, error, "never sent", never_sent=True)
+            is_free = error is not lifecycle.CANCELLED  # the names its owner took for it
+            await self._end(task, error, "never sent", never_sent=is_free)
             return
         waiting = self._store.waiting
         if not await waiting.has(task.queue, task.id):

@@ -8,16 +8,17 @@ import asyncio
 import os
 import socket
 from collections.abc import MutableMapping
-from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
 import structlog
 from prometheus_client import generate_latest
 
-from proxy.config import Config
+from proxy.config import Config, load
 from proxy.control import Line, LineCut
+from proxy.providers import PROVIDERS
 from proxy.server import Server
 
 ORDER: Final = "REELWAY_WORKER"
@@ -25,15 +26,24 @@ ORDER: Final = "REELWAY_WORKER"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a supervisor tells its worker before it starts: two descriptors, and where the store
-    is."""
+    """What a supervisor tells its worker before it starts: two descriptors, where the store is,
+    and the configuration in force, whatever its file has become since."""
 
     front: int
     control: int
     store: str
+    path: str | None
+    text: str
 
-    def written(self) -> str:
-        return orjson.dumps(self).decode()
+    def written(self) -> int:
+        """A descriptor to read it from; an environment variable would be too small."""
+        letter = os.memfd_create("order")
+        os.write(letter, orjson.dumps(self))
+        return letter
+
+    def config(self) -> Config:
+        path = None if self.path is None else Path(self.path)
+        return load(path, os.environ, PROVIDERS, self.text)
 
 
 def order_of(environ: MutableMapping[str, str]) -> Order | None:
@@ -41,15 +51,17 @@ def order_of(environ: MutableMapping[str, str]) -> Order | None:
     text = environ.pop(ORDER, None)
     if text is None:
         return None
-    order = Order(**orjson.loads(text))
+    with open(int(text), "rb") as letter:
+        letter.seek(0)
+        order = Order(**orjson.loads(letter.read()))
     for descriptor in (order.front, order.control):
         os.set_inheritable(descriptor, False)
     return order
 
 
-async def run_worker(config: Config, order: Order, log: structlog.stdlib.BoundLogger) -> None:
+async def run_worker(order: Order, log: structlog.stdlib.BoundLogger) -> None:
     """Serve until SIGTERM, which also comes when the supervisor dies."""
-    front = socket.socket(fileno=order.front)
+    config, front = order.config(), socket.socket(fileno=order.front)
     async with Server(config, log, sockets=(front, None), supervised=order.store) as server:
 
         async def metrics(_value: Any) -> str:
@@ -65,8 +77,10 @@ async def run_worker(config: Config, order: Order, log: structlog.stdlib.BoundLo
         try:
             await line.ask("serving", server.url)
             await server.run()
-            with suppress(LineCut):
+            try:
                 await line.ask("leaving", await metrics(None))
+            except LineCut:
+                log.warning("the supervisor is gone: what this worker has counted is not told")
         finally:
             listening.cancel()
             await asyncio.wait([listening])

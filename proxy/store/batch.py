@@ -102,7 +102,7 @@ class Batcher:
     ) -> Awaitable[Answer]:
         """Run a script; `keys` share one hash slot (see `keys`). With a `durability` the answer
         comes when the change is on a replica, or in the log on disk; StoreUnsafe if it is not
-        within `SAFE_MS`."""
+        within `SAFE_MS`. A script that answers with a document has changed nothing."""
         call = ("EVALSHA", script.sha, len(keys), *keys, *args)
         if durability == "local":
             return self._enqueue(call, script)
@@ -126,6 +126,10 @@ class Batcher:
             raise translate(exc) from exc
         if isinstance(answer, Exception):
             raise translate(answer) from answer
+        if isinstance(
+            answer, bytes
+        ):  # another's document: nothing was written, nothing to wait for
+            return answer
         if isinstance(safe, Exception):  # WAITAOF without an append-only file
             raise StoreUnsafe(f"the server refused to wait: {safe}") from safe
         copies = safe[0] if isinstance(safe, list) else safe

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import FormData
 
-from proxy.model import Credential, Task
+from proxy.model import Credential, Stage, Task
 from proxy.sim.faults import Fault
 from proxy.sim.log import SUBMITS, Entry
 from proxy.sim.settings import Account
+from proxy.store import StoreDown
 from tests.edge.store_fixtures import new_task
 
 if TYPE_CHECKING:
@@ -239,10 +240,16 @@ async def test_who_comes_later_stands_behind_those_who_wait(house: House) -> Non
     assert (await events(house, direct))[1] == f"sent attempt 1 to {UP}/a"
 
 
+@pytest.mark.parametrize("remixes", [1, 5])
 async def test_one_that_can_go_to_one_account_only_holds_nobody_up(
-    open_house_factory: OpenHouse, plan: type[Plan]
+    open_house_factory: OpenHouse,
+    plan: type[Plan],
+    monkeypatch: pytest.MonkeyPatch,
+    remixes: int,
 ) -> None:
-    """A remix waits for the account of its video, while others use the one that is free."""
+    """A remix waits for the account of its video, while others use the one that is free. Nor do
+    more of them than are passed over in one round."""
+    monkeypatch.setattr("proxy.queue.PASSED_OVER", 2)
     accounts = (Account(), SECOND)
     async with open_house_factory(plan(manual=True, sim={"accounts": accounts})) as house:
         config = house.server.config
@@ -262,8 +269,9 @@ async def test_one_that_can_go_to_one_account_only_holds_nobody_up(
         assert (await house.finished(source))["status"] == "completed"
         for prompt in ("on a", "on b"):
             assert (await submit(house, prompt, model="sora-2")).status == 200
-        remix = await house.post(f"/v1/videos/{source}/remix", json={"prompt": "remix"})
-        assert remix.status == 200
+        for n in range(remixes):
+            remix = await house.post(f"/v1/videos/{source}/remix", json={"prompt": f"remix {n}"})
+            assert remix.status == 200
         await waits(house, "plain", model="sora-2")
         await finish_next(house, 3)
         entry = await house.sim.wait_for(is_submit, count=4)
@@ -343,6 +351,20 @@ async def test_a_deleted_task_leaves_the_queue_and_is_refunded(house: House) -> 
         assert (await house.finished(task_id))["status"] == "completed"
     assert prompts(house) == ["first", "stays"]
     assert (await events(house, gone))[-1] == "deleted by its owner"
+    await accounts_agree(house)
+
+
+async def test_a_late_retry_does_not_undo_a_delete(house: House) -> None:
+    await busy(house)
+    key = {"Idempotency-Key": "k"}
+    gone = await waits(house, headers=key)
+    assert (await house.request("DELETE", f"/v1/videos/{gone}")).status == 200
+    again = await submit(house, headers=key)
+    assert (again.status, again.json()["id"]) == (200, gone)
+    assert again.headers["idempotent-replayed"] == "true"
+    await finish_next(house, 1)
+    await until_quiet(house)
+    assert prompts(house) == ["first"]
     await accounts_agree(house)
 
 
@@ -537,7 +559,106 @@ async def test_what_cannot_be_made_safe_is_not_sent_and_waits_on(
         assert house.sim.submits("kling") == 2
 
 
+def failing_once(
+    house: House, monkeypatch: pytest.MonkeyPatch, is_it: Callable[[Task], bool]
+) -> list[Task]:
+    """The first change into a task like this is written, and its answer lost; returns it."""
+    tasks = house.server.store.tasks
+    swap = tasks.swap
+    hit: list[Task] = []
+
+    async def swapped(old: Task, new: Task, *args: Any, **kw: Any) -> Task | None:
+        other = await swap(old, new, *args, **kw)
+        if not hit and is_it(new):
+            hit.append(new)
+            raise StoreDown("the answer was lost")
+        return other
+
+    monkeypatch.setattr(tasks, "swap", swapped)
+    return hit
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+async def test_one_lost_answer_of_the_store_makes_it_wait_again(
+    open_house_factory: OpenHouse,
+    plan: type[Plan],
+    monkeypatch: pytest.MonkeyPatch,
+    attempt: int,
+) -> None:
+    """Nothing was sent, so nothing is lost: also after a first attempt that was refused."""
+    accounts = (Account(), SECOND)
+    options = plan(manual=True, timeouts=SHORT, sim={"accounts": accounts})
+    async with open_house_factory(options) as house:
+        give(house)
+        await busy(house)
+        task_id = await waits(house)
+        if attempt == 2:
+            two_keys(house)
+            house.sim.faults.add(Fault("native_code", "kling", "submit", code=1303))
+        hit = failing_once(
+            house,
+            monkeypatch,
+            lambda new: new.id == task_id and (new.stage, new.attempt) == (Stage.SENT, attempt),
+        )
+        await finish_next(house, 1)
+        await house.sim.wait_for(is_taken, count=2, timeout_s=WAIT_S)
+        assert len(hit) == 1
+        assert "not sent: the store failed; waiting again" in await events(house, task_id)
+        house.sim.finish([e.task_id for e in house.sim.log.entries if is_taken(e)][-1])
+        assert (await house.finished(task_id))["status"] == "completed"
+        assert house.sim.renders("kling") == 2
+        await accounts_agree(house)
+
+
+def two_keys(house: House) -> None:
+    config = house.server.config
+    upstream = config.upstreams[UP]
+    (first,) = upstream.credentials
+    second = replace(first, name="b", weight=0)
+    upstreams = {**config.upstreams, UP: replace(upstream, credentials=(first, second))}
+    house.server.config = replace(config, upstreams=upstreams)
+
+
 # ---------------------------------------------------------------- the end of waiting
+
+
+@pytest.mark.parametrize("end", ["revoked", "disabled"])
+async def test_a_token_that_is_shut_out_has_nothing_more_rendered(house: House, end: str) -> None:
+    await busy(house)
+    made = await house.new_token(name="stolen")
+    task_id = await waits(house, "stolen", made=made)
+    tokens, now_ms = house.server.store.tokens, int(time.time() * 1000)
+    if end == "revoked":
+        assert await tokens.revoke(made.record.id, now_ms)
+    else:
+        assert await tokens.change(replace(made.record, disabled_ms=now_ms), "disabled_ms")
+    await finish_next(house, 1)
+    await until_quiet(house)
+    task = await known(house, task_id)
+    assert (task.status, task.settled_micro) == ("failed", 0)
+    assert (await events(house, task_id))[-1] == f"never sent: its API key was {end}."
+    assert prompts(house) == ["first"]
+    await accounts_agree(house)
+
+
+async def test_nothing_renders_for_more_than_was_held(house: House) -> None:
+    """A new configuration that makes it longer than it was does not make it dearer, or free."""
+
+    def change(**values: Any) -> None:
+        config = house.server.config
+        routes = tuple(
+            replace(row, **values) if row.model == MODEL else row for row in config.routes
+        )
+        house.server.config = replace(config, routes=routes)
+
+    change(price={"per_second": "0.10"})
+    await busy(house)
+    task_id = await waits(house)
+    change(overrides={"duration": "10"})
+    await finish_next(house, 1)
+    assert "more than was held" in (await ended(house, task_id))["error"]["message"]
+    assert house.sim.submits("kling") == 1
+    await accounts_agree(house)
 
 
 async def ended(house: House, task_id: str) -> dict[str, Any]:

@@ -153,6 +153,35 @@ async def test_of_two_that_take_over_a_waiting_task_one_has_it(
     assert (await known(house, task)).version == marked.version
 
 
+async def test_who_loses_a_task_to_another_takes_nothing_back(
+    house: House, records: Records
+) -> None:
+    """Even where nothing can be made safe: what it did not write needs no safety."""
+    server = house.server
+    redis = server.config.redis.model_copy(update={"durability": "replica"})
+    unsafe = replace(server.config, redis=redis)
+    loser = Records(lambda: unsafe, server.store, time.time, server.log)
+    task = await reserved(house)
+    waits = await records.wait(task, UP, "waiting")
+    due_ms = waits.updated_ms + 600_000
+    marked = began(waits)
+    assert await records.take_over(waits, marked, due_ms, "one") == marked
+    assert await loser.take_over(waits, began(waits), due_ms, "two") is None
+    assert await known(house, task) == marked
+    await loser.aclose()
+
+
+async def test_an_attempt_of_another_is_not_made_to_wait(house: House, records: Records) -> None:
+    """The same attempt of the same queue, begun by somebody else at another time."""
+    task = await reserved(house)
+    waits = await records.wait(task, UP, "waiting")
+    theirs = await changed(house, waits, began(waits))
+    assert theirs.sent_ms is not None
+    ours = replace(theirs, sent_ms=theirs.sent_ms - 1)
+    assert await records.wait(ours, UP, "not sent") == theirs
+    assert await known(house, task) == theirs
+
+
 async def test_a_task_the_store_lost_does_not_wait(house: House, records: Records) -> None:
     with pytest.raises(StoreDown):
         await records.wait(new_task(), UP, "waiting")

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from proxy.sim import pattern_sha256
+from proxy.sim import Fault, pattern_sha256
 from proxy.sim.faults import Active
 from tests.edge.streams import OPENAI, PROMPT, SIZE
 from tests.edge.workers import GUARD_S, ROOT, Site, Worker, open_site
@@ -206,6 +206,24 @@ async def test_an_upgrade_under_load_fails_no_request_and_cuts_no_download(site:
     assert await gateway.stop() == 0
 
 
+async def test_signals_during_an_upgrade_wait_until_they_can_be_heeded(site: Site) -> None:
+    """A reload and another upgrade, told while the new program has no handlers yet."""
+    gateway = await site.worker()
+    gateway.process.send_signal(signal.SIGUSR2)
+    await gateway.said(lambda line: line["event"] == "upgrading")
+    told = 0
+    async with asyncio.timeout(GUARD_S):
+        while sum(line["event"] == "serving" for line in gateway.log) < 2:
+            gateway.process.send_signal(signal.SIGHUP if told % 2 else signal.SIGUSR2)
+            told += 1
+            await asyncio.sleep(0.02)
+    assert told > 2
+    await gateway.said(lambda line: line["event"] == "reloaded")
+    await until(lambda: sum(line["event"] == "serving" for line in gateway.log) > 2)
+    assert await models(gateway.url, site.bearer) == 200
+    assert await gateway.stop() == 0
+
+
 async def test_an_upgrade_to_a_program_that_would_not_start_changes_nothing(site: Site) -> None:
     gateway = await site.worker()
     before = children(gateway.process.pid)
@@ -351,3 +369,41 @@ async def test_a_service_manager_is_told_and_its_socket_is_used(site: Site, work
         finally:
             process.kill()
             process.wait()
+
+
+async def test_sigterm_while_an_upgrade_is_weighed_ends_it(site: Site) -> None:
+    gateway = await site.worker()
+    gateway.process.send_signal(signal.SIGUSR2)
+    gateway.process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(GUARD_S):
+        await gateway.process.wait()
+
+
+async def test_a_worker_is_replaced_with_the_configuration_in_force(site: Site) -> None:
+    """Whatever has become of the file since: a mistake in it closes no door."""
+    gateway = await site.worker()
+    site.config.write_text(site.config.read_text() + "\nnonsense = 1\n")
+    os.kill(children(gateway.process.pid)[0], signal.SIGKILL)
+    await gateway.said(lambda line: line["event"] == "a worker took its place")
+    async with asyncio.timeout(GUARD_S):
+        answers = await asyncio.gather(*(models(gateway.url, site.bearer) for _ in range(20)))
+    assert answers == [200] * 20
+
+
+async def test_metrics_are_there_while_an_old_worker_finishes(site: Site) -> None:
+    """One whose line has ended, because it waits for an answer to a submit nobody else waits
+    for."""
+    gateway = await site.worker()
+    held = site.sim.faults.add(Fault("hold", "openai", "submit"))
+    post = asyncio.create_task(site.post(gateway, "openai"))
+    await site.sim.wait_for(lambda entry: entry.operation == "submit" and entry.stalled)
+    post.cancel()
+    before = children(gateway.process.pid)
+    gateway.process.send_signal(signal.SIGUSR2)
+    await until(lambda: sum(line["event"] == "serving" for line in gateway.log) == 2)
+    await gateway.said(lambda line: line["event"] == "draining")
+    for _ in range(3):
+        async with site.client.get(f"{gateway.admin_url}/metrics") as reply:
+            assert reply.status == 200
+    held.release()
+    await until(lambda: not any(is_alive(pid) for pid in before))

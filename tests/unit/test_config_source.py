@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.config_source import ConfigErrors, Loc, did_you_mean, dotted, key_lines, parse, read
+from proxy.config_source import ConfigErrors, Loc, did_you_mean, dotted, key_lines, parse, text_of
 
 SAMPLE = '''\
 # a comment with key = "value" and [brackets]
@@ -211,14 +211,14 @@ def test_a_file_that_is_no_toml_is_told_with_its_line(
     monkeypatch.chdir(tmp_path)
     Path("f").write_bytes(text)
     with pytest.raises(ConfigErrors) as caught:
-        read(Path("f"), {})
+        parse(text_of(Path("f")), "f", {})
     assert str(caught.value) == problem
 
 
 def test_a_missing_file_is_one_problem(tmp_path: Path) -> None:
     path = tmp_path / "none.toml"
     with pytest.raises(ConfigErrors) as caught:
-        read(path, {})
+        text_of(path)
     assert str(caught.value) == f"{path}:1: file: cannot be read: No such file or directory"
 
 

@@ -20,6 +20,7 @@ KINDS = {".html", ".js", ".css", ".svg"}
 MOST_BYTES_OF_ONE = 40_000
 MOST_BYTES = 300_000
 MOST_LINES = 400  # of a module; text.js is a table
+MOST_COLUMNS = 100
 
 
 def name_of(path: Path) -> str:
@@ -278,3 +279,4 @@ def test_a_module_has_one_subject_and_says_which(path: Path) -> None:
     text = path.read_text()
     assert text.startswith("// ")
     assert text.count("\n") <= MOST_LINES
+    assert max(map(len, text.splitlines())) <= MOST_COLUMNS

@@ -40,6 +40,7 @@ FLOORS: dict[str, int] = {
     "scopes": 3,
     "children": 4,
     "control": 4,
+    "signals": 4,
     "systemd": 4,
     "logs": 4,
     "listener": 4,

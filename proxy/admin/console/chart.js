@@ -23,8 +23,8 @@ export function makeChart(id, changed, signal) {
   });
   signal.addEventListener("abort", () => observer.disconnect());
 
-  // `series`: {name, values: one per day}, the most important first; `say` writes a value, a `whole` one where there are no
-  // others; `sayDay(day, style)` a day.
+  // `series`: {name, values: one per day}, the most important first; `say` writes a value, whole
+  // numbers only where `whole`; `sayDay(day, style)` writes a day.
   return function view({ title, days, series, say, sayDay, whole = false }) {
     const shown = combined(series, days.length);
     const day = Math.min(chosen ?? days.length - 1, days.length - 1);

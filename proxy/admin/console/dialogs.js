@@ -8,7 +8,8 @@ let count = 0;
 const open = new Set();
 
 // `view(dialog)` gives the body's children, again at each `dialog.draw()`. `kind` is `wide` or
-// `drawer`. `stays`: neither Escape nor a press beside it closes it. `closed` is called once, however it ended.
+// `drawer`. `stays`: neither Escape nor a press beside it closes it. `closed` is called once,
+// however it ended.
 export function openDialog({ title, view, kind = "", stays = false, closed }) {
   const id = `dialog-${++count}`;
   const node = document.createElement("dialog");

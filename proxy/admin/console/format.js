@@ -53,7 +53,8 @@ export function bytes(count) {
     value /= 1024;
     at += 1;
   }
-  return `${made(Intl.NumberFormat, { maximumFractionDigits: at ? 1 : 0 }).format(value)} ${units[at]}`;
+  const options = { maximumFractionDigits: at ? 1 : 0 };
+  return `${made(Intl.NumberFormat, options).format(value)} ${units[at]}`;
 }
 
 // A duration in one unit, two for the long ones: "420 ms", "4.2 s", "3 min 5 s", "2 h 10 min".

@@ -104,7 +104,6 @@ const api = makeApi(() => session && leave("signin.ended"));
 function enter(overview) {
   door = null;
   session = new AbortController();
-  app.facts = overview;
   keepFacts(overview);
   every(
     OVERVIEW_MS,
@@ -200,7 +199,6 @@ function openPage() {
     draw: soon,
     facts: () => app.facts,
     watch: (ms, load) => watch(ms, load, leaving.signal, soon),
-    every: (ms, job) => every(ms, job, leaving.signal),
     setQuery(changes) {
       for (const [name, value] of Object.entries(changes)) {
         if (value) query[name] = value;

@@ -133,7 +133,7 @@ export function trouble(error, again) {
   );
 }
 
-// A cell of `live.watch`: its value as `view` shows it, or that it is on its way, or that it failed.
+// A cell of `live.watch`: its value as `view` shows it, that it is on its way, or that it failed.
 export function loaded(cell, view) {
   if (cell.value !== undefined) {
     // Of a gateway that does not answer at all the frame around the page tells.

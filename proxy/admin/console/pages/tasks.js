@@ -26,7 +26,8 @@ const MOST_LOOKS = 4;
 const TYPING_MS = 300;
 
 export function tasksPage(ctx) {
-  let typing = null;
+  let typing = null; // the timer, and what was typed since the last look
+  let typed = {};
   let known = new Map(); // id → status, as last told
 
   const tasks = ctx.watch(1500, async (signal) => {
@@ -64,13 +65,15 @@ export function tasksPage(ctx) {
   function ask(changes) {
     pager.reset();
     known = new Map();
-    ctx.setQuery({ ...changes, cursor: null });
+    ctx.setQuery({ ...typed, ...changes, cursor: null });
+    typed = {};
     tasks.again();
   }
 
   function askSoon(changes) {
+    Object.assign(typed, changes);
     clearTimeout(typing);
-    typing = setTimeout(() => !ctx.signal.aborted && ask(changes), TYPING_MS);
+    typing = setTimeout(() => !ctx.signal.aborted && ask({}), TYPING_MS);
   }
 
   function filters() {

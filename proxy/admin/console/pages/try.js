@@ -30,7 +30,7 @@ export function tryPage(ctx) {
   });
   let wrong = {};
   let busy = false;
-  let refused = null; // {status, message} of the gateway's answer, or of the console's own call
+  let refused = null; // {title, message}: of the gateway's answer, or of asking for it
   let following = null; // {cell, stop} of the task under way, or the last one
 
   function follow(id) {
@@ -53,7 +53,6 @@ export function tryPage(ctx) {
       ctx.draw,
     );
     following = { stop, cell, task: null };
-    values.id = id;
   }
 
   if (values.id !== null) follow(values.id);
@@ -84,10 +83,12 @@ export function tryPage(ctx) {
     busy = true;
     ctx.draw();
     try {
-      const answer = await ctx.api.post("try", body, ctx.signal);
+      const answer = await ctx.api.post("try", body); // goes on when this page is left
       if (answer.status < 300 && answer.body?.id) {
+        values.id = answer.body.id;
+        if (ctx.signal.aborted) return;
         announce(t("try.sent"));
-        follow(answer.body.id);
+        follow(values.id);
         queueMicrotask(() =>
           document.getElementById("screen")?.scrollIntoView({ block: "nearest" }),
         );
@@ -96,7 +97,7 @@ export function tryPage(ctx) {
         refused = { title: t("try.refused", { status: answer.status }), message };
       }
     } catch (error) {
-      if (!ctx.signal.aborted) refused = { title: describe(error), message: error.message };
+      refused = { title: describe(error), message: error.message };
     }
     busy = false;
     ctx.draw();
