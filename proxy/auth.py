@@ -31,7 +31,7 @@ from proxy.signing import (
     verify_volc,
     volc_time,
 )
-from proxy.store import OwnerRecord, TokenRecord, principal
+from proxy.store import OwnerRecord, StoreDown, TokenRecord, principal
 
 # Clocks of clients differ from ours. Volcengine's own window is not documented; 15 minutes is
 # what its kin (AWS Signature V4) allows.
@@ -111,6 +111,7 @@ class Authenticator:
             of, owner, found = known
             if self._records.held(of.id) is of and self._owners.held(of.owner) is owner:
                 return found
+            del self._known[text]
         parsed = parse_token(text)
         if parsed is not None:
             token_id, secret = parsed
@@ -224,6 +225,15 @@ class Authenticator:
             raise Unauthenticated("This API key is disabled.", AuthFault.REVOKED)
         owner = await self._owners.get(record.owner)
         return self._principals.get(record.id, (record, owner), lambda: principal(record, owner))
+
+    async def stands(self, principal: Principal) -> bool:
+        """Whether a token that was let in before would be again: it was neither revoked nor
+        disabled since. True while the store is down and nobody can tell."""
+        try:
+            record = await self._records.get(principal.token_id)
+        except StoreDown:
+            return True
+        return record is not None and record.revoked_ms is None and record.disabled_ms is None
 
     # ------------------------------------------------------------ signed addresses
 

@@ -22,7 +22,14 @@ from proxy.routing import columns
 from proxy.server import signing_secrets
 from proxy.signing import parse_token
 from proxy.store import Store, TokenRecord
-from proxy.tokens import MadeToken, NewToken, create_token, rotate_token, state_of
+from proxy.tokens import (
+    MadeToken,
+    NewToken,
+    create_token,
+    revoked_for_good,
+    rotate_token,
+    state_of,
+)
 
 Parsed = Callable[[click.Context, click.Parameter, str | None], Any]
 
@@ -153,6 +160,7 @@ def token_create(
 ) -> None:
     """Make a key and show its secrets, once."""
     config = load_config(config_path)
+    _check_webhook(config, scope)
     wanted = NewToken(
         name=name,
         owner=owner,
@@ -245,9 +253,11 @@ def token_set(
     replaced as a whole.
     """
     config = load_config(config_path)
+    _check_webhook(config, scope)
     _warn_of_unmatched(config, scope.get("models", ()))
 
     def change(record: TokenRecord) -> TokenRecord:
+        _check_not_revoked(record)
         given = scope if name is None else {**scope, "name": name}
         return replace(record, limits=limited(record.limits, said), **given)
 
@@ -344,13 +354,12 @@ def token_enable(token_id: str, config_path: Path | None, as_json: bool) -> None
 
     ID is the key's id, or the whole key.
     """
-    _change(
-        load_config(config_path),
-        token_id,
-        lambda record: replace(record, disabled_ms=None),
-        ["disabled_ms"],
-        as_json,
-    )
+
+    def change(record: TokenRecord) -> TokenRecord:
+        _check_not_revoked(record)
+        return replace(record, disabled_ms=None)
+
+    _change(load_config(config_path), token_id, change, ["disabled_ms"], as_json)
 
 
 @token.command("revoke")
@@ -379,6 +388,18 @@ def token_revoke(token_id: str, config_path: Path | None, as_json: bool) -> None
 
 def _no_such(token_id: str) -> click.ClickException:
     return click.ClickException(f"there is no key {token_id}; `token list` shows them all")
+
+
+def _check_not_revoked(record: TokenRecord) -> None:
+    if record.revoked_ms is not None:
+        raise click.ClickException(revoked_for_good(record))
+
+
+def _check_webhook(config: Config, scope: dict[str, Any]) -> None:
+    try:
+        grants.check_webhook(scope.get("webhook"), config.webhooks.allow)
+    except ValueError as fault:
+        raise click.BadParameter(f"{fault}.", param_hint="'--webhook'") from fault
 
 
 def _change(

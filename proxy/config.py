@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from proxy import globs
 from proxy.config_checks import (
@@ -220,6 +220,8 @@ def _upstreams(findings: Findings, providers: Mapping[str, Provider]) -> dict[st
     lines: dict[str, int] = {}
     for loc, values in _entries(findings, "upstreams"):
         row = _read(UpstreamTable, values, loc, findings)
+        # Whatever else is wrong: an operator who mends one thing is not to be told of the next.
+        options = _check_upstream(values, loc, findings, providers)
         name = values.get("name") if isinstance(values, dict) else None
         if not isinstance(name, str):
             continue
@@ -227,19 +229,30 @@ def _upstreams(findings: Findings, providers: Mapping[str, Provider]) -> dict[st
             findings.add((*loc, "name"), f"'{name}' is taken by the one on line {lines[name]}")
             continue
         lines[name] = findings.source.line((*loc, "name"))
-        upstreams[name] = _upstream(row, loc, findings, providers) if row else None
+        upstreams[name] = _upstream(row, options) if row and row.provider in providers else None
     return upstreams
 
 
-def _upstream(
-    row: UpstreamTable, loc: Loc, findings: Findings, providers: Mapping[str, Provider]
-) -> Upstream | None:
-    provider = providers.get(row.provider)
-    if provider is None:
-        message = f"no provider '{row.provider}'{did_you_mean(row.provider, providers)}"
-        findings.add((*loc, "provider"), message)
+def _check_upstream(
+    values: object, loc: Loc, findings: Findings, providers: Mapping[str, Provider]
+) -> BaseModel | None:
+    """What an upstream's provider asks of it, of the values as they were written, for the table
+    may be faulty elsewhere; returns its options, None when these are wrong."""
+    if not isinstance(values, dict):
         return None
-    check_keys(row, provider, loc, findings)
+    name = values.get("provider")
+    provider = providers.get(name) if isinstance(name, str) else None
+    if provider is None and isinstance(name, str):
+        message = f"no provider '{name}'{did_you_mean(name, providers)}"
+        findings.add((*loc, "provider"), message)
+    check_keys(values.get("credentials"), provider, providers, loc, findings)
+    options = values.get("options", {})
+    if provider is None or not isinstance(options, dict):
+        return None
+    return findings.table(provider.options, options, (*loc, "options"))
+
+
+def _upstream(row: UpstreamTable, options: BaseModel | None) -> Upstream:
     return Upstream(
         name=row.name,
         provider=row.provider,
@@ -248,7 +261,7 @@ def _upstream(
         paths=row.paths,
         headers=row.headers,
         result_hosts=row.result_hosts,
-        options=findings.table(provider.options, row.options, (*loc, "options")),
+        options=options,
     )
 
 

@@ -16,13 +16,13 @@ from proxy.config_tables import (
     PRICES,
     Admin,
     Cors,
+    CredentialTable,
     Defaults,
     Limits,
     Redis,
     RouteTable,
     Server,
     Timeouts,
-    UpstreamTable,
     is_wildcard,
 )
 from proxy.model import Route, Upstream
@@ -102,20 +102,42 @@ def check_default_models(
             findings.add(("defaults", "model", dialect), message)
 
 
-def check_keys(row: UpstreamTable, provider: Provider, loc: Loc, findings: Findings) -> None:
-    """Each credential has a name of its own and one of the sets of keys its provider takes."""
+def check_keys(
+    credentials: object,
+    provider: Provider | None,
+    providers: Mapping[str, Provider],
+    loc: Loc,
+    findings: Findings,
+) -> None:
+    """Each credential has a name of its own and one of the sets of keys its provider takes, or,
+    where no such provider exists, some provider. `credentials` are as they were written; what
+    is none, and a key that may be a misspelt one of these, is said with the table.
+    """
 
     def worded(keys: frozenset[str]) -> str:
         return " and ".join(key for key in KEYS if key in keys) or "no key"
 
-    accepted = ", or ".join(worded(keys) for keys in provider.credentials)
-    for index, credential in enumerate(row.credentials):
+    if provider is not None:
+        takes = provider.credentials
+        who = f"provider '{provider.name}' takes {', or '.join(map(worded, takes))}"
+    else:
+        takes = tuple(keys for one in providers.values() for keys in one.credentials)
+        known = ", or ".join(dict.fromkeys(map(worded, takes)))
+        who = f"a provider takes one of these: {known}"
+    names: set[str] = set()
+    for index, credential in enumerate(credentials if isinstance(credentials, list) else ()):
         at: Loc = (*loc, "credentials", index)
-        if credential.name in [earlier.name for earlier in row.credentials[:index]]:
-            findings.add((*at, "name"), f"'{credential.name}' is taken by one above")
-        given = frozenset(key for key in KEYS if getattr(credential, key) is not None)
-        if given not in provider.credentials:
-            findings.add(at, f"provider '{provider.name}' takes {accepted}; given: {worded(given)}")
+        if not isinstance(credential, dict):
+            continue
+        name = credential.get("name")
+        if isinstance(name, str):
+            if name in names:
+                findings.add((*at, "name"), f"'{name}' is taken by one above")
+            names.add(name)
+        given = frozenset(key for key in KEYS if key in credential)
+        is_known = all(key in CredentialTable.model_fields for key in credential)
+        if given not in takes and is_known:
+            findings.add(at, f"{who}; given: {worded(given)}")
 
 
 def check_shares(

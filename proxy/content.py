@@ -339,7 +339,7 @@ class ContentServer:
             try:
                 return await spent(exchange, "upstream", source.open(wish))
             except NotFetched as refused:
-                self._log.warning("address refused", why=str(refused))
+                self._log.warning("address refused", task=exchange.task_id, why=str(refused))
                 raise UpstreamFailed(
                     "The address of this video is not one we fetch from; its operator has to look."
                 ) from refused

@@ -57,6 +57,10 @@ poll_first_s = $poll_first_s
 poll_interval_s = $poll_interval_s
 poll_max_s = $poll_max_s
 
+# A receiver of webhooks on this machine; others have to have a public address.
+[webhooks]
+allow = ["127.0.0.1:9555", "localhost:9555"]
+
 [defaults.model]
 openai = "sora-2"
 generic = "sora-2"

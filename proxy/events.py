@@ -10,7 +10,7 @@ Rule: once the head is out this file may cut the connection but never raise a `P
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import web
@@ -18,7 +18,7 @@ from aiohttp import web
 from proxy.errors import ProxyError, Unavailable
 from proxy.http.headers import whole_number
 from proxy.listener import StreamReply, cut
-from proxy.model import Exchange, Task
+from proxy.model import Exchange, Principal, Task
 from proxy.watch import Watch
 
 HEARTBEAT_S = 15.0
@@ -38,11 +38,13 @@ class EventStreams:
         self,
         watch: Watch,
         show: Show,
+        may_go_on: Callable[[Principal], Awaitable[bool]],
         log: structlog.stdlib.BoundLogger,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._watch = watch
         self._show = show
+        self._may_go_on = may_go_on
         self._log = log
         self._heartbeat_s = heartbeat_s
 
@@ -76,7 +78,7 @@ class EventStreams:
         wire = _Wire(request, exchange, chunked)
         whole = False
         try:
-            exchange.reason = await self._follow(wire, task, seen)
+            exchange.reason = await self._follow(wire, task, seen, exchange.principal)
             wire.end()
             whole = True
         except _IdleClient:
@@ -89,9 +91,12 @@ class EventStreams:
                 cut(request)
         return reply
 
-    async def _follow(self, wire: _Wire, task: Task, seen: int) -> str:
-        """Send what is new until there is nothing to come; returns why that is."""
+    async def _follow(self, wire: _Wire, task: Task, seen: int, principal: Principal | None) -> str:
+        """Send what is new until there is nothing to come, or its token no longer stands;
+        returns why that is."""
         while True:
+            if principal is not None and not await self._may_go_on(principal):
+                return "revoked"
             wire.send(self._event(task) if task.version > seen else _HEARTBEAT)
             seen = max(seen, task.version)
             if task.status.is_final:

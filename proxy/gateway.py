@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import replace
 from typing import cast
 from urllib.parse import parse_qsl
@@ -41,6 +41,7 @@ from proxy.errors import (
 )
 from proxy.events import EventStreams
 from proxy.fingerprint import fingerprint, idempotency_by, idempotency_of, retries_of
+from proxy.grants import check_webhook
 from proxy.http import cors
 from proxy.http.addresses import client_address, is_trusted
 from proxy.http.headers import forwarded
@@ -50,7 +51,17 @@ from proxy.links import Links
 from proxy.listener import WholeReply
 from proxy.memo import Memo
 from proxy.mirror import Mirror
-from proxy.model import Call, DialectName, Exchange, Head, Operation, Principal, Reply, Task
+from proxy.model import (
+    Call,
+    DialectName,
+    Exchange,
+    Head,
+    Operation,
+    Principal,
+    Reply,
+    Task,
+    VideoRequest,
+)
 from proxy.openapi import data_document
 from proxy.phases import server_timing, spent
 from proxy.routing import EndpointTable, dialect_of, listed_models
@@ -71,6 +82,11 @@ PATH_KEPT = 128  # characters of a path that is worth remembering
 _SAY_REQUEST_ID = frozenset({"kling", "jimeng"})  # in the body, so that no two are alike
 _PREFER_WAIT = re.compile(
     r"""(?:^|[,;])\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])""", re.IGNORECASE | re.ASCII
+)
+_NOT_AT_THE_ROOT = (
+    "This is an API for video generation; there is nothing at '/'. Its paths are /v1/videos "
+    "(OpenAI), /v1/video/generations (generic), /kling/… (Kling) and /jimeng/ (Jimeng); "
+    f"{DOCUMENT} describes all of them."
 )
 _BAD_PATH = re.compile(r"[\x00-\x20\x7f]")
 
@@ -115,7 +131,7 @@ class Gateway:
         self._tracker = tracker
         self._watch = watch
         self._schedule = schedule
-        self._events = EventStreams(watch, self._shown, log)
+        self._events = EventStreams(watch, self._shown, auth.stands, log)
         self._links = links
         self._account = account
         self._new_request_id = new_request_id
@@ -168,6 +184,8 @@ class Gateway:
             return self._whole(exchange, await self._called_back(exchange))
         if head.path.startswith(PROBES):
             return await self._probed(request, exchange)
+        if _is_visit(head):
+            raise EndpointNotFound(_NOT_AT_THE_ROOT)
         call = exchange.call = self._match(head)
         if call.operation is Operation.CONTENT:
             return await self._content.serve(request, exchange, call, self._let_in)
@@ -255,6 +273,7 @@ class Gateway:
                 forwarded(headers),
                 body.size,
             )
+            _check_callback(ask.request, body.fields, config.webhooks.allow)
         except BaseException:
             batch.close()
             raise
@@ -285,6 +304,8 @@ class Gateway:
         if task is not None and wait_s and not task.status.is_final:
             until = self._watch.until(task.id, _has_ended, wait_s)
             task = await spent(exchange, "wait", until)
+            if not await self._auth.stands(admission.principal):
+                raise Unauthenticated("This API key was revoked.", AuthFault.REVOKED)
         if task is None or task.deleted:
             exchange.reason = "not_found"
             return dialect.missing(call, reference, exchange.id)
@@ -506,7 +527,11 @@ class Gateway:
         return WholeReply(reply.status, headers, reply.body)
 
     def _refuse(self, exchange: Exchange, error: ProxyError) -> WholeReply:
-        name = exchange.call.dialect if exchange.call else dialect_of(exchange.head.path)
+        name: DialectName = "openai"
+        if exchange.call is not None:
+            name = exchange.call.dialect
+        elif not _is_visit(exchange.head):
+            name = dialect_of(exchange.head.path)
         if isinstance(error, MethodNotAllowed) and exchange.head.method == "OPTIONS":
             return self._whole(exchange, Reply(204, b"", error.headers))
         exchange.reason, exchange.limit = error.code, error.limit
@@ -525,6 +550,25 @@ def wait_of(query: Mapping[str, str], headers: CIMultiDictProxy[str]) -> float:
     if not (text.isascii() and text.isdigit() and len(text) < 4 and int(text) <= MAX_WAIT_S):
         raise Invalid(f"'wait' must be a whole number of seconds, 0 to {MAX_WAIT_S}.", param="wait")
     return int(text)
+
+
+def _is_visit(head: Head) -> bool:
+    """Somebody looks what is here: a GET of `/` that names none of Jimeng's actions, whose own
+    path it is as well."""
+    is_get = head.method in ("GET", "HEAD")
+    return is_get and head.path == "/" and all(name != "Action" for name, _ in head.query)
+
+
+def _check_callback(
+    request: VideoRequest, fields: Mapping[str, object], allowed: Container[str]
+) -> None:
+    """`Invalid` for an address that could never be called, by the name the client gave it."""
+    try:
+        check_webhook(request.callback_url, allowed)
+    except ValueError as fault:
+        names = ("webhook", "callback_url")
+        name = next((n for n in names if fields.get(n) == request.callback_url), names[1])
+        raise Invalid(f"'{name}' {fault}.", param=name) from fault
 
 
 def _has_ended(task: Task) -> bool:

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from ipaddress import ip_network
 from typing import Final
 
 from proxy.dialects import DIALECTS
 from proxy.dialects.media import web_address
 from proxy.errors import Invalid
+from proxy.http.addresses import refused_target
 from proxy.model import Operation
 
 NAME_CHARS: Final = 200
@@ -75,6 +76,17 @@ def webhook(value: str) -> str:
         return web_address(value, "webhook")
     except Invalid as fault:
         raise ValueError(fault.message) from fault
+
+
+def check_webhook(value: str | None, allowed: Container[str]) -> None:
+    """ValueError for an address that could never be called; `allowed` is `[webhooks] allow`.
+    One that takes a webhook away ("" or None) is fine."""
+    target = refused_target(value, allowed) if value else None
+    if target is not None:
+        raise ValueError(
+            f"would never be called: {target} is not a public address, and [webhooks] allow does "
+            "not list it"
+        )
 
 
 def _known(values: Sequence[str], accepted: Iterable[str]) -> tuple[str, ...]:

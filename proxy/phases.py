@@ -38,7 +38,10 @@ async def spent(exchange: Exchange, phase: Phase, work: Awaitable[_T]) -> _T:
 
 def server_timing(exchange: Exchange) -> dict[str, str]:
     """The header of a reply that waited (Server Timing, W3C), in milliseconds; `total` is until
-    now, which for a stream is just before its first byte."""
+    now, which for a stream is just before its first byte. A refusal says nothing: a task of
+    somebody else's answers exactly like one that is not there."""
+    if exchange.status >= 400 or exchange.reason == "not_found":
+        return {}
     total_ns = time.perf_counter_ns() - exchange.started_ns
     if total_ns < TOLD_FROM_NS and not exchange.upstream_ns:
         return {}

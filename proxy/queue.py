@@ -8,7 +8,8 @@ Rule: whoever writes that a waiting task is sent has it, nobody else (`Records.t
 lists and leases in the store are only about order; what they lose, the tracker puts back.
 
 Rule: a task that waits ends by its own fault, by its owner, with its token, by its age, or when
-nobody is configured to take it for what was held; never because an account is busy, paused or out of reach.
+nobody is configured to take it for what was held; never because an account is busy, paused or
+out of reach.
 """
 
 from __future__ import annotations

@@ -105,7 +105,14 @@ class Records:
 
     async def _hand_over(self, task: Task, queue: str, event: str) -> Task:
         """From this change on anybody may send the task. It may have been written although its
-        answer was lost, so it is written only on top of the very attempt that is ours."""
+        answer was lost, so it is written only on top of the very attempt that is ours; and after a
+        failover that forgot that one, what has its version may be another's."""
+        if task.stage is Stage.SENT:
+            known = await self._store.tasks.get(task.id)
+            if known is None:
+                raise NotFound(f"no task {task.id}")
+            if _attempt_of(known) != _attempt_of(task):
+                return known
         while True:
             now_ms = self._now_ms()
             waits = lifecycle.waiting(task, queue, now_ms)
@@ -125,7 +132,7 @@ class Records:
                 task, marked, due_ms, event, self._retention_s, durability=self._durability
             )
         except StoreUnsafe:  # it was written, and is not safe: nothing is sent
-            await self.wait(marked, task.queue, "not sent: it could not be made safe")
+            self.put_back(marked, why="it could not be made safe")
             raise
         except StoreDown:
             self.put_back(marked)
@@ -143,7 +150,7 @@ class Records:
         known = await self._store.tasks.get(ours[0].id)
         if known is not None and _attempt_of(known) in map(_attempt_of, ours):
             with suppress(NotFound):
-                await self._hand_over(known, known.queue, f"not sent: {why}; waiting again")
+                await self._hand_over(known, known.queue, f"not sent: {why}")
 
     # ------------------------------------------------------------ writing
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import structlog
 
 from proxy.admin.fleet import Reloaded
-from proxy.config import Config, load
+from proxy.config import SECTIONS, Config, load
 from proxy.config_source import ConfigErrors
 from proxy.providers import PROVIDERS
 
@@ -64,10 +64,8 @@ def _as_started(fresh: Config, old: Config) -> Config:
 
 
 def _differences(fresh: Config, kept: Config) -> Iterator[str]:
-    """Sections, or single keys as `timeouts.connect_s`."""
-    for section in WAIT:
-        if getattr(fresh, section) != getattr(kept, section):
-            yield section
-    for section, keys in WAIT_KEYS.items():
+    """The keys, as `timeouts.connect_s`."""
+    whole = {section: tuple(SECTIONS[section].model_fields) for section in WAIT}
+    for section, keys in {**whole, **WAIT_KEYS}.items():
         new, now = getattr(fresh, section), getattr(kept, section)
         yield from (f"{section}.{key}" for key in keys if getattr(new, key) != getattr(now, key))

@@ -247,8 +247,11 @@ class Submitter:
                 limit="budget",
             )
         if taken.why is Why.FLIGHT:
+            whose = {"token": allowance.token, "owner": allowance.owner, "model": allowance.model}
+            most = whose[taken.what].max_in_flight
             raise TooManyInFlight(
-                f"As many tasks are under way as this {taken.what} may have; wait for one to end.",
+                f"As many tasks are under way as this {taken.what} may have ({most}); "
+                "wait for one to end.",
                 retry_after_s=5,
                 limit="in_flight",
             )

@@ -135,6 +135,11 @@ async def rotate_token(
     )
 
 
+def revoked_for_good(record: TokenRecord) -> str:
+    """What whoever would use a revoked token again is told."""
+    return f"The token {record.id} is revoked for good: make a new one."
+
+
 def webhook_secret(secret: bytes, token_id: str, generation: int) -> str:
     """A Standard Webhooks secret: `whsec_` and base64 of 32 derived bytes."""
     return "whsec_" + b64encode(derive(secret, "webhook", token_id, generation)).decode()

@@ -179,6 +179,11 @@ class Upstreams:
             ) as response:
                 return response.status
         except (ClientConnectorError, ConnectionTimeoutError, InvalidURL) as exc:
+            if _is_guards(exc):
+                raise NotSent(
+                    "not a public address; [webhooks] allow would have to list "
+                    f"{_host_port(target)}"
+                ) from exc
             raise NotSent(f"no connection: {_reason(exc)}") from exc
         except (ClientError, TimeoutError, OSError, ValueError) as exc:
             raise Ambiguous(f"no answer: {_reason(exc)}") from exc
@@ -229,9 +234,12 @@ class Upstreams:
         except InvalidURL as exc:
             raise NotFetched(f"not a usable URL: {_reason(exc)}") from exc
         except (ClientConnectorError, ConnectionTimeoutError) as exc:
-            refused = isinstance(getattr(exc, "os_error", None), AddressRefused)
-            kind = NotFetched if refused else NotSent
-            raise kind(f"no connection: {_reason(exc)}") from exc
+            if _is_guards(exc):
+                raise NotFetched(
+                    f"{_host_port(url)} is not a public address: add it to result_hosts of "
+                    f"upstream {upstream.name}, if its files are there"
+                ) from exc
+            raise NotSent(f"no connection: {_reason(exc)}") from exc
         except (ClientError, TimeoutError, OSError, ValueError) as exc:
             raise Ambiguous(f"no answer: {_reason(exc)}") from exc
 
@@ -317,6 +325,11 @@ async def _read_bounded(response: ClientResponse) -> bytes:
             response.close()
             raise ClientError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
     return bytes(body)
+
+
+def _is_guards(exc: BaseException) -> bool:
+    """Whether no connection was tried, because the guard would not have it."""
+    return isinstance(getattr(exc, "os_error", None), AddressRefused)
 
 
 def _reason(exc: BaseException) -> str:

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 @dataclass(frozen=True, slots=True)
 class Reloaded:
     """What came of reading the configuration again. Not `ok`: nothing changed, for these
-    `problems`. `waiting` are the sections whose changes need a restart."""
+    `problems`. `waiting` are the changed keys that need a restart."""
 
     ok: bool
     problems: tuple[str, ...]

@@ -78,7 +78,7 @@ class SettingsItem(Listing[SettingItem]):
 
 
 class ReloadItem(Item):
-    """Not `ok`: nothing changed, for these `problems`. `waiting` are the sections whose changes
+    """Not `ok`: nothing changed, for these `problems`. `waiting` are the changed keys that
     need a restart."""
 
     ok: bool

@@ -31,7 +31,15 @@ from proxy.model import DialectName, Operation
 from proxy.signing import TOKEN_ENTROPY
 from proxy.store import TokenRecord
 from proxy.store.keys import holders
-from proxy.tokens import MadeToken, NewToken, State, mint, rotate_token, state_of
+from proxy.tokens import (
+    MadeToken,
+    NewToken,
+    State,
+    mint,
+    revoked_for_good,
+    rotate_token,
+    state_of,
+)
 
 OVERLAP_S: Final = 86400
 MOST_OVERLAP_S: Final = 36_500 * 86400
@@ -137,6 +145,7 @@ async def create(desk: Desk, asked: Asked[NoQuery, TokenBody]) -> NewTokenItem:
     body, now_ms = asked.body, desk.now_ms()
     if body.expires_ms is not None and body.expires_ms <= now_ms:
         raise Invalid("'expires_ms' must lie in the future.", param="expires_ms")
+    _check_webhook(desk, body.webhook)
     wanted = NewToken(
         name=body.name,
         owner=body.owner,
@@ -167,6 +176,7 @@ async def change(desk: Desk, asked: Asked[NoQuery, TokenChange]) -> TokenItem:
         if name == "limits":
             changes[name] = (value or LimitsBody()).onto(record.limits)
         elif name == "webhook":
+            _check_webhook(desk, value)
             changes[name] = value
         elif name == "expires_ms":  # an end long ago would delete the record at once
             changes[name] = None if value is None else max(value, desk.now_ms())
@@ -205,11 +215,18 @@ async def disable(desk: Desk, asked: Asked[NoQuery, NoBody]) -> TokenItem:
 async def enable(desk: Desk, asked: Asked[NoQuery, NoBody]) -> TokenItem:
     record = await _known(desk, asked)
     if record.revoked_ms is not None:
-        raise Conflict(f"The token {record.id} is revoked for good: make a new one.")
+        raise Conflict(revoked_for_good(record))
     return await _changed(desk, record, {"disabled_ms": None})
 
 
 # ---------------------------------------------------------------- what they share
+
+
+def _check_webhook(desk: Desk, value: str | None) -> None:
+    try:
+        grants.check_webhook(value, desk.config().webhooks.allow)
+    except ValueError as fault:
+        raise Invalid(f"'webhook' {fault}.", param="webhook") from fault
 
 
 async def _known(desk: Desk, asked: Asked[Any, Any]) -> TokenRecord:

@@ -7,6 +7,7 @@ is therefore written out (IANA special-purpose registries, read 2026-10), on top
 
 from __future__ import annotations
 
+from collections.abc import Container
 from functools import lru_cache
 from ipaddress import (
     IPv4Address,
@@ -17,6 +18,7 @@ from ipaddress import (
     ip_network,
 )
 from typing import Final
+from urllib.parse import urlsplit
 
 _DENIED: Final = tuple(
     ip_network(block)
@@ -55,6 +57,20 @@ def is_public(address: str) -> bool:
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
     return not any(ip in block for block in _DENIED if block.version == ip.version)
+
+
+def refused_target(url: str, allowed: Container[str]) -> str | None:
+    """The host:port of this http(s) URL when the guard will never call it: its host is an IP
+    literal that is not public, and the operator allows no such pair. None for every other: where
+    a host name leads is known only when it is called.
+    """
+    parts = urlsplit(url)
+    ip = _address(parts.hostname or "")
+    if ip is None or is_public(str(ip)):
+        return None
+    host = f"[{ip}]" if ip.version == 6 else str(ip)
+    target = f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+    return None if target in allowed else target
 
 
 def client_address(peer: str, forwarded_for: str | None, trusted: tuple[str, ...]) -> str:

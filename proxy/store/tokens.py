@@ -24,7 +24,8 @@ from proxy.store.codec import (
 from proxy.store.faults import StoreFault
 
 LISTED_AT_ONCE: Final = 1000  # a bound on what waits for the store at once
-KEPT_AFTER_EXPIRY_MS: Final = 30 * 24 * 3600 * 1000  # so that "expired" is not "unknown"
+# So that "expired" is not "unknown", and what was paid for stays readable.
+KEPT_AFTER_EXPIRY_MS: Final = 400 * 24 * 3600 * 1000
 
 
 def principal(record: TokenRecord, owner: OwnerRecord | None = None) -> Principal:

@@ -110,7 +110,7 @@ async def test_a_good_reload_is_in_force_and_a_bad_one_changes_nothing(house: Ho
         + '[[routes]]\nmodel = "brand-new"\nupstream = "sim-openai"\n'
     )
     good = await done(house, "POST", "/api/reload")
-    assert (good["ok"], good["problems"], good["waiting"]) == (True, [], ["admin"])
+    assert (good["ok"], good["problems"], good["waiting"]) == (True, [], ["admin.token"])
     assert (await got(house, "/api/config"))["last_reload"]["ok"]
     models = [route["model"] for route in (await got(house, "/api/routes"))["data"]]
     assert "brand-new" in models

@@ -180,6 +180,7 @@ async def test_keys_are_listed_newest_first_in_pages(house: House) -> None:
         ({"name": "x", "labels": {"a b": "c"}}, "labels", "is not a label"),
         ({"name": "x", "labels": []}, "labels", "must be an object, not a list"),
         ({"name": "x", "webhook": "ftp://a"}, "webhook", "valid http(s) URL"),
+        ({"name": "x", "webhook": "http://10.0.0.1/"}, "webhook", "[webhooks] allow"),
         ({"name": "x", "expires_ms": 5}, "expires_ms", "must lie in the future"),
         ({"name": "x", "shared": "yes"}, "shared", "must be true or false"),
         ([], None, "must be a JSON object, not a list"),
@@ -192,6 +193,15 @@ async def test_what_is_wrong_with_a_body_is_said_by_its_field(
     assert (status, code, where) == (400, "invalid_value", param)
     assert says in message
     assert len((await got(house, "/api/tokens"))["data"]) == 1
+
+
+async def test_a_key_is_not_given_a_webhook_that_could_never_be_called(house: House) -> None:
+    [key] = (await got(house, "/api/tokens"))["data"]
+    change = {"webhook": "http://[::1]:9555/"}
+    status, code, where, message = await refused(house, "PATCH", f"/api/tokens/{key['id']}", change)
+    assert (status, code, where) == (400, "invalid_value", "webhook")
+    assert "[::1]:9555 is not a public address" in message
+    assert (await got(house, f"/api/tokens/{key['id']}"))["webhook"] is None
 
 
 async def test_what_is_not_named_right_is_refused(house: House) -> None:

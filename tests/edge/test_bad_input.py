@@ -673,6 +673,18 @@ async def test_an_unknown_action_or_version_is_named(house: House) -> None:
     await assert_untouched(house)
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_who_looks_at_the_root_is_told_where_to_go(house: House, method: str) -> None:
+    reply = await house.request(method, "/?x=1")
+    assert reply.status == 404
+    if method == "GET":
+        error = reply.json()["error"]
+        assert error["code"] == "endpoint_not_found"
+        assert all(path in error["message"] for path in ("/v1/videos", "/kling/", "/jimeng/"))
+    of_jimeng = await house.request(method, "/?Action=CVSync2AsyncSubmitTask")
+    assert of_jimeng.status == 405
+
+
 # ---------------------------------------------------------------- what is no HTTP for us
 
 

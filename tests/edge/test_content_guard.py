@@ -96,7 +96,14 @@ async def test_a_result_url_inwards_is_not_fetched(house: House) -> None:
     for method in ("GET", "HEAD"):
         reply, line = await told(house, content(task_id), method=method)
         assert (reply.status, line["reason"]) == (502, "upstream_error")
+        assert b"127" not in reply.body
     assert KLING.asked(house) == []
+    log = (house.config_path.parent / "gateway.log").read_text().splitlines()
+    refused = [line for line in log if "address refused" in line]
+    cdn = house.sim.cdn_url.removeprefix("http://")
+    said = f"{cdn} is not a public address: add it to result_hosts of upstream sim-kling"
+    assert refused
+    assert all(task_id in line and said in line for line in refused)
 
 
 async def test_the_same_host_on_another_port_is_another_host(house: House) -> None:

@@ -26,6 +26,8 @@ from tests.edge.streams import (
     tune,
 )
 
+HALF = 200_000
+
 if TYPE_CHECKING:
     from tests.conftest import House, Plan
 
@@ -99,3 +101,56 @@ async def test_what_outlasts_the_drain_is_cut_and_resumes_elsewhere(
         assert (reply.status, reply.whole, reply.headers["ETag"]) == (206, True, etag)
         digest = hashlib.sha256(pattern(0, 200_000) + reply.body)
         assert digest.hexdigest() == pattern_sha256(SIZE)
+
+
+MANY = 200
+
+
+async def test_a_worker_stopped_under_many_downloads_costs_none_of_them_a_byte(
+    open_house_factory: OpenHouse, plan: type[Plan]
+) -> None:
+    """Half are let go and finish within the drain, half are cut and resumed at the sibling; of
+    each the whole is the video."""
+    wanted = plan(
+        limits=f"streams_per_token = {2 * MANY}\nstreams_per_address = {2 * MANY}",
+        timeouts="drain_s = 2",
+    )
+    async with open_house_factory(wanted) as house:
+        quick, slow = [await house.completed(prompt=PROMPT) for _ in range(2)]
+        other = await house.another_worker()
+        stalls = {}
+        for task_id in (quick, slow):
+            target = (await house.server.store.tasks.get(task_id)).upstream_id  # type: ignore[union-attr]
+            [stalls[task_id]] = add(
+                house, OPENAI.fault("stall", at=HALF, times=MANY // 2, target=target)
+            )
+
+        async def first_half(stack: AsyncExitStack, task_id: str) -> tuple[str, Raw]:
+            raw = await stack.enter_async_context(connected(house))
+            await raw.send(content(task_id), house.bearer)
+            assert await raw.head() == 200
+            assert await raw.some(HALF) == pattern(0, HALF)
+            return task_id, raw
+
+        async def rest(task_id: str, raw: Raw) -> bool:
+            body, whole = await raw.body_after(HALF)
+            if whole:
+                return task_id == quick and body == pattern(HALF, SIZE - HALF)
+            at = HALF + len(body)
+            async with connected_to(other.url) as again:
+                resume = {"Range": f"bytes={at}-", "If-Range": raw.headers["ETag"]}
+                await again.send(content(task_id), {**house.bearer, **resume})
+                reply = await again.reply()
+            digest = hashlib.sha256(pattern(0, HALF) + body + reply.body)
+            return reply.status == 206 and digest.hexdigest() == pattern_sha256(SIZE)
+
+        async with AsyncExitStack() as stack:
+            begun_ = await asyncio.gather(
+                *(first_half(stack, task_id) for task_id in [quick, slow] * (MANY // 2))
+            )
+            draining = asyncio.create_task(house.server.drain())
+            await asyncio.sleep(0)
+            stalls[quick].release()
+            results = await asyncio.gather(*(rest(task_id, raw) for task_id, raw in begun_))
+            assert results == [True] * MANY
+            await draining

@@ -138,9 +138,9 @@ async def test_an_owner_has_only_so_many_tasks_of_a_model_under_way(
             for body, which in asked
         ]
         assert [reply.status for reply in told] == [200, 429, 200, 200, 429]
-        for refused, whose in ((told[1], "model"), (told[4], "owner")):
+        for refused, whose in ((told[1], "model may have (1)"), (told[4], "owner may have (3)")):
             assert refused.json()["error"]["code"] == "too_many_in_flight"
-            assert f"this {whose} may have" in refused.json()["error"]["message"]
+            assert f"this {whose};" in refused.json()["error"]["message"]
         assert house.sim.submits("openai") == 1
 
 

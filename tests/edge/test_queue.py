@@ -586,36 +586,38 @@ async def test_one_lost_answer_of_the_store_makes_it_wait_again(
     attempt: int,
 ) -> None:
     """Nothing was sent, so nothing is lost: also after a first attempt that was refused."""
-    accounts = (Account(), SECOND)
-    options = plan(manual=True, timeouts=SHORT, sim={"accounts": accounts})
-    async with open_house_factory(options) as house:
+    async with open_house_factory(plan(manual=True, timeouts=SHORT)) as house:
+        second_key(house)
         give(house)
-        await busy(house)
+        for _ in range(2):
+            await busy(house)
         task_id = await waits(house)
         if attempt == 2:
-            two_keys(house)
-            house.sim.faults.add(Fault("native_code", "kling", "submit", code=1303))
+            house.sim.faults.add(Fault("status", "kling", "submit", status=429, code=1303))
         hit = failing_once(
             house,
             monkeypatch,
             lambda new: new.id == task_id and (new.stage, new.attempt) == (Stage.SENT, attempt),
         )
-        await finish_next(house, 1)
-        await house.sim.wait_for(is_taken, count=2, timeout_s=WAIT_S)
+        give(house, most=2)  # both are free at the same moment
+        await house.sim.wait_for(is_taken, count=3, timeout_s=WAIT_S)
         assert len(hit) == 1
-        assert "not sent: the store failed; waiting again" in await events(house, task_id)
-        house.sim.finish([e.task_id for e in house.sim.log.entries if is_taken(e)][-1])
+        assert "not sent: the store failed" in await events(house, task_id)
+        for entry in filter(is_taken, house.sim.log.entries):
+            assert entry.task_id is not None
+            house.sim.finish(entry.task_id)
         assert (await house.finished(task_id))["status"] == "completed"
-        assert house.sim.renders("kling") == 2
+        await until_quiet(house)
+        assert house.sim.renders("kling") == 3
         await accounts_agree(house)
 
 
-def two_keys(house: House) -> None:
+def second_key(house: House) -> None:
     config = house.server.config
     upstream = config.upstreams[UP]
     (first,) = upstream.credentials
-    second = replace(first, name="b", weight=0)
-    upstreams = {**config.upstreams, UP: replace(upstream, credentials=(first, second))}
+    both = (first, replace(first, name="b", weight=0))
+    upstreams = {**config.upstreams, UP: replace(upstream, credentials=both)}
     house.server.config = replace(config, upstreams=upstreams)
 
 

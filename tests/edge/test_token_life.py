@@ -310,6 +310,29 @@ def test_the_commands_change_what_they_say(run_command: Callable[..., Any]) -> N
     assert run_command("owner", "list") == [changed]
 
 
+@pytest.mark.parametrize("arguments", [["enable"], ["set", "--name", "you"]])
+def test_a_revoked_key_is_not_changed_back(
+    run_command: Callable[..., Any], tmp_path: Path, arguments: list[str]
+) -> None:
+    token_id = run_command("token", "create", "--name", "me")["id"]
+    run_command("token", "revoke", token_id)
+    before = run_command("token", "show", token_id)
+    command, *options = arguments
+    config = str(tmp_path / "cli.toml")
+    result = CliRunner().invoke(main, ["token", command, token_id, *options, "--config", config])
+    assert result.exit_code == 1
+    assert f"The token {token_id} is revoked for good: make a new one." in result.stderr
+    assert run_command("token", "show", token_id) == before
+
+
+@pytest.mark.parametrize("command", [["create", "--name", "x"], ["set", "x"]])
+def test_a_keys_webhook_that_could_never_be_called_is_a_mistake(command: list[str]) -> None:
+    arguments = ["token", *command, "--webhook", "http://127.0.0.1:9555/hook"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "127.0.0.1:9555 is not a public address" in " ".join(result.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

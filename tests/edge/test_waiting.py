@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from proxy.errors import NotFound
 from proxy.events import MAX_UNSENT_BYTES, EventStreams
 from proxy.listener import Listener, ListenerOptions
 from proxy.logs import make_logger
-from proxy.model import Call, Exchange, Head, Kind, Operation, Stage, Task
+from proxy.model import Call, Exchange, Head, Kind, Operation, Principal, Stage, Task
 from proxy.sim import Fault
 from proxy.store import StoreDown
 from proxy.watch import Watch
@@ -354,6 +355,33 @@ async def test_a_deleted_tasks_events_end_without_a_word(manual: House) -> None:
     assert line["reason"] == "gone"
 
 
+async def test_a_revoked_keys_events_and_long_polls_end_without_the_result(
+    manual: House,
+) -> None:
+    """They were let in before; what happens afterwards is not theirs to hear."""
+    made = await manual.new_token()
+    bearer = {"Authorization": f"Bearer {made.token}"}
+    created = await manual.post("/v1/videos", json={"prompt": "a cat"}, headers=bearer)
+    task_id = created.json()["id"]
+    path = f"/v1/videos/{task_id}"
+    poll = asyncio.create_task(manual.get(f"{path}?wait=30", headers=bearer))
+    async with connected(manual) as raw:
+        await raw.send(f"{path}/events", bearer)
+        assert await raw.head() == 200
+        await waiting(manual, 2)
+        await manual.server.store.tokens.revoke(made.record.id, int(time.time() * 1000))
+        async with asyncio.timeout(WAIT_S):
+            while (await manual.get(path, headers=bearer)).status != 401:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        manual.sim.finish(await upstream_id(manual, task_id))
+        body, whole = await raw.body()
+    assert whole
+    assert [name for _, name, _ in parsed(body)] == ["video.queued"]
+    assert (await poll).status == 401
+    line = await manual.line(lambda line: line["operation"] == "events")
+    assert line["reason"] == "revoked"
+
+
 # ---------------------------------------------------------------- the stream by itself
 
 
@@ -399,9 +427,11 @@ class Scene:
 
     @asynccontextmanager
     async def open(self, heartbeat_s: float = 60.0) -> AsyncIterator[Scene]:
-        streams = EventStreams(
-            self.watch, lambda _task: self.show, make_logger(StringIO()), heartbeat_s
-        )
+        async def may_go_on(_principal: Principal) -> bool:
+            return True
+
+        log = make_logger(StringIO())
+        streams = EventStreams(self.watch, lambda _task: self.show, may_go_on, log, heartbeat_s)
 
         async def serve(request: web.BaseRequest) -> web.StreamResponse:
             head = Head(request.method, "/", "/", (), request.headers, "-")

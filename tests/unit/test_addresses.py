@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.http.addresses import client_address, is_public
+from proxy.http.addresses import client_address, is_public, refused_target
 
 PRIVATE = [
     "0.0.0.0",
@@ -77,6 +77,29 @@ def test_what_is_not_on_the_internet_is_refused(address: str) -> None:
 @pytest.mark.parametrize("address", PUBLIC)
 def test_what_anybody_may_have_is_let_through(address: str) -> None:
     assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("http://127.0.0.1:9555/hook", "127.0.0.1:9555"),
+        ("http://169.254.169.254/latest", "169.254.169.254:80"),
+        ("https://10.0.0.1/", "10.0.0.1:443"),
+        ("http://user@[::1]/", "[::1]:80"),
+        ("http://[0:0::1]:8080/", "[::1]:8080"),
+        ("http://127.0.0.1:9001/", None),
+        ("http://[fd00::1]/", None),
+        ("https://8.8.8.8/", None),
+        ("https://[2606:4700:4700::1111]/", None),
+        ("http://localhost:9555/", None),
+        ("https://hooks.example/127.0.0.1", None),
+    ],
+)
+def test_a_url_whose_host_is_an_inner_address_is_known_without_calling_it(
+    url: str, target: str | None
+) -> None:
+    """Not one that is allowed, and not a name, which may lead anywhere."""
+    assert refused_target(url, ("127.0.0.1:9001", "[fd00::1]:80")) == target
 
 
 @given(st.ip_addresses(v=4))

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from proxy.config import Config, ConfigErrors, load, socket_address
 from proxy.model import Credential, Route
+from proxy.providers import PROVIDERS as REAL_PROVIDERS
 from proxy.providers.base import Provider
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -608,6 +609,47 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
         "routes[0].upstream",
         "sever",
     ]
+
+
+NAMED_BADLY = """\
+[[upstreams]]
+name = "sim openai"
+provider = "sora"
+base_url = "https://a.example"
+credentials = [{ name = "demo" }]
+"""
+NO_PLACES = """\
+[[upstreams]]
+name = "k"
+provider = "kling"
+base_url = "https://a.example"
+options = { sped = 2 }
+credentials = [{ name = "a", access_key = "x", max_in_flight = 0 }, { name = "b", api_kye = "x" }]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (NAMED_BADLY, ["name", "provider", "credentials[0]"]),
+        (
+            NO_PLACES,
+            [
+                "options.sped",
+                "credentials[0].max_in_flight",
+                "credentials[1].api_kye",  # which may be the key it lacks: no second problem
+                "credentials[0]",
+            ],
+        ),
+    ],
+)
+def test_everything_wrong_with_one_upstream_is_told_at_once(text: str, expected: list[str]) -> None:
+    """Also what its provider asks of it, when a field that has nothing to do with it is wrong."""
+    Path("c.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigErrors) as caught:
+        load(Path("c.toml"), {}, REAL_PROVIDERS)
+    told = [problem.key.removeprefix("upstreams[0].") for problem in caught.value.problems]
+    assert sorted(told) == sorted(expected)
 
 
 def test_a_route_to_a_wrong_upstream_is_no_second_problem() -> None:

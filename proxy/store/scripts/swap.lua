@@ -29,6 +29,9 @@ if counters > 0 then
   for place = at + 1, at + 2 * counters, 2 do
     redis.call('HINCRBY', use, ARGV[place], ARGV[place + 1])
   end
+  if redis.call('PTTL', use) == -1 then  -- of a task older than the counters
+    redis.call('PEXPIRE', use, 400 * 24 * 3600 * 1000)
+  end
 end
 if ARGV[15] == '1' then
   for place = 11, #KEYS do
