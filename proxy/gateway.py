@@ -50,7 +50,7 @@ from proxy.lifecycle import Schedule
 from proxy.links import Links
 from proxy.listener import WholeReply
 from proxy.memo import Memo
-from proxy.mirror import Mirror
+from proxy.mirror import Mirror, Reach
 from proxy.model import (
     Call,
     DialectName,
@@ -105,6 +105,7 @@ class Gateway:
         auth: Authenticator,
         store: Store,
         tasks: Mirror[Task],
+        reach: Reach,
         spool: Spool,
         submitter: Submitter,
         content: ContentServer,
@@ -125,6 +126,7 @@ class Gateway:
         self._auth = auth
         self._store = store
         self._tasks = tasks
+        self._reach = reach
         self._spool = spool
         self._submitter = submitter
         self._content = content
@@ -235,12 +237,13 @@ class Gateway:
         """Raises `RateLimited` when the token or its owner asks too often. While the store is
         down nobody is: a submit is refused anyway, and the rest is served from memory."""
         rates = rates_of(principal, call)
-        if not rates:
+        if not rates or (self._reach.is_down and not self._store.is_listening):
             return
         now_ms = int(self._clock() * 1000)
         try:
             admitted = await self._store.rates.admit(principal.owner, rates, now_ms)
         except StoreDown:
+            self._reach.is_down = True  # whoever reads next need not find it out again
             return
         exchange.told = told_of(admitted)
         if admitted.denied is not None:

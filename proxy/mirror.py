@@ -24,6 +24,18 @@ T = TypeVar("T")
 PROBE_S = 1.0
 
 
+class Reach:
+    """Whether the store answered when it was last read, and the second at which it is worth
+    another look. The mirrors of one store share it: what one has waited for in vain, the next
+    does not wait for again."""
+
+    __slots__ = ("is_down", "probe_s")
+
+    def __init__(self) -> None:
+        self.is_down = False
+        self.probe_s = 0.0
+
+
 class Mirror(Generic[T]):
     """At most `room` values by key, the least recently used leaves first. Only what was found
     is kept: a missing key is asked for again each time. `grace_s` is how long a stale value is
@@ -32,11 +44,10 @@ class Mirror(Generic[T]):
     __slots__ = (
         "_clock",
         "_grace_s",
-        "_is_down",
         "_is_listening",
         "_load",
         "_messages",
-        "_probe_s",
+        "_reach",
         "_reads",
         "_room",
         "_stale",
@@ -50,6 +61,7 @@ class Mirror(Generic[T]):
         room: int,
         grace_s: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.monotonic,
+        reach: Reach | None = None,
     ) -> None:
         self._load = load
         self._is_listening = is_listening
@@ -60,8 +72,7 @@ class Mirror(Generic[T]):
         self._stale: dict[str, tuple[float, T]] = {}  # with the second each ends
         self._reads: dict[str, asyncio.Task[T | None]] = {}
         self._messages = 0
-        self._is_down = False  # what the last read found
-        self._probe_s = 0.0  # when the next one may look, while it is down
+        self._reach = reach or Reach()
 
     def held(self, key: str) -> T | None:
         """What is at hand and true; None says nothing."""
@@ -74,10 +85,10 @@ class Mirror(Generic[T]):
             self._values.move_to_end(key)
             return value
         stale = self._stale_value(key)
-        if stale is not None and self._is_down and not self._is_listening():
+        if stale is not None and self._reach.is_down and not self._is_listening():
             now_s = self._clock()
-            if now_s >= self._probe_s:
-                self._probe_s = now_s + PROBE_S
+            if now_s >= self._reach.probe_s:
+                self._reach.probe_s = now_s + PROBE_S
                 self._reading(key)
             return stale
         try:
@@ -101,9 +112,9 @@ class Mirror(Generic[T]):
         try:
             value = await self._load(key)
         except StoreDown:
-            self._is_down, self._probe_s = True, self._clock() + PROBE_S
+            self._reach.is_down, self._reach.probe_s = True, self._clock() + PROBE_S
             raise
-        self._is_down = False
+        self._reach.is_down = False
         self._stale.pop(key, None)  # also when it is gone: the store has said so
         if value is not None and messages == self._messages and self._is_listening():
             self._values[key] = value

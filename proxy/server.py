@@ -47,7 +47,7 @@ from proxy.links import Links
 from proxy.listener import Listener, ListenerOptions, address_of, bind
 from proxy.logs import tune
 from proxy.metrics import Metrics
-from proxy.mirror import Mirror
+from proxy.mirror import Mirror, Reach
 from proxy.model import Task
 from proxy.notify import Notifier
 from proxy.providers import PROVIDERS
@@ -204,9 +204,11 @@ class Server:
             back = back or listen_on(config.admin.listen, "[admin] listen")
             stack.enter_context(back)
         await self._open_store()
-        tokens = Mirror(self.store.tokens.get, self._is_listening, TOKENS_KEPT, self._grace_s)
-        owners = Mirror(self._owner, self._is_listening, OWNERS_KEPT, self._grace_s)
-        tasks = Mirror(self.store.tasks.get, self._is_listening, TASKS_KEPT, self._grace_s)
+        reach = Reach()
+        heard, grace_s = self._is_listening, self._grace_s
+        tokens = Mirror(self.store.tokens.get, heard, TOKENS_KEPT, grace_s, reach=reach)
+        owners = Mirror(self._owner, heard, OWNERS_KEPT, grace_s, reach=reach)
+        tasks = Mirror(self.store.tasks.get, heard, TASKS_KEPT, grace_s, reach=reach)
         self.spool = Spool(
             config.server.state_dir,
             upload_bytes=config.limits.upload_bytes,
@@ -277,6 +279,7 @@ class Server:
             auth,
             self.store,
             tasks,
+            reach,
             self.spool,
             submitter,
             self.content,

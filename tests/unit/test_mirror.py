@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from proxy.mirror import PROBE_S, Mirror
+from proxy.mirror import PROBE_S, Mirror, Reach
 from proxy.store import StoreDown
 
 ROOM = 3
@@ -260,3 +260,26 @@ async def test_stale_values_have_a_bound_too(store: Store) -> None:
         except StoreDown:
             continue
     assert kept == ["b1", "c1", "d1"]
+
+
+async def test_what_one_mirror_has_waited_for_in_vain_the_next_does_not() -> None:
+    """A request reads its token, its owner and its task; a frozen store costs it one wait."""
+    reach, reads = Reach(), Counter[str]()
+    listening = True
+
+    def mirror(name: str) -> Mirror[str]:
+        async def load(_key: str) -> str | None:
+            reads[name] += 1
+            if not listening:
+                raise StoreDown("told to be")
+            return name
+
+        return Mirror(load, lambda: listening, ROOM, lambda: GRACE_S, lambda: 1.0, reach)
+
+    both = [mirror("tokens"), mirror("tasks")]
+    assert [await each.get("a") for each in both] == ["tokens", "tasks"]
+    listening = False
+    for each in both:
+        each.forget()
+    assert [await each.get("a") for each in both] == ["tokens", "tasks"]
+    assert reads == {"tokens": 2, "tasks": 1}
