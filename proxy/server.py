@@ -146,11 +146,12 @@ class Server:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signalled)
-        # A worker reloads when its supervisor asks, who has read the file first.
+        # A worker reloads when its supervisor asks, who has read the file first; told to by
+        # itself it does nothing: the signal goes on waiting.
         if self._supervised is None:
             loop.add_signal_handler(signal.SIGHUP, told_to_reload)
             loop.add_signal_handler(signal.SIGUSR2, not_upgraded)
-        let_go()
+            let_go()
         systemd.notify("READY=1", f"STATUS=serving {self.url}")
         try:
             await stop.wait()

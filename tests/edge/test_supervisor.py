@@ -224,6 +224,18 @@ async def test_signals_during_an_upgrade_wait_until_they_can_be_heeded(site: Sit
     assert await gateway.stop() == 0
 
 
+async def test_a_worker_told_what_is_the_supervisors_to_do_goes_on(site: Site) -> None:
+    """As when a signal is sent to the whole service."""
+    gateway = await site.worker()
+    before = children(gateway.process.pid)
+    for pid in before:
+        for number in (signal.SIGHUP, signal.SIGUSR2):
+            os.kill(pid, number)
+    for _ in range(12):
+        assert await models(gateway.url, site.bearer) == 200
+    assert children(gateway.process.pid) == before
+
+
 async def test_an_upgrade_to_a_program_that_would_not_start_changes_nothing(site: Site) -> None:
     gateway = await site.worker()
     before = children(gateway.process.pid)
