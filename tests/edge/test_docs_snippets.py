@@ -1,9 +1,9 @@
-"""The snippets of README.md and docs/clients run as they are printed, one after the other as a
-reader would paste them, by the real SDKs and curl in a process of their own; only the address and
-the keys are put in.
+"""The snippets of README.md, of the Chinese pages and of docs/clients run as they are printed, one
+after the other as a reader would paste them, by the real SDKs and curl in a process of their own;
+only the address and the keys are put in.
 
-JavaScript is left out: the tests need Python alone, and Node is not part of it. Without curl the
-shell blocks are only parsed.
+JavaScript is left to tests/system: the tests here need Python alone, and Node is not part of it.
+Without curl the shell blocks are only parsed.
 """
 
 from __future__ import annotations
@@ -30,10 +30,16 @@ if TYPE_CHECKING:
 
 GUARD_S = 60.0  # only a hang gets here
 CLIP = (ROOT / "proxy" / "sim" / "assets" / "clip.mp4").read_bytes()
-NAMES = ["README.md", *(a.name for a in pages() if a.name.startswith("docs/clients/"))]
+NAMES = [
+    a.name
+    for a in pages()
+    if a.name == "README.md" or a.name.endswith(".zh.md") or a.name.startswith("docs/clients/")
+]
 # The files a page's blocks leave behind, each the simulator's clip.
 PYTHON_FILES: Mapping[str, list[str]] = {
     "README.md": ["cat.mp4"],
+    "README.zh.md": ["cat.mp4"],
+    "docs/quickstart.zh.md": ["cat.mp4"],
     "docs/clients/openai.md": ["cat.mp4"],
     "docs/clients/kling.md": ["kling.mp4"],
     "docs/clients/jimeng.md": [],
@@ -41,6 +47,8 @@ PYTHON_FILES: Mapping[str, list[str]] = {
 }
 SHELL_FILES: Mapping[str, list[str]] = {
     "README.md": [],
+    "README.zh.md": [],
+    "docs/quickstart.zh.md": ["kling.mp4"],
     "docs/clients/openai.md": ["cat.mp4", "part.mp4"],
     "docs/clients/kling.md": ["kling.mp4"],
     "docs/clients/jimeng.md": ["jimeng.mp4"],
