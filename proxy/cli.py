@@ -36,10 +36,11 @@ from proxy.demo import DemoOptions, run_demo
 from proxy.dialects import DIALECTS
 from proxy.listener import require_c_parser
 from proxy.logs import capture, make_logger
-from proxy.routing import EndpointTable, columns, describe_routes
+from proxy.routing import EndpointTable, columns, describe_routes, folded
 from proxy.server import Server
 from proxy.signals import EARLY, hold
 from proxy.supervisor import Supervisor, Upgrade, handed_over
+from proxy.tracing import missing
 from proxy.worker import order_of, run_worker
 
 
@@ -137,6 +138,9 @@ def serve(config_path: Path | None) -> None:
 
 async def _serve(config: Config, log: structlog.stdlib.BoundLogger) -> None:
     """One process, or a supervisor and its workers; the service manager is told either way."""
+    untraced = missing(config.tracing)
+    if untraced is not None:
+        log.error(untraced)
     given, left = systemd.inherited(), handed_over(os.environ)
     serving: Server | Supervisor
     if config.server.workers == 1 and left is None:
@@ -170,6 +174,10 @@ def check(config_path: Path | None, as_json: bool) -> None:
         config = read_config(config_path)
     except ConfigErrors as errors:
         problems = [str(problem) for problem in errors.problems]
+    else:
+        untraced = missing(config.tracing)
+        if untraced is not None:
+            problems = [f"{config.origins['tracing.endpoint']}: tracing.endpoint: {untraced}"]
     if as_json:
         say_json({"ok": not problems, "problems": problems})
     elif problems:
@@ -192,41 +200,62 @@ def config() -> None:
 @json_option
 def config_show(origin: bool, config_path: Path | None, as_json: bool) -> None:
     """Every setting as it is read, secrets hidden."""
-    rows = load_config(config_path).rows()
+    config = load_config(config_path)
+    rows = config.rows()
     if as_json:
         say_json([{"key": key, "value": value, "origin": where} for key, value, where in rows])
         return
-    head: tuple[str, ...] = ("KEY", "VALUE", "ORIGIN")
-    width = len(head) if origin else 2
-    click.echo(columns(head[:width], [row[:width] for row in rows]))
+    if not origin:
+        click.echo(folded(("KEY", "VALUE"), [row[:2] for row in rows], at=1))
+        return
+    # The file once, whole: its path in every row would leave no room for the values.
+    in_file = f"{config.path}:"
+    told = [
+        (key, value, f"line {where.removeprefix(in_file)}" if where.startswith(in_file) else where)
+        for key, value, where in rows
+    ]
+    click.echo(config.path.absolute() if config.path else "no config.toml here, the defaults")
+    click.echo(folded(("KEY", "VALUE", "ORIGIN"), told, at=1))
 
 
 @main.command()
+@click.option("--endpoints", "with_endpoints", is_flag=True, help="Also what clients may call.")
 @config_option
 @json_option
-def routes(config_path: Path | None, as_json: bool) -> None:
-    """Print which endpoints there are, and which model goes where."""
+def routes(with_endpoints: bool, config_path: Path | None, as_json: bool) -> None:
+    """Print which model goes where, at what price.
+
+    --json has the endpoints too.
+    """
     config = load_config(config_path)
+    currency = config.billing.currency
     endpoint_names = ("METHOD", "PATH", "DIALECT", "OPERATION")
-    route_names = ("MODEL", "UPSTREAM", "PROVIDER", "UPSTREAM MODEL", "REWRITES")
+    route_names = ("MODEL", "UPSTREAM", "PROVIDER", "UPSTREAM MODEL", "PRICE", "QUEUE", "REWRITES")
     endpoints = EndpointTable(DIALECTS).rows()
     rows = describe_routes(config.routes, config.upstreams)
     if as_json:
         say_json(
             {
                 "endpoints": _named(endpoint_names, endpoints),
-                "routes": _named(route_names, rows),
+                "routes": [
+                    {**named, "price": dict(route.price), "queue": route.queue}
+                    for named, route in zip(_named(route_names, rows), config.routes, strict=True)
+                ],
             }
         )
         return
-    click.echo(columns(endpoint_names, endpoints))
-    click.echo()
     if rows:
-        click.echo(columns(route_names, rows))
+        priced = [f"PRICE {currency}" if name == "PRICE" else name for name in route_names]
+        click.echo(columns(priced, rows))
     else:
         click.echo(
             "There are no routes yet: add [[upstreams]] and [[routes]] to the configuration."
         )
+    click.echo()
+    if with_endpoints:
+        click.echo(columns(endpoint_names, endpoints))
+    else:
+        click.echo(f"{len(endpoints)} endpoints: `reelway routes --endpoints` lists them.")
 
 
 # ---------------------------------------------------------------- others

@@ -23,6 +23,7 @@ from proxy.providers import PROVIDERS
 from proxy.server import signing_secrets
 from proxy.store import Store
 from proxy.store.promises import Finding, findings
+from proxy.tracing import missing
 from proxy.upstream import Deadlines, Upstreams
 
 MIN_FILES = 4096
@@ -44,6 +45,7 @@ def doctor(config_path: Path | None, as_json: bool) -> None:
     async def look(store: Store) -> None:
         found.extend(await findings(store.batch, config.redis.durability))
         found.extend(await _upstreams(config))
+        found.extend(await _collector(config))
         found.extend(await judge(config.public_url, signing_secrets(config)[0], time.time))
 
     with_store(config, look)
@@ -108,6 +110,21 @@ async def _upstreams(config: Config) -> list[Finding]:
         )
         for (upstream, credential), told in zip(pairs, said, strict=True)
     ]
+
+
+async def _collector(config: Config) -> list[Finding]:
+    """Whether the collector of traces takes any."""
+    endpoint = config.tracing.endpoint
+    if endpoint is None:
+        return []
+    why = missing(config.tracing)
+    if why is None:
+        from proxy.otlp import ask
+
+        why = await asyncio.to_thread(ask, endpoint)
+    if why is not None:
+        return [Finding("error", f"[tracing] endpoint: {why}")]
+    return [Finding("ok", f"[tracing] endpoint: {endpoint} takes traces")]
 
 
 def _is_on_time(told: Told) -> bool:

@@ -105,6 +105,15 @@ def say_json(value: object) -> None:
 
 
 def with_store(config: Config, action: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
+    """Run `action` on the configured store, beside a gateway or alone. On stderr it is said which
+    store that is when nobody has named one: an empty one looks like lost keys and tasks."""
+    if config.path is None:
+        click.echo(
+            f"There is no ./config.toml: this is the store in {config.server.state_dir}; "
+            "--config FILE names another.",
+            err=True,
+        )
+
     async def go() -> None:
         if config.redis.url == "embedded":
             make_state_dir(config.server.state_dir, "[server] state_dir")

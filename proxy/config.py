@@ -54,6 +54,7 @@ from proxy.config_tables import (
     Server,
     Table,
     Timeouts,
+    Tracing,
     UpstreamTable,
     Webhooks,
     socket_address,
@@ -72,6 +73,7 @@ SECTIONS: Final[Mapping[str, type[Table]]] = {
     "billing": Billing,
     "cors": Cors,
     "logs": Logs,
+    "tracing": Tracing,
     "webhooks": Webhooks,
     "defaults": Defaults,
 }
@@ -94,6 +96,7 @@ class Config:
     billing: Billing
     cors: Cors
     logs: Logs
+    tracing: Tracing
     webhooks: Webhooks
     defaults: Defaults
     upstreams: Mapping[str, Upstream] = field(default_factory=dict, repr=False)  # holds headers
@@ -159,7 +162,7 @@ def load(
 
     server, admin, redis = section(Server), section(Admin), section(Redis)
     timeouts, limits, cors = section(Timeouts), section(Limits), section(Cors)
-    logs = section(Logs)
+    logs, tracing = section(Logs), section(Tracing)
     billing, webhooks, defaults = section(Billing), section(Webhooks), section(Defaults)
     upstreams = _upstreams(findings, providers)
     routes = _routes(findings, upstreams)
@@ -179,6 +182,7 @@ def load(
         billing=billing,
         cors=cors,
         logs=logs,
+        tracing=tracing,
         webhooks=webhooks,
         defaults=_filled_in(defaults, routes),
         upstreams={row.name: row for row in upstreams.values() if row is not None},

@@ -264,6 +264,7 @@ CountOrZero = Annotated[int, Strict(), Ge(0)]
 # Each may take 12 MiB of the store, and a turn looks through the list.
 QueueLength = Annotated[int, Strict(), Ge(0), Le(10_000)]
 Seconds = Annotated[float, Strict(), Gt(0)]
+Share = Annotated[float, Strict(), Ge(0), Le(1)]
 Flag = Annotated[bool, Strict()]
 Listen = Annotated[str, AfterValidator(_listen)]
 Url = Annotated[str, AfterValidator(_url)]
@@ -378,6 +379,12 @@ class Cors(Table):
 class Logs(Table):
     level: Literal["info", "warning", "error"] = "info"
     prompts: Flag = False
+
+
+class Tracing(Table):
+    endpoint: Annotated[Url | None, Unset] = None
+    service_name: Text = "reelway"
+    sample: Share = 1.0
 
 
 class Webhooks(Table):

@@ -23,7 +23,6 @@ from proxy.config import Config
 from proxy.delivery import Delivery, Promise, Terms, pause_s
 from proxy.errors import Expired, Invalid, NotFound, NotReady, RangeNotSatisfiable, UpstreamFailed
 from proxy.http import cors
-from proxy.http.headers import forwarded
 from proxy.http.ranges import (
     Span,
     Wish,
@@ -43,6 +42,7 @@ from proxy.relay import PipePool, RelayOptions, Turns, usable_tiers
 from proxy.scopes import sees
 from proxy.slots import Slots
 from proxy.source import Facts, FactsCache, Opened, Source, is_same
+from proxy.tracing import Tracing, onward
 from proxy.tracker import Tracker
 from proxy.upstream import NotFetched, Upstreams, UpstreamTrouble
 
@@ -80,7 +80,9 @@ class ContentServer:
         leases: Leases,
         metrics: Metrics,
         log: structlog.stdlib.BoundLogger,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._config = config
         self._providers = providers
         self._auth = auth
@@ -163,7 +165,7 @@ class ContentServer:
                 task = None
         if task is None or task.deleted:
             raise NotFound(f"Video with id '{task_id}' not found.")
-        exchange.task_id, exchange.route = task.id, task.route
+        exchange.task_id, exchange.route, exchange.task = task.id, task.route, task
         exchange.upstream, exchange.credential = task.upstream, task.credential
         if task.status is Status.FAILED:
             why = task.error.message if task.error else "The provider gave no reason."
@@ -196,7 +198,7 @@ class ContentServer:
             self._providers[task.provider],
             self._tracker,
             self._upstreams,
-            forwarded(exchange.head.headers),
+            onward(exchange, self._tracing),
             self._clock,
         )
 

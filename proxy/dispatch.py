@@ -44,6 +44,7 @@ from proxy.planning import Attempt
 from proxy.pools import Blocked, told
 from proxy.records import Records
 from proxy.store import Store, StoreDown
+from proxy.tracing import Tracing
 from proxy.upstream import Ambiguous, NotSent, Upstreams
 
 
@@ -99,7 +100,9 @@ class Dispatcher:
         random01: Callable[[], float],
         metrics: Metrics,
         log: structlog.stdlib.BoundLogger,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._config = config
         self._store = store
         self._upstreams = upstreams
@@ -211,7 +214,7 @@ class Dispatcher:
                 sent()
                 sent = None
             # Read now: after the answer nothing should stand between the task and its name.
-            sending = self._send(attempt, outbound)
+            sending = self._send(task, attempt, outbound)
             outcome, expected_ms = await asyncio.gather(
                 sending if exchange is None else spent(exchange, "upstream", sending),
                 self._expected_ms(attempt),
@@ -256,8 +259,11 @@ class Dispatcher:
             raise
 
     async def _sealed(self, task: Task, attempt: Attempt, load: Load) -> Outbound:
+        headers = load.forwarded
+        if self._tracing is not None:
+            headers = self._tracing.of_attempt(task, headers)
         try:
-            return await aside(load.size, self._seal, attempt, load.forwarded)
+            return await aside(load.size, self._seal, attempt, headers)
         except BaseException:
             self._let_go(task, why="it could not be written out")
             raise
@@ -363,7 +369,16 @@ class Dispatcher:
             await self._keyring.leave(entry)
         return known
 
-    async def _send(self, attempt: Attempt, outbound: Outbound) -> Outcome:
+    async def _send(self, task: Task, attempt: Attempt, outbound: Outbound) -> Outcome:
+        if self._tracing is None:
+            return (await self._sent(attempt, outbound))[0]
+        start_ns = self._tracing.now_ns()
+        outcome, status = await self._sent(attempt, outbound)
+        self._tracing.submitted(task, outbound, start_ns, status, outcome)
+        return outcome
+
+    async def _sent(self, attempt: Attempt, outbound: Outbound) -> tuple[Outcome, int | None]:
+        """What came of it, and the status of the answer if there was one."""
         try:
             answer = await self._upstreams.submit(attempt.upstream, outbound)
         except NotSent as error:
@@ -374,10 +389,11 @@ class Dispatcher:
                 f"The upstream '{attempt.upstream.name}' cannot be reached; nothing was submitted.",
                 retry_after_s=5,
             )
-            return Refused(failure, elsewhere=True)
+            return Refused(failure, elsewhere=True), None
         except Ambiguous as error:
-            return Unknown(str(error))
-        return attempt.provider.outcome(answer.status, answer.headers, answer.body)
+            return Unknown(str(error)), None
+        outcome = attempt.provider.outcome(answer.status, answer.headers, answer.body)
+        return outcome, answer.status
 
     async def _expected_ms(self, attempt: Attempt) -> int | None:
         with suppress(ProxyError):  # whatever it is, the submit beside it goes on

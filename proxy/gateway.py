@@ -64,12 +64,14 @@ from proxy.model import (
 )
 from proxy.openapi import data_document
 from proxy.phases import server_timing, spent
+from proxy.planning import route_of
 from proxy.routing import EndpointTable, dialect_of, listed_models
 from proxy.scopes import check_end, check_scope, most_body_bytes, owns, sees
 from proxy.spool import Spool
 from proxy.store import Admitted, Rate, Store, StoreDown
 from proxy.store.keys import holders
 from proxy.submission import Ask, Submitter
+from proxy.tracing import Tracing, onward
 from proxy.tracker import Tracker
 from proxy.usage import quote, usage
 from proxy.watch import Watch
@@ -118,7 +120,9 @@ class Gateway:
         clock: Callable[[], float],
         started_s: int,
         log: structlog.stdlib.BoundLogger,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._config = config
         self._dialects = dialects
         self._table = EndpointTable(dialects)
@@ -174,6 +178,8 @@ class Gateway:
             return self._refuse(exchange, InternalError("The gateway failed; nothing is known."))
         finally:
             self._account.finish(exchange)
+            if self._tracing is not None:
+                self._tracing.request(exchange)
 
     async def _serve(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         head = exchange.head
@@ -381,7 +387,7 @@ class Gateway:
                     return _with_headers(reply, {"reelway-cancel": "stopped"})
                 if removed.stage.is_final:
                     return reply
-                stop = self._tracker.cancel(removed, forwarded(exchange.head.headers))
+                stop = self._tracker.cancel(removed, onward(exchange, self._tracing))
                 stopped = await spent(exchange, "upstream", stop)
                 return _with_headers(reply, {"reelway-cancel": stopped})
             task = other
@@ -410,8 +416,13 @@ class Gateway:
     async def _models(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
     ) -> Reply:
-        names = listed_models(self._config().routes, admission.principal.models)
+        routes, principal = self._config().routes, admission.principal
         dialect = cast("OpenAI", self._dialects["openai"])
+        name = call.params.get("model")
+        if name is not None:
+            route_of(routes, principal, name, "model")
+            return dialect.model(name, self._started_s, exchange.id)
+        names = listed_models(routes, principal.models)
         return dialect.models(names, self._started_s, exchange.id)
 
     async def _usage(
@@ -477,7 +488,7 @@ class Gateway:
             task = await self._tasks.get(task_id) if task_id is not None else None
         if task is None or task.deleted or not sees(principal, task):
             return reference, None
-        exchange.task_id = task.id
+        exchange.task_id, exchange.task = task.id, task
         return reference, task
 
     async def _check_after(self, principal: Principal, task_id: str) -> None:

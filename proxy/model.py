@@ -550,6 +550,7 @@ class Task:
     settled_micro: int | None = None  # what it cost, once it has ended
     queue: str = ""  # the upstream in whose queue it waits or has waited: its client has it since
     sent_ms: int | None = None  # when its last attempt began
+    trace: str | None = None  # the traceparent its client began it with, where tracing is on
 
     @property
     def status(self) -> Status:
@@ -585,6 +586,7 @@ class Exchange:
     told: Mapping[str, str] = field(default_factory=dict)  # headers of any reply: its rates
     limit: str | None = None  # which of our limits refused it
     prompt: str | None = None  # only where [logs] prompts wants it in the log
+    task: Task | None = None  # the one it is about, as it was found
     # How long its phases took, 0 for one that did not happen: from the head until it was let in,
     # reading its body, waiting for upstreams, waiting for a change as it had asked us to.
     auth_ns: int = 0

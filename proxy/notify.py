@@ -29,6 +29,7 @@ from proxy.model import DialectName, Hook, Stage, Status, Task
 from proxy.signing import sign_webhook
 from proxy.store import Store, StoreFault, TokenRecord
 from proxy.tokens import webhook_secret
+from proxy.tracing import Tracing
 from proxy.upstream import Upstreams, UpstreamTrouble
 
 AT_ONCE = 256  # webhooks under way in one worker
@@ -63,7 +64,9 @@ class Notifier:
         random01: Callable[[], float],
         metrics: Metrics,
         log: structlog.stdlib.BoundLogger,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._config = config
         self._dialects = dialects
         self._store = store
@@ -194,10 +197,15 @@ class Notifier:
             return "outdated"
         body, headers = self._message(hook, as_it_was(task, hook), record)
         allowed = frozenset(self._config().webhooks.allow)
+        start_ns = 0 if self._tracing is None else self._tracing.now_ns()
         try:
             status = await self._upstreams.notify(hook.url, body, headers, allowed)
         except UpstreamTrouble as trouble:
+            if self._tracing is not None:
+                self._tracing.told(task, hook, start_ns, None, type(trouble).__name__)
             return str(trouble)
+        if self._tracing is not None:
+            self._tracing.told(task, hook, start_ns, status, None)
         return "ok" if 200 <= status < 300 else f"answered {status}"
 
     def _message(self, hook: Hook, task: Task, record: TokenRecord) -> tuple[bytes, dict[str, str]]:

@@ -114,6 +114,10 @@ _DOCS: Final[Mapping[tuple[DialectName, Operation], _Doc]] = {
         "How a task is doing", ("JimengTask",), "JimengQuery", parameters=_WAIT
     ),
 }
+# The same operation on one of what it lists.
+_DOCS_OF_ONE: Final[Mapping[tuple[DialectName, Operation], _Doc]] = {
+    ("openai", Operation.MODELS): _Doc("Whether the key may use a model", ("Model",)),
+}
 _ERRORS: Final[Mapping[DialectName, str]] = {
     "openai": "OpenAIError",
     "generic": "GenericError",
@@ -183,7 +187,8 @@ def _operation(
     method: str, path: str, rows: Sequence[tuple[str, DialectName, Operation]]
 ) -> Schema:
     dialect = rows[0][1]
-    docs = [_DOCS[whose, operation] for _, whose, operation in rows]
+    kept = {**_DOCS, **_DOCS_OF_ONE} if "{" in path else _DOCS
+    docs = [kept[whose, operation] for _, whose, operation in rows]
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         for name in re.findall(r"{(\w+)}", path)

@@ -238,8 +238,9 @@ ANSWERS: Final[Mapping[str, Schema]] = {
     "VideoDeleted": _object(id=_TEXT, object={"const": "video.deleted"}, deleted=_FLAG),
     "Models": _object(
         object={"const": "list"},
-        data=_list(_object(id=_TEXT, object={"const": "model"}, created=_WHOLE, owned_by=_TEXT)),
+        data=_list(ref("Model")),
     ),
+    "Model": _object(id=_TEXT, object={"const": "model"}, created=_WHOLE, owned_by=_TEXT),
     "Usage": _object(
         object={"const": "usage"},
         token=_TEXT,

@@ -47,6 +47,11 @@ def route_for(
     routes: Sequence[Route], principal: Principal, request: VideoRequest, model: str
 ) -> Route:
     """The row of the routing table that serves this model to this token."""
+    return route_of(routes, principal, model, _MODEL_FIELD.get(request.dialect, "model"))
+
+
+def route_of(routes: Sequence[Route], principal: Principal, model: str, param: str) -> Route:
+    """The same for a model that `param` of a request names; `ModelNotFound` says what there is."""
     route = choose_route(routes, model)
     if route is None or not permits(principal, model):
         names = ", ".join(allowed_models(routes, principal.models)[:20])
@@ -55,7 +60,7 @@ def route_for(
             why = "The request names no model, and there is no default one"
         raise ModelNotFound(
             f"{why}. It may use: {names or 'none'}.",
-            param=_MODEL_FIELD.get(request.dialect, "model"),
+            param=param,
         )
     return route
 

@@ -15,7 +15,7 @@ from proxy.config_source import ConfigErrors
 from proxy.providers import PROVIDERS
 
 # What is bound or opened at the start, and of other sections what is taken along then.
-WAIT: Final = ("server", "admin", "redis")
+WAIT: Final = ("server", "admin", "redis", "tracing")
 WAIT_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "timeouts": (
         *("head_s", "body_idle_s", "keepalive_s"),
@@ -43,7 +43,13 @@ def read_again(
         return old, Reloaded(ok=False, problems=problems, waiting=(), ms=now_ms)
     kept = _as_started(fresh, old)
     waiting = tuple(_differences(fresh, kept))
-    log.info("reloaded", routes=len(fresh.routes), waiting_for_restart=list(waiting))
+    # Of several workers each says so, and so does their supervisor: the pid tells who.
+    log.info(
+        "reloaded",
+        pid=os.getpid(),
+        routes=len(fresh.routes),
+        waiting_for_restart=list(waiting),
+    )
     return kept, Reloaded(ok=True, problems=(), waiting=waiting, ms=now_ms)
 
 
@@ -58,6 +64,7 @@ def _as_started(fresh: Config, old: Config) -> Config:
         server=old.server,
         admin=old.admin,
         redis=old.redis,
+        tracing=old.tracing,
         timeouts=with_old("timeouts"),
         limits=with_old("limits"),
     )

@@ -45,7 +45,7 @@ from proxy.leases import Leases
 from proxy.lifecycle import Schedule
 from proxy.links import Links
 from proxy.listener import Listener, ListenerOptions, address_of, bind
-from proxy.logs import tune
+from proxy.logs import sink_of, tune
 from proxy.metrics import Metrics
 from proxy.mirror import Mirror, Reach
 from proxy.model import Task
@@ -55,8 +55,17 @@ from proxy.queue import Queue
 from proxy.reload import read_again
 from proxy.signals import let_go
 from proxy.spool import Spool
-from proxy.store import Embedded, OwnerRecord, Store, StoreDown, StoreUnusable, TokenRecord
+from proxy.store import (
+    Embedded,
+    LineEntry,
+    OwnerRecord,
+    Store,
+    StoreDown,
+    StoreUnusable,
+    TokenRecord,
+)
 from proxy.submission import Submitter
+from proxy.tracing import Both, Tracing, missing
 from proxy.tracker import Tracker
 from proxy.upstream import Deadlines, Upstreams
 from proxy.watch import Watch
@@ -109,6 +118,7 @@ class Server:
         self._stack = contextlib.AsyncExitStack()
         self._sockets = sockets or (None, None)
         self._supervised = supervised
+        self.tracing: Tracing | None = None
         self._draining = False
         self._is_full = False
         self._hurry = asyncio.Event()
@@ -237,6 +247,7 @@ class Server:
             self._random.random,
             self.metrics,
             self.log,
+            self.tracing,
         )
         stack.push_async_callback(self.tracker.aclose)
         self.watch = Watch(tasks.get)
@@ -258,6 +269,7 @@ class Server:
             leases,
             self.metrics,
             self.log,
+            self.tracing,
         )
         stack.callback(self.content.close)
         links = Links(auth, lambda: self.public_url)
@@ -272,6 +284,7 @@ class Server:
             self._random.random,
             self.metrics,
             self.log,
+            self.tracing,
         )
         stack.push_async_callback(self.notifier.aclose)
         self.gateway = Gateway(
@@ -293,6 +306,7 @@ class Server:
             self._clock,
             int(self._clock()),
             self.log,
+            self.tracing,
         )
         await self._follow(tokens, owners, tasks)
         self.listener = Listener(
@@ -340,6 +354,7 @@ class Server:
             self._random.random,
             self.metrics,
             self.log,
+            self.tracing,
         )
         self._stack.push_async_callback(dispatcher.aclose)
         self.queue = Queue(
@@ -368,6 +383,7 @@ class Server:
             secrets.token_hex,
             self._random.random,
             self.log,
+            self.tracing,
         )
         self._stack.push_async_callback(submitter.aclose)
         return submitter
@@ -384,10 +400,40 @@ class Server:
             self._beside(keep_alive(embedded, self.log), "keep the store alive")
             url = embedded.url
         self.store_url = url
+        self.tracing = self._tracer()
         self.store = await Store.open(
-            url, timeout_s=self.config.redis.timeout_s, observer=self.metrics
+            url,
+            timeout_s=self.config.redis.timeout_s,
+            observer=self.metrics if self.tracing is None else Both(self.metrics, self.tracing),
         )
         self._stack.push_async_callback(self.store.close)
+        if self.tracing is not None:
+            self._stack.push_async_callback(self.tracing.aclose)
+
+    def _tracer(self) -> Tracing | None:
+        """None where nothing is traced. The libraries that takes are imported here or never."""
+        settings = self.config.tracing
+        if settings.endpoint is None or missing(settings) is not None:
+            return None
+        from proxy.otlp import OtlpExporter
+
+        def warn(why: str) -> None:
+            self.log.warning("traces are not exported", why=why)
+
+        async def time_line(task_id: str) -> tuple[LineEntry, ...]:
+            return await self.store.tasks.time_line(task_id)
+
+        exporter = OtlpExporter(
+            settings.endpoint, settings.service_name, secrets.token_hex(8), warn
+        )
+        self._stack.push_async_callback(exporter.aclose)
+        return Tracing(
+            exporter,
+            time_line,
+            settings.sample,
+            lambda: sink_of(self.log).redactor,
+            self._clock,
+        )
 
     def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """A job that goes on until the server ends."""

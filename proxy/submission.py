@@ -43,6 +43,7 @@ from proxy.queue import Queue
 from proxy.scopes import model_limits, owns
 from proxy.store import Allowance, Store, StoreDown, StoreFull, Taken, Why
 from proxy.store.keys import new_task_id
+from proxy.tracing import Tracing
 from proxy.watch import Watch
 
 
@@ -87,7 +88,9 @@ class Submitter:
         entropy: Callable[[int], str],
         random01: Callable[[], float],
         log: structlog.stdlib.BoundLogger,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._config = config
         self._providers = providers
         self._store = store
@@ -127,6 +130,7 @@ class Submitter:
                 again, last = taken.what == last, taken.what
                 earlier = await self._earlier(exchange, taken, ask.request, again=again)
                 if earlier is not None:
+                    exchange.task = earlier
                     return Born(earlier, replayed=True)
         finally:
             if held:
@@ -148,7 +152,7 @@ class Submitter:
         ask: Ask,
         release: Callable[[], None],
     ) -> Task:
-        exchange.task_id, exchange.route = task.id, task.route
+        exchange.task_id, exchange.route, exchange.task = task.id, task.route, task
         if self._config().logs.prompts:
             exchange.prompt = task.prompt
         load = Load(attempts, ask.forwarded, ask.size)
@@ -211,6 +215,7 @@ class Submitter:
             webhook=request.callback_url or principal.webhook,
             price=route.price,
             hold_micro=max(price_micro(route.price, attempt.rendered) for attempt in attempts),
+            trace=None if self._tracing is None else self._tracing.begun(ask.forwarded),
         )
         return task, attempts, route
 

@@ -44,6 +44,7 @@ from proxy.model import (
 from proxy.planning import max_age_ms, places_of, reach_of
 from proxy.providers.base import Provider
 from proxy.store import Store
+from proxy.tracing import Tracing
 from proxy.turnstile import TurnedAway, Turnstile
 from proxy.upstream import Answer, Upstreams, UpstreamTrouble
 
@@ -71,7 +72,9 @@ class Tracker:
         random01: Callable[[], float],
         metrics: Metrics,
         log: structlog.stdlib.BoundLogger,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._config = config
         self._providers = providers
         self._store = store
@@ -298,11 +301,16 @@ class Tracker:
         found: Outcome | Transient | None = None
         if place is not None and draft is not None:
             async with self._turn(task):
+                start_ns = 0 if self._tracing is None else self._tracing.now_ns()
                 answer = await self._ask(task, draft, *place)
             if answer is not None:
                 found = self._providers[task.provider].found(
                     answer.status, answer.headers, answer.body
                 )
+            if self._tracing is not None:
+                word = "nothing" if found is None else type(found).__name__.lower()
+                is_told = isinstance(found, (Accepted, Refused))
+                self._tracing.asked(task, "find", place[0], start_ns, word, ok=is_told)
         now_ms = self._now_ms()
         if isinstance(found, Accepted):
             named = lifecycle.bound(task, found, now_ms)
@@ -338,7 +346,11 @@ class Tracker:
         said: TaskState | Transient = Transient("its upstream or credential left the config")
         if place is not None:
             async with self._turn(task):
+                start_ns = 0 if self._tracing is None else self._tracing.now_ns()
                 said = await self.ask_state(task, *place)
+            if self._tracing is not None:
+                failures = self._failures.get(task.id, 0) + 1
+                self._tracing.polled(task, place[0], start_ns, said, failures)
         expected_ms = await self._store.durations.usual_ms(task.upstream, task.upstream_model)
         now_ms = self._now_ms()
         if isinstance(said, TaskState):

@@ -40,6 +40,7 @@ _ROWS = (
     Endpoint("POST", "/videos/edits", Operation.EDIT),
     Endpoint("POST", "/videos/extensions", Operation.EXTEND),
     Endpoint("GET", "/models", Operation.MODELS),
+    Endpoint("GET", "/models/{model}", Operation.MODELS),
     Endpoint("GET", "/usage", Operation.USAGE),
 )
 # The second set is for clients whose base URL lacks /v1.
@@ -110,15 +111,11 @@ class OpenAI:
 
     def models(self, names: Sequence[str], created_s: int, request_id: str) -> Reply:
         """The model list; `created_s` stands for every model, unix seconds."""
-        return _reply(
-            {
-                "object": "list",
-                "data": [
-                    {"id": name, "object": "model", "created": created_s, "owned_by": "reelway"}
-                    for name in names
-                ],
-            }
-        )
+        return _reply({"object": "list", "data": [_model(name, created_s) for name in names]})
+
+    def model(self, name: str, created_s: int, request_id: str) -> Reply:
+        """One of them."""
+        return _reply(_model(name, created_s))
 
     def notice(self, view: View, status: Status, event_id: str, created_ms: int) -> bytes:
         return encoded(event_of(view.task, status, event_id, created_ms))
@@ -152,6 +149,10 @@ def _source(fields: Fields) -> tuple[str | None, tuple[Media, ...]]:
     if unknown is not None:
         raise Invalid(f"'video' takes 'id' alone, not {unknown[:40]!r}.", param="video")
     return source_id, ()
+
+
+def _model(name: str, created_s: int) -> dict[str, str | int]:
+    return {"id": name, "object": "model", "created": created_s, "owned_by": "reelway"}
 
 
 def _reply(body: Mapping[str, object], headers: Mapping[str, str] | None = None) -> Reply:

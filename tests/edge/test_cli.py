@@ -42,6 +42,8 @@ credentials = [{ name = "a", access_key = "a", secret_key = "b" }]
 model = "sora-2"
 upstream = "k"
 upstream_model = "kling-v2-6"
+price = { per_second = "0.07" }
+queue = 100
 """
 
 MISTAKEN = """\
@@ -240,15 +242,63 @@ def test_routes_prints_both_tables(config: Path) -> None:
     }
     assert tables["endpoints"][0] == create
     [route] = tables["routes"]
-    assert list(route) == ["model", "upstream", "provider", "upstream_model", "rewrites"]
+    assert list(route) == [
+        *("model", "upstream", "provider", "upstream_model", "price", "queue", "rewrites"),
+    ]
     assert (route["model"], route["provider"]) == ("sora-2", "kling")
+    assert (route["price"], route["queue"]) == ({"per_second": "0.07"}, 100)
 
-    text = invoke("routes", "--config", config).stdout
+    text = invoke("routes", "--endpoints", "--config", config).stdout
     heads = [line.split() for line in text.splitlines() if line.isupper()]
-    assert heads[0] == ["METHOD", "PATH", "DIALECT", "OPERATION"]
+    assert heads[0][:2] == ["MODEL", "UPSTREAM"]
+    assert heads[1] == ["METHOD", "PATH", "DIALECT", "OPERATION"]
     for row in tables["endpoints"]:
         assert re.search(r"\s+".join(map(re.escape, row.values())), text)
-    assert re.search(r"(?m)^sora-2 +k +kling +kling-v2-6", text)
+    assert re.search(r"(?m)^sora-2 +k +kling +kling-v2-6 +0\.07/s +100 +-$", text)
+
+
+def test_routes_alone_are_not_buried_under_endpoints(config: Path) -> None:
+    lines = invoke("routes", "--config", config).stdout.splitlines()
+    assert lines[0].split()[:2] == ["MODEL", "UPSTREAM"]
+    assert "PRICE USD" in lines[0]
+    count = len(told("routes", "--config", config)["endpoints"])
+    assert lines[2:] == ["", f"{count} endpoints: `reelway routes --endpoints` lists them."]
+
+
+def test_settings_fit_a_terminal_of_100_columns(tmp_path: Path) -> None:
+    """The file's path is told once; a long list goes on below, and a path stays whole."""
+    path = tmp_path / "config.toml"
+    path.write_text((ROOT / "config.toml").read_text() + ROUTED)
+    shown = invoke("config", "show", "--origin", "--config", path).stdout.splitlines()
+    assert shown[0] == str(path)
+    assert shown[1].split() == ["KEY", "VALUE", "ORIGIN"]
+    assert [line for line in shown[1:] if len(line) > 100 and str(tmp_path) not in line] == []
+    assert sum(line.startswith(" ") for line in shown) > 3
+    first = path.read_text().splitlines().index('listen = "127.0.0.1:8080"') + 1
+    assert re.fullmatch(rf'server\.listen +"127\.0\.0\.1:8080" +line {first}', shown[2])
+    document = {row["key"]: row for row in told("config", "show", "--config", path)}
+    assert document["server.listen"]["origin"] == f"{path}:{first}"
+
+    plain = invoke("config", "show", "--config", path).stdout
+    assert " ".join(plain.split()) == " ".join(
+        f"{key} {value}"
+        for key, value in [("KEY", "VALUE"), *((k, r["value"]) for k, r in document.items())]
+    )
+
+
+def test_settings_of_the_environment_say_which_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_URL", "http://a.example")
+    path = tmp_path / "config.toml"
+    path.write_text('[server]\npublic_url = "${MY_URL}"\n')
+    shown = invoke("config", "show", "--origin", "--config", path).stdout
+    assert re.search(r'(?m)^server\.public_url +"http://a\.example" +env MY_URL$', shown)
+    assert re.search(r"(?m)^server\.workers +1 +default$", shown)
+    monkeypatch.chdir(tmp_path)
+    path.unlink()
+    shown = invoke("config", "show", "--origin").stdout
+    assert shown.startswith("no config.toml here, the defaults\nKEY ")
 
 
 def test_routes_without_any_says_how_to_add_one() -> None:
@@ -259,6 +309,26 @@ def test_routes_without_any_says_how_to_add_one() -> None:
 
 
 # ---------------------------------------------------------------- tokens
+
+
+@pytest.mark.parametrize("command", [["token", "list"], ["task", "list"], ["webhook", "list"]])
+def test_without_a_file_a_command_says_whose_store_it_looks_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """An empty store in the wrong directory looks like lost keys; a program's document is whole."""
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*command, "--json")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert document == [] or document.popitem() == ("has_more", False)
+    [line] = result.stderr.splitlines()
+    assert line == (
+        f"There is no ./config.toml: this is the store in {tmp_path / '.reelway'}; "
+        "--config FILE names another."
+    )
+    (tmp_path / "config.toml").write_text(ROUTED)
+    for named in ([], ["--config", "config.toml"]):
+        assert invoke(*command, *named).stderr == ""
 
 
 def test_a_key_is_made_listed_shown_and_revoked_without_a_gateway(config: Path) -> None:

@@ -94,6 +94,10 @@ async def test_what_has_no_dialect_of_its_own_is_described_too(house: House) -> 
     task_id = await house.completed()
     for path in ("/v1/models", "/v1/usage"):
         document.check("GET", path, 200, (await house.get(path)).json())
+    for model, status in (("sora-2", 200), ("gpt-6", 404)):
+        reply = await house.get(f"/v1/models/{model}")
+        assert reply.status == status
+        document.check("GET", "/v1/models/{model}", status, reply.json())
     deleted = await house.request("DELETE", f"/v1/videos/{task_id}")
     document.check("DELETE", "/v1/videos/{task_id}", 200, deleted.json())
     missing = await house.get(f"/v1/videos/{task_id}")

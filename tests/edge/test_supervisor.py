@@ -167,6 +167,9 @@ async def test_a_reload_reaches_every_worker_and_a_bad_file_none(site: Site) -> 
     site.config.write_text(good.replace('model = "sora-2"', 'model = "renamed"'))
     gateway.process.send_signal(signal.SIGHUP)
     await until(lambda: sum(line["event"] == "reloaded" for line in gateway.log) == 3)
+    pids = [line["pid"] for line in gateway.log if line["event"] == "reloaded"]
+    supervisor = gateway.process.pid
+    assert sorted(pids) == sorted([supervisor, *children(supervisor)])
     for _ in range(12):  # either worker
         url = gateway.url + "/v1/models"
         async with aiohttp.ClientSession() as client, client.get(url, headers=site.bearer) as got:

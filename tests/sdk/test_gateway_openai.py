@@ -17,8 +17,13 @@ from openai.types import Video
 from proxy.sim import Entry, Fault, pattern, pattern_sha256
 
 if TYPE_CHECKING:
-    from tests.conftest import House
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from tests.conftest import House, Plan
     from tests.sdk.conftest import Moved, OneRender
+
+    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*permanently shut down:DeprecationWarning",
@@ -412,6 +417,34 @@ async def test_models_are_those_the_key_may_use(house: House, client: openai.Ope
             await asyncio.to_thread(limited.videos.create, model="sora-2", prompt="cat")
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
     assert _renders(house) == 0
+
+
+_SLASHED = """
+[[routes]]
+model = "Wan-AI/Wan2.2"
+upstream = "sim-openai"
+"""
+
+
+async def test_one_model_is_told_to_a_key_that_may_use_it(
+    open_house_factory: OpenHouse, plan: type[Plan]
+) -> None:
+    """By the name a submit would use, a slash in it or not; else 404 says which there are."""
+    async with open_house_factory(plan(routes=_SLASHED)) as house:
+        narrow = await house.new_token(models=("Wan-AI/*", "sora-2-on-kling"))
+        with _sdk(house, house.token) as client, _sdk(house, narrow.token) as limited:
+            for name in ("sora-2", "Wan-AI/Wan2.2"):
+                model = await asyncio.to_thread(client.models.retrieve, name)
+                assert (model.id, model.object, model.owned_by) == (name, "model", "reelway")
+            listed = await asyncio.to_thread(lambda: client.models.list().data)
+            assert model in listed
+            assert (await asyncio.to_thread(limited.models.retrieve, name)).id == name
+            for asked, name in ((client, "gpt-6"), (limited, "sora-2"), (limited, "Wan-AI")):
+                with pytest.raises(openai.NotFoundError) as caught:
+                    await asyncio.to_thread(asked.models.retrieve, name)
+                assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+                assert f"'{name}'" in caught.value.message
+            assert "It may use: Wan-AI/Wan2.2, sora-2-on-kling." in caught.value.message
 
 
 # ---------------------------------------------------------------- remix, edit, extend

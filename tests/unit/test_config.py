@@ -224,8 +224,8 @@ CASES: list[tuple[str, list[str]]] = [
         [
             (
                 "1: sever: unknown table; did you mean 'server'? accepted: server, admin, "
-                "redis, timeouts, limits, billing, cors, logs, webhooks, defaults, upstreams, "
-                "routes"
+                "redis, timeouts, limits, billing, cors, logs, tracing, webhooks, defaults, "
+                "upstreams, routes"
             )
         ],
     ),

@@ -123,6 +123,7 @@ def test_the_endpoint_table() -> None:
         ("POST", "/videos/extensions", "extend"),
         ("GET", "/videos/{task_id}/events", "events"),
         ("GET", "/models", "models"),
+        ("GET", "/models/{model}", "models"),
         ("GET", "/usage", "usage"),
     }
     assert rows == expected | {(m, "/v1" + path, op) for m, path, op in expected}
@@ -471,6 +472,12 @@ def test_the_small_answers() -> None:
     assert body_of(DIALECT.models(["sora-2"], 1767225600, "")) == {
         "object": "list",
         "data": [{"id": "sora-2", "object": "model", "created": 1767225600, "owned_by": "reelway"}],
+    }
+    assert body_of(DIALECT.model("sora-2", 1767225600, "")) == {
+        "id": "sora-2",
+        "object": "model",
+        "created": 1767225600,
+        "owned_by": "reelway",
     }
 
 

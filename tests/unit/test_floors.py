@@ -38,6 +38,7 @@ FLOORS: dict[str, int] = {
     "pools": 3,
     "pricing": 3,
     "scopes": 3,
+    "spans": 3,
     "children": 4,
     "control": 4,
     "signals": 4,
@@ -45,10 +46,12 @@ FLOORS: dict[str, int] = {
     "logs": 4,
     "listener": 4,
     "mirror": 4,
+    "otlp": 4,
     "phases": 4,
     "relay": 4,
     "spool": 4,
     "store": 4,
+    "tracing": 4,
     "upstream": 4,
     "watch": 4,
     "account": 5,
@@ -165,6 +168,8 @@ def test_each_library_has_one_importer(path: Path) -> None:
     names = {name.split(".")[0] for name in imports_of(path)}
     if "redis" in names:
         assert room_of(path) == "store", path
+    if "opentelemetry" in names:
+        assert room_of(path) == "otlp", path
     if room_of(path) in ("listener", "relay"):
         return
     used = {name for name in imports_of(path) if name.endswith(".ClientSession")}

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.dialects.base import Dialect, Endpoint
 from proxy.errors import EndpointNotFound, Invalid, MethodNotAllowed
-from proxy.model import Call, Credential, DialectName, Operation, Principal, Route, Upstream
+from proxy.model import Call, Credential, DialectName, Json, Operation, Principal, Route, Upstream
 from proxy.routing import (
     EndpointTable,
     allowed_models,
@@ -18,6 +18,7 @@ from proxy.routing import (
     columns,
     describe_routes,
     dialect_of,
+    folded,
     listed_models,
     permits,
 )
@@ -397,13 +398,41 @@ def test_routes_are_described_in_aligned_columns() -> None:
     rows = describe_routes(
         (
             Route("sora-2", (("a", 1),), "kling-v2-6", {"mode": "pro"}, {"x.y": 1}, ("seed",)),
-            Route("*", (("a", 3), ("b", 1), ("c", 0)), fit="exact"),
+            Route("*", (("a", 3), ("b", 1), ("c", 0)), fit="exact", queue=9),
         ),
         UPSTREAMS,
     )
-    text = columns(("MODEL", "UPSTREAMS", "PROVIDER", "ASKS FOR", "REWRITES"), rows)
-    assert text.splitlines() == [
-        "MODEL   UPSTREAMS                 PROVIDER  ASKS FOR    REWRITES",
-        "sora-2  a                         kling     kling-v2-6  mode? x.y! -seed",
-        "*       a 75%, b 25%, c stand-in  kling     as asked    exact",
+    head = ("MODEL", "UPSTREAMS", "PROVIDER", "ASKS FOR", "PRICE", "QUEUE", "REWRITES")
+    assert columns(head, rows).splitlines() == [
+        "MODEL   UPSTREAMS                 PROVIDER  ASKS FOR    PRICE  QUEUE  REWRITES",
+        "sora-2  a                         kling     kling-v2-6  -      -      mode? x.y! -seed",
+        "*       a 75%, b 25%, c stand-in  kling     as asked    -      9      exact",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("price", "shown"),
+    [
+        ({}, "-"),
+        ({"per_second": "0.07"}, "0.07/s"),
+        ({"per_video": "0.40"}, "0.40/video"),
+        ({"per_video": "0.40", "per_second": "0.07"}, "0.07/s + 0.40/video"),
+        ({"per_second": {"720p": "0.3", "other": "0.5"}}, "720p 0.3/s, other 0.5/s"),
+    ],
+)
+def test_a_price_is_shown_by_its_units(price: dict[str, Json], shown: str) -> None:
+    [row] = describe_routes((Route("m", (("a", 1),), price=price),), UPSTREAMS)
+    assert row[4] == shown
+
+
+def test_long_cells_go_on_below_and_what_follows_stays_in_its_column() -> None:
+    """At the words; one that is too long for its column is not cut in two, and moves the rest."""
+    rows = [("a", "[1, 2]", "default"), ("b", '["one", "two", "three", "four"]', "line 2")]
+    rows += [("c", '"https://a.example/as/long/as/this"', "line 3")]
+    assert folded(("KEY", "VALUE", "ORIGIN"), rows, at=1, width=38).splitlines() == [
+        "KEY  VALUE                     ORIGIN",
+        "a    [1, 2]                    default",
+        'b    ["one", "two", "three",   line 2',
+        '     "four"]',
+        'c    "https://a.example/as/long/as/this"  line 3',
     ]

@@ -93,6 +93,7 @@ MOST = Task(
     settled_micro=400_000,
     queue="kling-main",
     sent_ms=6,
+    trace="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 )
 
 

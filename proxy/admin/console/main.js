@@ -54,9 +54,9 @@ const app = {
   openMenu,
   closeMenu: () => drawer?.close(),
 };
-const keys = []; // API keys made in this session: {id, name, token}; nowhere else
-let kept = {}; // what pages remember from one visit to the next of this session
-let session = null; // what is aborted when the session ends
+const keys = []; // API keys made since signing in: {id, name, token}; nowhere else
+let kept = {}; // what pages remember from one visit to the next, until signing out
+let session = null; // what signing out aborts
 let page = null; // {context, made, leave}
 let door = null; // the sign-in page, while nobody is signed in
 let drawer = null;
@@ -97,7 +97,7 @@ function openMenu() {
   });
 }
 
-// ---------------------------------------------------------------- the session
+// ---------------------------------------------------------------- signing in and out
 
 const api = makeApi(() => session && leave("signin.ended"));
 

@@ -7,7 +7,7 @@ import { button, describe } from "../parts.js";
 import { settings } from "../shell.js";
 import { t } from "../text.js";
 
-// `why`: a key of what ended the last session, or null. `enter(token)` fails when it is refused.
+// `why`: a key of what signed the visitor out, or null. `enter(token)` fails when it is refused.
 export function signIn({ why, draw, app, enter }) {
   let token = "";
   let shown = false;

@@ -1,0 +1,207 @@
+"""Spans to a collector, by OTLP over HTTP: the only file that knows OpenTelemetry.
+
+It is imported where tracing is on, and nowhere else: its libraries are the extra `otel`. The SDK
+has the queue (bounded: the oldest spans go) and a thread that sends batches and tries again; its
+own variables OTEL_EXPORTER_OTLP_* and OTEL_BSP_* hold.
+
+Rule: a trace never costs a render. Nothing here raises, and nothing waits longer than `FLUSH_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    set_span_in_context,
+)
+
+from proxy import __version__
+from proxy.spans import Facts, Span
+
+FLUSH_S: Final = 3.0
+QUIET_S: Final = 60.0  # between two warnings
+ANSWER_S: Final = 5.0
+_PATH: Final = "/v1/traces"
+_KINDS: Final = {
+    "internal": SpanKind.INTERNAL,
+    "server": SpanKind.SERVER,
+    "client": SpanKind.CLIENT,
+}
+
+
+class _GivenIds(IdGenerator):
+    """The ids of the span that is made next; its maker has set them."""
+
+    trace_id = span_id = 0
+
+    def generate_trace_id(self) -> int:
+        return self.trace_id
+
+    def generate_span_id(self) -> int:
+        return self.span_id
+
+
+class OtlpExporter:
+    """`endpoint` is the collector's base URL. `warn(why)` is called on the loop, now and then.
+    Make it in a running loop."""
+
+    def __init__(
+        self, endpoint: str, service_name: str, instance: str, warn: Callable[[str], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._heard = _Heard(self._loop, warn)
+        _speaker().addHandler(self._heard)
+        self._ids = _GivenIds()
+        self._sender = OTLPSpanExporter(endpoint=traces_url(endpoint))
+        self._provider = TracerProvider(
+            sampler=ALWAYS_ON,  # what is not to be recorded does not come here
+            resource=Resource.create(
+                {
+                    "service.name": service_name,
+                    "service.version": __version__,
+                    "service.instance.id": instance,
+                }
+            ),
+            shutdown_on_exit=False,  # `aclose` does it, and for a bounded time
+            id_generator=self._ids,
+        )
+        self._provider.add_span_processor(BatchSpanProcessor(self._sender))
+        self._tracer = self._provider.get_tracer("reelway", __version__)
+
+    def take(self, span: Span) -> None:
+        try:
+            self._take(span)
+        except Exception as fault:  # noqa: BLE001 -- see the rule; a library's own mistakes too
+            self._heard.say(f"a span was dropped: {type(fault).__name__}: {fault}")
+
+    def _take(self, span: Span) -> None:
+        self._ids.trace_id = int(span.at.trace_id, 16)
+        self._ids.span_id = int(span.at.span_id, 16)
+        context = Context()
+        if span.parent_id is not None:
+            parent = NonRecordingSpan(_context_of(span.at.trace_id, span.parent_id))
+            context = set_span_in_context(parent, context)
+        link = span.link
+        made = self._tracer.start_span(
+            span.name,
+            context=context,
+            kind=_KINDS[span.kind],
+            attributes=_attributes(span.facts),
+            links=[] if link is None else [Link(_context_of(link.trace_id, link.span_id))],
+            start_time=span.start_ns,
+        )
+        for moment in span.moments:
+            made.add_event(moment.name, _attributes(moment.facts), moment.ns)
+        if span.error is not None:
+            made.set_status(Status(StatusCode.ERROR, span.error))
+        made.end(span.end_ns)
+
+    async def aclose(self) -> None:
+        """A collector that hangs has its thread to itself from then on; it ends with us."""
+        done = asyncio.Event()
+
+        def shut_down() -> None:
+            self._provider.shutdown()
+            with suppress(RuntimeError):  # the loop did not wait for it
+                self._loop.call_soon_threadsafe(done.set)
+
+        threading.Thread(target=shut_down, name="last spans", daemon=True).start()
+        try:
+            async with asyncio.timeout(FLUSH_S):
+                await done.wait()
+        except TimeoutError:
+            self._heard.say("the last spans were not taken in time", always=True)
+        _speaker().removeHandler(self._heard)
+
+
+def ask(endpoint: str) -> str | None:
+    """Whether a collector takes spans there: None, or why not. It blocks for `ANSWER_S`."""
+    told: list[str] = []
+    handler = _Listed(told)
+    _speaker().addHandler(handler)
+    sender = OTLPSpanExporter(endpoint=traces_url(endpoint), timeout=ANSWER_S)
+    try:
+        taken = sender.export([])
+    finally:
+        sender.shutdown()  # type: ignore[no-untyped-call]  # the exporter's own
+        _speaker().removeHandler(handler)
+    return None if taken.name == "SUCCESS" else next(iter(told), "no answer")
+
+
+def traces_url(endpoint: str) -> str:
+    """Where spans go: below the collector's base URL, as OTEL_EXPORTER_OTLP_ENDPOINT has it."""
+    return endpoint if endpoint.endswith(_PATH) else endpoint + _PATH
+
+
+class _Heard(logging.Handler):
+    """What the SDK complains of, on its own thread mostly, becomes a line now and then."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, warn: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._loop = loop
+        self._warn = warn
+        self._quiet_until_s = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.say(record.getMessage())
+
+    def say(self, why: str, *, always: bool = False) -> None:
+        now_s = time.monotonic()
+        if not always and now_s < self._quiet_until_s:
+            return
+        self._quiet_until_s = now_s + QUIET_S
+        with suppress(RuntimeError):  # the loop is gone
+            self._loop.call_soon_threadsafe(self._warn, why)
+
+
+class _Listed(logging.Handler):
+    def __init__(self, told: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._told = told
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._told.append(record.getMessage())
+
+
+def _speaker() -> logging.Logger:
+    """The SDK's own logger, which speaks to nobody but our handlers."""
+    speaker = logging.getLogger("opentelemetry")
+    speaker.propagate = False
+    if not speaker.handlers:
+        speaker.addHandler(logging.NullHandler())
+    return speaker
+
+
+def _context_of(trace_id: str, span_id: str) -> SpanContext:
+    return SpanContext(
+        int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(1)
+    )
+
+
+def _attributes(facts: Facts) -> dict[str, str | int | float | bool]:
+    """Without those that are not there. A text that is no UTF-8 would cost its whole batch."""
+    return {
+        name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+        for name, value in facts.items()
+        if value is not None
+    }
