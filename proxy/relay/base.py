@@ -6,10 +6,11 @@ import array
 import asyncio
 import contextlib
 import fcntl
+import os
 import socket
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, cast
@@ -114,6 +115,8 @@ class Transfer:
         self._heard_at = self._taken_at = self._window_at = now
         self._taken = self._window_taken = self._outstanding_before = 0
         self._client_sock: socket.socket | None = client.get_extra_info("socket")
+        is_plain = self._client_sock is not None and client.get_extra_info("sslcontext") is None
+        self._client_fd = self._client_sock.fileno() if is_plain else None
         self._outstanding_before = self._outstanding()
         marks = [options.idle_client_s, options.idle_upstream_s]
         if options.min_rate_bytes_s:
@@ -137,7 +140,7 @@ class Transfer:
         self.on_end = None
         self.done.cancel()
 
-    def fit(self, data: bytes) -> bytes | memoryview:
+    def fit(self, data: bytes | memoryview) -> bytes | memoryview:
         """The part of `data` the client is to have: behind `skip`, within `left`."""
         if self.skip:
             cut = min(self.skip, len(data))
@@ -150,13 +153,45 @@ class Transfer:
     def send(self, data: bytes) -> None:
         """Hand the client its part of `data`; ends the run if that was the last, or it left."""
         fitting = self.fit(data)
-        if not fitting:
-            return
-        if self.client.is_closing():  # uvloop raises RuntimeError on such a write
+        if self._can_take(fitting):
+            self.client.write(fitting)
+            self.wrote(len(fitting))
+
+    def lend(self, data: memoryview) -> None:
+        """As `send`, of bytes that are overwritten afterwards.
+
+        A transport keeps what it is given, whole, until the last byte of it is gone: it gets a
+        copy of what the kernel does not take at once, and no more.
+        """
+        fitting = self.fit(data)
+        if self._can_take(fitting):
+            rest = fitting[self._written_now(fitting) :]
+            if rest:
+                self.client.write(bytes(rest))
+            self.wrote(len(fitting))
+
+    def _can_take(self, data: bytes | memoryview) -> bool:
+        if data and self.client.is_closing():  # uvloop raises RuntimeError on such a write
             self.finish(End.CLIENT_GONE)
-            return
-        self.client.write(fitting)
-        self.wrote(len(fitting))
+        return bool(data) and self.end is None
+
+    def _written_now(self, data: bytes | memoryview) -> int:
+        if self._client_fd is None or self.client.get_write_buffer_size():
+            return 0
+        try:
+            return os.write(self._client_fd, data)
+        except OSError:  # full, or broken: the transport will find out
+            return 0
+
+    @contextlib.contextmanager
+    def unbuffered(self) -> Iterator[None]:
+        """While this holds, the client is waited for as long as its transport has anything."""
+        self.client.set_write_buffer_limits(high=0)
+        try:
+            yield
+        finally:
+            if not self.client.is_closing():
+                self.client.set_write_buffer_limits()
 
     def wrote(self, size: int) -> None:
         self.moved += size

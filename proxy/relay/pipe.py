@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
 
 
+# What is read at a time for a client that must be waited for: it may have to be kept. A client
+# that has taken more at a stretch than the buffers between us hold gets whole pieces.
+SLOW_BYTES = 1 << 16
+SMOOTH_BYTES = 1 << 21
+
+
 @dataclass(frozen=True, slots=True)
 class Taken:
     """An upstream connection taken from aiohttp, its transport paused.
@@ -55,14 +61,21 @@ def take_over(response: ClientResponse, length: int) -> Taken:
     return Taken(transport, protocol, held, length - content.total_bytes)
 
 
-class Pipe(asyncio.Protocol):
-    """The upstream's protocol, and the `Flow` the client's backpressure comes back through."""
+class Pipe(asyncio.BufferedProtocol):
+    """The upstream's protocol, and the `Flow` the client's backpressure comes back through.
+
+    It reads into the piece that all streams of the loop share, which is empty again when
+    `buffer_updated` returns: what the client's kernel did not take is copied out of it, and
+    nothing more is read until that has gone. A slow client thus holds one small piece of ours.
+    """
 
     def __init__(self, transfer: Transfer, taken: Taken, turns: Turns) -> None:
         self._transfer = transfer
         self._taken = taken
         self._turns = turns
         self._burst = 0
+        self._room = SLOW_BYTES
+        self._smooth = 0  # bytes since the client had to be waited for
         self._is_queued = False
         self._wire = taken.wire_bytes
         transfer.conn.flow = self
@@ -72,19 +85,23 @@ class Pipe(asyncio.Protocol):
         if not transfer.blocked:
             taken.transport.resume_reading()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._turns.piece[: self._room]
+
+    def buffer_updated(self, nbytes: int) -> None:
         transfer = self._transfer
         if transfer.end is not None:
             return
         transfer.heard()
-        if len(data) > self._wire:  # an upstream that sends more than it announced
-            data = data[: self._wire]
-        self._wire -= len(data)
-        transfer.send(data)
+        size = min(nbytes, self._wire)  # an upstream may send more than it announced
+        self._wire -= size
+        transfer.lend(self._turns.piece[:size])
+        self._smooth = 0 if transfer.blocked else self._smooth + size
+        self._room = PIECE_BYTES if self._smooth >= SMOOTH_BYTES else SLOW_BYTES
         if not self._wire:
             transfer.finish(End.UPSTREAM_SHORT)  # unless that was all the client lacked
         # uvloop reads a ready socket up to 32 times in a row, 8 MiB, unless it is paused.
-        self._burst += len(data)
+        self._burst += size
         if self._burst >= PIECE_BYTES and transfer.end is None:
             self._burst = 0
             if not self._is_queued:
@@ -122,5 +139,6 @@ class Pipe(asyncio.Protocol):
 
 
 async def run(transfer: Transfer, taken: Taken, turns: Turns) -> None:
-    Pipe(transfer, taken, turns)
-    await transfer.done
+    with transfer.unbuffered():
+        Pipe(transfer, taken, turns)
+        await transfer.done

@@ -208,11 +208,9 @@ async def _flush(transfer: Transfer) -> bool:
     transfer.conn.flow = gate
     transfer.on_end = gate.resume
     try:
-        client.set_write_buffer_limits(high=0)
-        while client.get_write_buffer_size() and transfer.end is None:
-            await gate.wait()
+        with transfer.unbuffered():
+            while client.get_write_buffer_size() and transfer.end is None:
+                await gate.wait()
     finally:
         transfer.on_end = transfer.conn.flow = None
-        if not client.is_closing():
-            client.set_write_buffer_limits()
     return transfer.end is None and not client.is_closing()

@@ -17,9 +17,14 @@ PIECE_BYTES = 1 << 18  # 0.1 to 0.3 ms of CPU: a round of pieces is a few millis
 
 
 class Turns:
-    """First come, first served. One for all streams of a loop."""
+    """First come, first served. One for all streams of a loop.
+
+    `piece` is where a stream puts what it reads; whoever fills it empties it before the loop
+    goes on.
+    """
 
     def __init__(self) -> None:
+        self.piece = memoryview(bytearray(PIECE_BYTES))
         self._waiting: deque[Callable[[], None]] = deque()
         self._left = PIECES
         self._is_due = False
