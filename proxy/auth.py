@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxy.errors import AuthFault, Forbidden, Unauthenticated
 from proxy.memo import Memo
@@ -45,8 +45,7 @@ PRINCIPALS_KEPT = 10_000
 ReadBody = Callable[[int], Awaitable[bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """Who came in. `body_sha256` is the hash a signature vouches for: the caller compares it
     with the body's at its end. `body` is set when it had to be read for the verdict.
     `signature` is good for one submit only: whoever sees the request can send it again."""
@@ -74,13 +73,20 @@ class Authenticator:
         self._secrets = tuple(secrets)
         self._clock = clock
         self._principals: Memo[Principal] = Memo(PRINCIPALS_KEPT)
-        self._known: dict[str, tuple[TokenRecord, OwnerRecord, Principal]] = {}
+        self._known: dict[str, tuple[TokenRecord, OwnerRecord, Admission]] = {}
 
     async def authenticate(
         self, head: Head, dialect: DialectName, read_body: ReadBody
     ) -> Admission:
         """Raises `Unauthenticated` with the fault; `StoreDown` when nobody can tell."""
-        values = head.headers.getall("Authorization", [])
+        values: Sequence[str] = head.headers.getall("Authorization", ())
+        # The same key comes with every poll: what was found of it holds while its records do.
+        known = self._known.get(values[0]) if len(values) == 1 else None
+        if known is not None:
+            of, owner, admission = known
+            if self._records.held(of.id) is of and self._owners.held(of.owner) is owner:
+                return admission
+            del self._known[values[0]]
         if not values and dialect == "openai" and "api-key" in head.headers:
             values = ["Bearer " + head.headers["api-key"]]  # AzureOpenAI clients send it so
         if not values:
@@ -93,7 +99,7 @@ class Authenticator:
             )
         scheme, _, rest = values[0].strip().partition(" ")
         if scheme.lower() == "bearer":
-            return Admission(await self._bearer(rest.strip(), dialect))
+            return await self._bearer(values[0], rest.strip(), dialect)
         if dialect == "jimeng" and scheme == "HMAC-SHA256":
             return await self._volcengine(values[0].strip(), head, read_body)
         accepted = "'Bearer rw_…'"
@@ -104,25 +110,19 @@ class Authenticator:
             AuthFault.MALFORMED,
         )
 
-    async def _bearer(self, text: str, dialect: DialectName) -> Principal:
-        # The same key comes with every poll: what was found of it holds while its records do.
-        known = self._known.get(text)
-        if known is not None:
-            of, owner, found = known
-            if self._records.held(of.id) is of and self._owners.held(of.owner) is owner:
-                return found
-            del self._known[text]
+    async def _bearer(self, value: str, text: str, dialect: DialectName) -> Admission:
+        """`text` is the key or JWT of a header's `value`."""
         parsed = parse_token(text)
         if parsed is not None:
             token_id, secret = parsed
             record = await self._records.get(token_id)
             if record is None or not self._secret_fits(secret, record):
                 raise _unknown()
-            admitted = await self._admitted(record)
-            self._remember(text, secret, record, admitted)
-            return admitted
+            admission = Admission(await self._admitted(record))
+            self._remember(value, secret, record, admission)
+            return admission
         if dialect == "kling" and text.count(".") == 2:
-            return await self._kling(text)
+            return Admission(await self._kling(text))
         if not text:
             raise Unauthenticated("The bearer token is empty.", AuthFault.MISSING)
         raise Unauthenticated(
@@ -131,7 +131,7 @@ class Authenticator:
             AuthFault.MALFORMED,
         )
 
-    def _remember(self, text: str, secret: str, record: TokenRecord, found: Principal) -> None:
+    def _remember(self, value: str, secret: str, record: TokenRecord, found: Admission) -> None:
         if not hash_matches(secret, record.secret_sha256):
             return  # a secret on its way out is looked at anew each time
         owner = self._owners.held(record.owner)
@@ -139,7 +139,7 @@ class Authenticator:
             return  # nobody would tell us of its changes
         if len(self._known) >= PRINCIPALS_KEPT:
             del self._known[next(iter(self._known))]
-        self._known[text] = (record, owner, found)
+        self._known[value] = (record, owner, found)
 
     def _secret_fits(self, secret: str, record: TokenRecord) -> bool:
         if hash_matches(secret, record.secret_sha256):

@@ -48,7 +48,7 @@ from proxy.http.headers import forwarded
 from proxy.intake import Body, check_announced, read_fields, read_whole
 from proxy.lifecycle import Schedule
 from proxy.links import Links
-from proxy.listener import WholeReply
+from proxy.listener import WholeReply, header_block
 from proxy.memo import Memo
 from proxy.mirror import Mirror, Reach
 from proxy.model import (
@@ -85,11 +85,13 @@ _SAY_REQUEST_ID = frozenset({"kling", "jimeng"})  # in the body, so that no two 
 _PREFER_WAIT = re.compile(
     r"""(?:^|[,;])\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])""", re.IGNORECASE | re.ASCII
 )
+_EVERY_REPLY = {"X-Content-Type-Options": "nosniff"}
 _NOT_AT_THE_ROOT = (
     "This is an API for video generation; there is nothing at '/'. Its paths are /v1/videos "
     "(OpenAI), /v1/video/generations (generic), /kling/… (Kling) and /jimeng/ (Jimeng); "
     f"{DOCUMENT} describes all of them."
 )
+_NO_FIELDS = Fields({})
 _BAD_PATH = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -183,6 +185,26 @@ class Gateway:
 
     async def _serve(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         head = exchange.head
+        call = None if head.query else self._calls.get((head.method, head.path))
+        if call is None:
+            reply = await self._beside(request, exchange)
+            if reply is not None:
+                return reply
+            call = self._match(head)
+        exchange.call = call
+        if call.operation is Operation.CONTENT:
+            return await self._content.serve(request, exchange, call, self._let_in)
+        admission = await self._let_in(request, exchange, call)
+        if call.operation is Operation.EVENTS:
+            return await self._stream_events(request, exchange, call, admission)
+        answer = await self._operations[call.operation](request, exchange, call, admission)
+        return self._whole(exchange, answer)
+
+    async def _beside(
+        self, request: web.BaseRequest, exchange: Exchange
+    ) -> web.StreamResponse | None:
+        """The answer to what is no dialect's: browsers, providers and commands of ours."""
+        head = exchange.head
         if cors.is_preflight(head.method, head.headers):
             return self._whole(exchange, cors.preflight(self._cors, head.headers))
         if head.path == DOCUMENT and head.method == "GET":
@@ -194,32 +216,17 @@ class Gateway:
             return await self._probed(request, exchange)
         if _is_visit(head):
             raise EndpointNotFound(_NOT_AT_THE_ROOT)
-        call = exchange.call = self._match(head)
-        if call.operation is Operation.CONTENT:
-            return await self._content.serve(request, exchange, call, self._let_in)
-        admission = await self._let_in(request, exchange, call)
-        if call.operation is Operation.EVENTS:
-            return await self._stream_events(request, exchange, call, admission)
-        reply = await self._operations[call.operation](request, exchange, call, admission)
-        return self._whole(exchange, reply)
+        return None
 
     def _match(self, head: Head) -> Call:
-        if head.query:
-            return self._matched(head)
-        key = (head.method, head.path)
-        call = self._calls.get(key)
-        if call is None:
-            call = self._matched(head)
-            if len(head.path) <= PATH_KEPT:
-                if len(self._calls) >= ANSWERS_KEPT:
-                    del self._calls[next(iter(self._calls))]
-                self._calls[key] = call
-        return call
-
-    def _matched(self, head: Head) -> Call:
         if _BAD_PATH.search(head.path):
             raise Invalid("The path holds a space or a control character.")
-        return self._table.match(head.method, head.path, dict(reversed(head.query)))
+        call = self._table.match(head.method, head.path, dict(reversed(head.query)))
+        if not head.query and len(head.path) <= PATH_KEPT:
+            if len(self._calls) >= ANSWERS_KEPT:
+                del self._calls[next(iter(self._calls))]
+            self._calls[head.method, head.path] = call
+        return call
 
     async def _let_in(self, request: web.BaseRequest, exchange: Exchange, call: Call) -> Admission:
         async def body(limit: int) -> bytes:
@@ -290,9 +297,10 @@ class Gateway:
             with batch:
                 return await self._quote(exchange, dialect, admission.principal, ask)
         born = await self._submitter.submit(exchange, admission.principal, ask, batch.close)
-        reply = dialect.created(self._view(born.task), exchange.id)
-        replayed = {"idempotent-replayed": "true"} if born.replayed else {}
-        return _with_headers(reply, {**self._pace(born.task), **replayed})
+        exchange.told |= self._pace(born.task)
+        if born.replayed:
+            exchange.told["idempotent-replayed"] = "true"
+        return dialect.created(self._view(born.task), exchange.id)
 
     async def _quote(
         self, exchange: Exchange, dialect: Dialect, principal: Principal, ask: Ask
@@ -318,7 +326,8 @@ class Gateway:
         if task is None or task.deleted:
             exchange.reason = "not_found"
             return dialect.missing(call, reference, exchange.id)
-        return _with_headers(self._answer(dialect, task, exchange.id), self._pace(task))
+        exchange.told |= self._pace(task)
+        return self._answer(dialect, task, exchange.id)
 
     async def _stream_events(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
@@ -340,7 +349,7 @@ class Gateway:
         body is not read, so a forged call can do nothing."""
         task_id, _, signature = exchange.head.path.removeprefix(CALLBACKS).partition("/")
         # Whoever reads the log shall not be able to call.
-        exchange.head = replace(exchange.head, path=f"{CALLBACKS}{task_id}/…")
+        exchange.head = exchange.head._replace(path=f"{CALLBACKS}{task_id}/…")
         if exchange.head.method != "POST" or not self._auth.is_callback(task_id, signature):
             raise EndpointNotFound("There is no such callback.")
         exchange.task_id, exchange.reason = task_id, "callback"
@@ -384,12 +393,11 @@ class Gateway:
             if other is None:
                 reply = dialect.deleted(self._view(removed), exchange.id)
                 if task.is_waiting:
-                    return _with_headers(reply, {"reelway-cancel": "stopped"})
-                if removed.stage.is_final:
-                    return reply
-                stop = self._tracker.cancel(removed, onward(exchange, self._tracing))
-                stopped = await spent(exchange, "upstream", stop)
-                return _with_headers(reply, {"reelway-cancel": stopped})
+                    exchange.told["reelway-cancel"] = "stopped"
+                elif not removed.stage.is_final:
+                    stop = self._tracker.cancel(removed, onward(exchange, self._tracing))
+                    exchange.told["reelway-cancel"] = await spent(exchange, "upstream", stop)
+                return reply
             task = other
         exchange.reason = "not_found"
         return dialect.missing(call, reference, exchange.id)
@@ -474,7 +482,7 @@ class Gateway:
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
     ) -> tuple[str, Task | None]:
         """The task a client names, by our id or its own alias; a foreign one is no task."""
-        fields = Fields({})
+        fields = _NO_FIELDS
         if exchange.head.method == "POST":
             with self._spool.batch() as batch:
                 body = await spent(exchange, "body", self._read(request, call, admission, batch))
@@ -516,7 +524,7 @@ class Gateway:
         if dialect.name in _SAY_REQUEST_ID:
             return dialect.task(self._view(task), request_id)
         key = (dialect.name, task.id)
-        return self._answers.get(key, (task,), lambda: dialect.task(self._view(task), ""))
+        return self._answers.get(key, (task,), lambda: _set(dialect.task(self._view(task), "")))
 
     def _view(self, task: Task) -> View:
         return View(task, *self._links.of(task))
@@ -529,16 +537,13 @@ class Gateway:
 
     def _whole(self, exchange: Exchange, reply: Reply) -> WholeReply:
         exchange.status = reply.status
-        headers = {
-            **reply.headers,
-            "X-Request-Id": exchange.id,
-            "X-Content-Type-Options": "nosniff",
-            **exchange.told,
-            **server_timing(exchange),
-        }
-        if self._config().cors.origins and "Access-Control-Allow-Methods" not in headers:
-            headers.update(cors.granted(self._cors, exchange.head.headers))
-        return WholeReply(reply.status, headers, reply.body)
+        more = server_timing(exchange)
+        if exchange.told:
+            more = {**exchange.told, **more}
+        if self._config().cors.origins and "Access-Control-Allow-Methods" not in reply.headers:
+            more = {**more, **cors.granted(self._cors, exchange.head.headers)}
+        block = f"{(reply.block or _set(reply).block)}X-Request-Id: {exchange.id}\r\n"
+        return WholeReply(reply.status, more, reply.body, block)
 
     def _refuse(self, exchange: Exchange, error: ProxyError) -> WholeReply:
         name: DialectName = "openai"
@@ -589,8 +594,9 @@ def _has_ended(task: Task) -> bool:
     return task.status.is_final or task.deleted
 
 
-def _with_headers(reply: Reply, more: dict[str, str]) -> Reply:
-    return replace(reply, headers={**reply.headers, **more}) if more else reply
+def _set(reply: Reply) -> Reply:
+    """With its headers set in lines, ready to be sent."""
+    return replace(reply, block=header_block({**reply.headers, **_EVERY_REPLY}))
 
 
 def rates_of(principal: Principal, call: Call) -> list[Rate]:
@@ -632,23 +638,18 @@ def wants_quote(head: Head) -> bool:
 def head_of(request: web.BaseRequest, trusted: tuple[str, ...]) -> Head:
     """The head as our own value; a query that is no UTF-8 keeps its bytes as surrogates. Behind
     `trusted` proxies the peer, host and prefix are what they say."""
-    path, _, query = request.raw_path.partition("?")
-    pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape") if query else []
+    target, headers, peer = request.raw_path, request.headers, request.remote or ""
+    path, _, query = target.partition("?")
+    pairs: tuple[tuple[str, str], ...] = ()
+    if query:
+        pairs = tuple(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
     host, prefix = None, ""
-    if is_trusted(request.remote or "", trusted):
-        host = _first(request.headers.get("X-Forwarded-Host")) or None
-        prefix = _first(request.headers.get("X-Forwarded-Prefix")).rstrip("/")
-    return Head(
-        method=request.method,
-        target=request.raw_path,
-        path=path,
-        query=tuple(pairs),
-        headers=request.headers,
-        peer=client_address(request.remote or "", request.headers.get("X-Forwarded-For"), trusted)
-        or "-",
-        host=host,
-        prefix=prefix if prefix.startswith("/") else "",
-    )
+    if is_trusted(peer, trusted):
+        host = _first(headers.get("X-Forwarded-Host")) or None
+        prefix = _first(headers.get("X-Forwarded-Prefix")).rstrip("/")
+        prefix = prefix if prefix.startswith("/") else ""
+        peer = client_address(peer, headers.get("X-Forwarded-For"), trusted)
+    return Head(request.method, target, path, pairs, headers, peer or "-", host, prefix)
 
 
 def _first(values: str | None) -> str:

@@ -180,24 +180,30 @@ def address_of(sock: socket.socket) -> str:
 # --- replies --------------------------------------------------------------------------------
 
 
+def header_block(headers: Headers) -> str:
+    """The headers as lines. Raises ValueError when one holds a line break."""
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    lines = [f"{name}: {value}\r\n" for name, value in pairs]
+    block = "".join(lines)
+    if block.count("\n") != len(lines) or block.count("\r") != len(lines):
+        raise ValueError("a header of the response holds a line break")
+    return block
+
+
 class StreamReply(web.StreamResponse):
     """A response whose head is ours and whose body the handler sends itself.
 
-    `headers` must frame the body (Content-Length, or Transfer-Encoding: chunked and its
-    framing by the caller); without either it ends with the connection, and a `cut` is then a
-    reset. Date and Connection are added here. It skips aiohttp's header machinery, which
-    costs more than the rest of a small request.
+    `block` are headers that were lines already (see `header_block`). All together they must
+    frame the body (Content-Length, or Transfer-Encoding: chunked and its framing by the
+    caller); without either it ends with the connection, and a `cut` is then a reset. Date and
+    Connection are added here. It skips aiohttp's header machinery, which costs more than the
+    rest of a small request.
     """
 
     # StreamResponse.__init__ is not run: these are all that the server core reads.
-    def __init__(self, status: int, headers: Headers = ()) -> None:
-        pairs = headers.items() if isinstance(headers, Mapping) else headers
-        lines = [f"{name}: {value}\r\n" for name, value in pairs]
-        block = "".join(lines)
-        if block.count("\n") != len(lines) or block.count("\r") != len(lines):
-            raise ValueError("a header of the response holds a line break")
+    def __init__(self, status: int, headers: Headers = (), block: str = "") -> None:
         self._status = status
-        self._block = block
+        self._block = block + header_block(headers) if headers else block
         self._framed = self._is_framed()
         self._keep_alive: bool | None = None
         self._eof_sent = False
@@ -266,8 +272,10 @@ class WholeReply(StreamReply):
     Content-Length is added; `headers` must not hold it.
     """
 
-    def __init__(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
-        super().__init__(status, headers)
+    def __init__(
+        self, status: int, headers: Headers = (), body: bytes = b"", block: str = ""
+    ) -> None:
+        super().__init__(status, headers, block)
         self.body_bytes = body
         if status not in _BODILESS:
             self._block += f"Content-Length: {len(body)}\r\n"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -55,8 +55,7 @@ class Kind(StrEnum):
     IMAGE = "image2video"
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """The head of a client's request. `target` is the raw request target, path still encoded.
 
     `host` and `prefix` are what the client put into its URL before a trusted proxy changed it:
@@ -177,11 +176,13 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer to a client. `headers` has Content-Type when there is a body."""
+    """A whole answer to a client. `headers` has Content-Type when there is a body; `block` has
+    them as the lines they are sent as, where the same answer is given again and again."""
 
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+    block: str = ""
 
 
 # ---------------------------------------------------------------- who is asking
@@ -583,7 +584,7 @@ class Exchange:
     tier: str = ""  # which relay tier moved the body
     bytes_out: int = 0
     first_byte_ns: int | None = None
-    told: Mapping[str, str] = field(default_factory=dict)  # headers of any reply: its rates
+    told: dict[str, str] = field(default_factory=dict)  # headers of its reply, beside the answer's
     limit: str | None = None  # which of our limits refused it
     prompt: str | None = None  # only where [logs] prompts wants it in the log
     task: Task | None = None  # the one it is about, as it was found
