@@ -68,8 +68,9 @@ async def move(
     `on_bytes` hears of every piece, also before a cancellation. Never writes more than
     `count`; ends DONE only if exactly that much was written. After an upstream's fault the
     client's connection is in order: open the upstream again at the byte reached and call
-    `move` once more. The upstream response is always closed. `pipes` keeps pipes for the next
-    call; `turns` is shared with the other streams of the loop. `stop` is looked at every second.
+    `move` once more. The upstream response is always closed; its connection goes back to the
+    pool only after the last byte of its body. `pipes` keeps pipes for the next call; `turns` is
+    shared with the other streams of the loop. `stop` is looked at every second.
     `on_tier` is told the tier before its first byte, for who must know it after a cancellation
     too.
     """
@@ -82,6 +83,7 @@ async def move(
     set_send_lowat(client, options.send_lowat_bytes)
     length = None if chunked else _takeable(response, count, options)
     tier = "copy"
+    taken = None
     note = on_tier or (lambda _: None)
     note(tier)
     try:
@@ -95,7 +97,8 @@ async def move(
     finally:
         transfer.close()
         transfer.conn.flow = None
-        drop(response)
+        if taken is None or not taken.give_back():
+            drop(response)
     assert transfer.end is not None
     return Moved(transfer.moved, transfer.end, tier)
 

@@ -1,13 +1,14 @@
 """Tier pipe: the upstream's transport gets a protocol that writes straight to the client.
 
-Rule: from `take_over` on the upstream connection is ours and never goes back to the pool.
+Rule: from `take_over` on the upstream connection is ours. It goes back to the pool only when its
+body was read to the last byte, and nothing came behind that.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from aiohttp import ClientResponse
 
@@ -16,6 +17,8 @@ from proxy.relay.turns import PIECE_BYTES, Turns
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
+    from aiohttp.http_parser import HttpResponseParser
+    from aiohttp.streams import StreamReader
 
 
 # What is read at a time for a client that must be waited for: it may have to be kept. A client
@@ -24,18 +27,46 @@ SLOW_BYTES = 1 << 16
 SMOOTH_BYTES = 1 << 21
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Taken:
     """An upstream connection taken from aiohttp, its transport paused.
 
-    `held` is what aiohttp had read already; `wire_bytes` of the body are still to come, and
-    with none to come the connection is back in the pool and not to be touched.
+    `held` is what aiohttp had read already; `wire_bytes` of the body are still to come: a tier
+    counts them down. With none to come from the start, the connection is back in the pool and
+    not to be touched. `overran`: the upstream sent more than its body.
     """
 
     transport: asyncio.Transport
     protocol: ResponseHandler
+    content: StreamReader
     held: list[bytes]
     wire_bytes: int
+    overran: bool = False
+
+    def give_back(self) -> bool:
+        """Return the connection to its pool, if the next request can use it: a player asks for
+        one range after the other, and each new connection to a CDN is a TLS handshake."""
+        if self.wire_bytes or self.overran or self.transport.is_closing():
+            return False
+        # aiohttp's own parser still waits for the body.
+        self.protocol._parser = cast("HttpResponseParser", _Silence())
+        self.transport.pause_reading()  # for uvloop looks at a protocol's kind when reading starts
+        self.transport.set_protocol(self.protocol)
+        self.content.feed_eof()  # releases the connection, which is read from again
+        return True
+
+
+class _Silence:
+    """Stands in for a parser between two requests, the next of which brings its own: what comes
+    unasked closes the connection, or it would be taken for the next answer."""
+
+    def feed_data(self, data: bytes) -> tuple[tuple[()], bool, bytes]:
+        if data:
+            raise ValueError("bytes behind the end of a body")
+        return (), False, b""
+
+    def feed_eof(self) -> None:
+        pass
 
 
 def take_over(response: ClientResponse, length: int) -> Taken:
@@ -54,11 +85,11 @@ def take_over(response: ClientResponse, length: int) -> Taken:
     while data := content.read_nowait(-1):
         held.append(data)
     if content.is_eof():
-        return Taken(transport, protocol, held, 0)
+        return Taken(transport, protocol, content, held, 0)
     transport.pause_reading()
     protocol.read_timeout = None
     protocol.start_timeout()  # without a time-out this only drops the running one
-    return Taken(transport, protocol, held, length - content.total_bytes)
+    return Taken(transport, protocol, content, held, length - content.total_bytes)
 
 
 class Pipe(asyncio.BufferedProtocol):
@@ -77,7 +108,6 @@ class Pipe(asyncio.BufferedProtocol):
         self._room = SLOW_BYTES
         self._smooth = 0  # bytes since the client had to be waited for
         self._is_queued = False
-        self._wire = taken.wire_bytes
         transfer.conn.flow = self
         if transfer.conn.writing_paused:
             transfer.blocked = True
@@ -86,19 +116,22 @@ class Pipe(asyncio.BufferedProtocol):
             taken.transport.resume_reading()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._turns.piece[: self._room]
+        # With room for one byte behind the body: so it shows whether there is any.
+        return self._turns.piece[: min(self._room, self._taken.wire_bytes) + 1]
 
     def buffer_updated(self, nbytes: int) -> None:
         transfer = self._transfer
         if transfer.end is not None:
             return
         transfer.heard()
-        size = min(nbytes, self._wire)  # an upstream may send more than it announced
-        self._wire -= size
+        taken = self._taken
+        size = min(nbytes, taken.wire_bytes)
+        taken.wire_bytes -= size
+        taken.overran = nbytes > size
         transfer.lend(self._turns.piece[:size])
         self._smooth = 0 if transfer.blocked else self._smooth + size
         self._room = PIECE_BYTES if self._smooth >= SMOOTH_BYTES else SLOW_BYTES
-        if not self._wire:
+        if not taken.wire_bytes:
             transfer.finish(End.UPSTREAM_SHORT)  # unless that was all the client lacked
         # uvloop reads a ready socket up to 32 times in a row, 8 MiB, unless it is paused.
         self._burst += size

@@ -17,8 +17,8 @@ from proxy.relay.splice import PipePool
 _INTERNALS: tuple[tuple[type, tuple[str, ...]], ...] = (
     (ClientResponse, ("connection", "content", "close")),
     (Connection, ("protocol", "transport")),
-    (ResponseHandler, ("read_timeout", "start_timeout", "connection_lost")),
-    (StreamReader, ("read_nowait", "is_eof", "total_bytes")),
+    (ResponseHandler, ("read_timeout", "start_timeout", "connection_lost", "_parser")),
+    (StreamReader, ("read_nowait", "is_eof", "feed_eof", "total_bytes")),
     (web.RequestHandler, ("writing_paused", "pause_writing", "resume_writing")),
 )
 

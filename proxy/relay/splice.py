@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 from dataclasses import dataclass
 
 from proxy.relay.base import End, Gate, Transfer
@@ -78,14 +79,14 @@ class _Splice:
         pair: PipePair,
         upstream: int,
         client: int,
-        wire_bytes: int,
+        taken: Taken,
         turns: Turns,
     ) -> None:
         self._transfer, self._pair, self._turns = transfer, pair, turns
-        self._upstream, self._client = upstream, client
+        self._upstream, self._client, self._taken = upstream, client, taken
         left = transfer.left
         assert left is not None
-        self._wire = min(wire_bytes, left)
+        self._wire = min(taken.wire_bytes, left)
         self._last = End.UPSTREAM_SHORT  # what it is when the wire ends and bytes are lacking
         self._is_queued = self._is_stopped = False
         self._room = FAST_BYTES
@@ -130,6 +131,7 @@ class _Splice:
             except OSError:
                 size, self._last = 0, End.UPSTREAM_RESET
             self._wire = self._wire - size if size else 0
+            self._taken.wire_bytes -= size
             self.in_pipe += size
             self._room = min(self._room * 2, FAST_BYTES)  # unless the client is waited for now
             transfer.heard()
@@ -184,9 +186,10 @@ async def run(
             return
         fds.append(os.dup(taken.transport.get_extra_info("socket").fileno()))
         fds.append(os.dup(transfer.client.get_extra_info("socket").fileno()))
-        pump = _Splice(transfer, pair, fds[0], fds[1], taken.wire_bytes, turns)
+        pump = _Splice(transfer, pair, fds[0], fds[1], taken, turns)
         pump.start()
         await transfer.done
+        taken.overran = not taken.wire_bytes and _is_readable(fds[0])
     finally:
         if pump is not None:
             pump.stop()
@@ -196,6 +199,13 @@ async def run(
             pipes.put(pair)
         else:
             pair.close()
+
+
+def _is_readable(fd: int) -> bool:
+    """Whether bytes or an end are there to be read."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 async def _flush(transfer: Transfer) -> bool:

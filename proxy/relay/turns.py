@@ -24,7 +24,7 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self.piece = memoryview(bytearray(PIECE_BYTES))
+        self.piece = memoryview(bytearray(PIECE_BYTES + 1))
         self._waiting: deque[Callable[[], None]] = deque()
         self._left = PIECES
         self._is_due = False
