@@ -337,7 +337,8 @@ class ContentServer:
         """The first opening: nothing has been promised to the client yet."""
         attempts = self._config().limits.heal_attempts
         for tried in range(attempts + 1):
-            await asyncio.sleep(pause_s(tried))
+            if tried:
+                await asyncio.sleep(pause_s(tried))
             try:
                 return await spent(exchange, "upstream", source.open(wish))
             except NotFetched as refused:

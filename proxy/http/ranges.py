@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Final
 
 from proxy.errors import RangeNotSatisfiable
@@ -133,6 +134,7 @@ def modified_of(value: str | None) -> int | None:
     return _date(value)
 
 
+@lru_cache(maxsize=1024)
 def _date(value: str | None) -> int | None:
     if not value:
         return None
