@@ -33,6 +33,7 @@ from proxy.http.ranges import (
 )
 from proxy.leases import Leases
 from proxy.listener import StreamReply, WholeReply, cut
+from proxy.memo import Memo
 from proxy.metrics import Metrics
 from proxy.mirror import Mirror
 from proxy.model import Call, Exchange, Principal, Status, Task
@@ -95,6 +96,7 @@ class ContentServer:
         self._metrics = metrics
         self._log = log
         self._facts = FactsCache()
+        self._made_terms: Memo[Terms] = Memo(1)
         self._turns = Turns()
         self._pipes = PipePool()
         self._tiers, faults = usable_tiers(("splice", "pipe", "copy"))
@@ -130,8 +132,11 @@ class ContentServer:
     @asynccontextmanager
     async def held(self, principal: Principal, peer: str) -> AsyncIterator[None]:
         """A stream's place under every limit on how many there may be; raises RateLimited."""
-        async with self._leases.taken(principal):
-            with self.slots.taken(self._places(principal, peer)):
+        with self.slots.taken(self._places(principal, peer)):
+            if not self._leases.are_needed(principal):
+                yield
+                return
+            async with self._leases.taken(principal):
                 yield
 
     def _places(self, principal: Principal, peer: str) -> dict[str, int]:
@@ -392,7 +397,11 @@ class ContentServer:
         }
 
     def _terms(self) -> Terms:
-        timeouts, limits = self._config().timeouts, self._config().limits
+        config = self._config()
+        return self._made_terms.get("", (config,), lambda: self._terms_of(config))
+
+    def _terms_of(self, config: Config) -> Terms:
+        timeouts, limits = config.timeouts, config.limits
         options = RelayOptions(
             tiers=tuple(tier for tier in self._tiers if tier in limits.relay_tiers),
             idle_client_s=timeouts.idle_client_s,

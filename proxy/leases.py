@@ -42,6 +42,11 @@ class Leases:
         self._serial = count(1)
         self._held: dict[str, str] = {}
 
+    @staticmethod
+    def are_needed(principal: Principal) -> bool:
+        """Whether anything limits its streams beyond this worker's own limits."""
+        return (principal.limits.max_streams, principal.owner_limits.max_streams) != (None, None)
+
     @asynccontextmanager
     async def taken(self, principal: Principal) -> AsyncIterator[None]:
         """Hold one under each limit there is; raises RateLimited when one has no room."""

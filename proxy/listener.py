@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
 import struct
 import time
@@ -47,6 +48,7 @@ CLOSE_S = 5.0  # how long close() waits for cancelled handlers
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _BODILESS = frozenset({204, 304})
+_FRAMING = re.compile("^(?:content-length|transfer-encoding):", re.IGNORECASE | re.MULTILINE)
 _RST_ON_CLOSE = struct.pack("ii", 1, 0)
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\n"
@@ -210,9 +212,7 @@ class StreamReply(web.StreamResponse):
         self._conn: Conn | None = None
 
     def _is_framed(self) -> bool:
-        names = {line.partition(":")[0].lower() for line in self._block.split("\r\n")}
-        framing = {"content-length", "transfer-encoding"}
-        return self._status in _BODILESS or not names.isdisjoint(framing)
+        return self._status in _BODILESS or _FRAMING.search(self._block) is not None
 
     @property
     def keep_alive(self) -> bool:

@@ -10,6 +10,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from aiohttp import ClientResponse
 from multidict import CIMultiDict
@@ -220,9 +221,14 @@ class Source:
         if kind == OPAQUE and said in (OPAQUE, "binary/octet-stream", ""):
             kind = _TYPES.get(self._variant, OPAQUE)
         # Without the size: a chunked opening does not know it, and is the same object.
-        mark = f"{self._task.id}|{self._variant}|{self._index}|{upstream_etag or modified}"
-        etag = f'"{hashlib.sha256(mark.encode()).hexdigest()[:32]}"'
+        etag = _own_etag(self._task.id, self._variant, self._index, upstream_etag or modified)
         return Facts(size, kind, upstream_etag, modified, etag)
+
+
+@lru_cache(maxsize=1024)
+def _own_etag(task_id: str, variant: str, index: int, mark: str | None) -> str:
+    text = f"{task_id}|{variant}|{index}|{mark}"
+    return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
 
 
 def is_same(one: Facts, other: Facts) -> bool:
