@@ -1,0 +1,45 @@
+"""The HTTP server towards clients: aiohttp's low-level server with its gaps closed.
+
+Rule: every connection is bounded from its first byte to its last. A head has a deadline, a
+body an idle deadline, an idle keep-alive connection a lifetime, a closing connection a limit
+on how long it may hold unsent bytes, and their number has a cap.
+
+A handler answers with a `WholeReply` (head and body in one write), or opens a `StreamReply`,
+moves the body itself through `request.transport`, and returns that reply. When a body cannot
+be finished it calls `cut` first, so that a short body never looks whole.
+"""
+
+from __future__ import annotations
+
+from proxy.listener.accept import Handler, Listener, require_c_parser
+from proxy.listener.bodies import read_body
+from proxy.listener.conn import Conn, FlowHook, ListenerOptions
+from proxy.listener.replies import (
+    Headers,
+    StreamReply,
+    WholeReply,
+    conn_of,
+    cut,
+    header_block,
+)
+from proxy.listener.sockets import PortBusy, address_of, bind, bind_shared
+
+__all__ = [
+    "Conn",
+    "FlowHook",
+    "Handler",
+    "Headers",
+    "Listener",
+    "ListenerOptions",
+    "PortBusy",
+    "StreamReply",
+    "WholeReply",
+    "address_of",
+    "bind",
+    "bind_shared",
+    "conn_of",
+    "cut",
+    "header_block",
+    "read_body",
+    "require_c_parser",
+]

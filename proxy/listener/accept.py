@@ -1,0 +1,231 @@
+"""Accepts connections, runs the handler of each request, and shuts down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from typing import TYPE_CHECKING, cast
+
+import aiohttp.http_parser
+from aiohttp import web
+
+from proxy.listener.conn import Conn, ListenerOptions
+from proxy.listener.replies import WholeReply, error_reply, new_id
+from proxy.listener.sockets import BACKLOG, address_of, bind
+from proxy.metrics import Tally
+
+if TYPE_CHECKING:
+    from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.http_parser import RawRequestMessage
+    from aiohttp.streams import StreamReader
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+CLOSE_S = 5.0  # how long close() waits for cancelled handlers
+
+
+def require_c_parser() -> None:
+    """Raises RuntimeError unless aiohttp parses with llhttp.
+
+    Its pure Python parser, which it falls back to silently, lets more malformed requests pass.
+    """
+    if aiohttp.http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
+        raise RuntimeError(
+            "aiohttp is installed without its C parser (or AIOHTTP_NO_EXTENSIONS is set); "
+            "install a binary wheel of aiohttp for this platform"
+        )
+
+
+def _fault(request: web.BaseRequest) -> str | None:
+    """What the parser lets pass and we do not."""
+    if request.method == "CONNECT":
+        return "CONNECT is not accepted: this is not a forward proxy"
+    target = request._message.path
+    if not (target.startswith("/") or target == "*"):
+        return "the request target must be a path: this is not a forward proxy"
+    if request.version < (1, 1) and "Transfer-Encoding" in request.headers:
+        # RFC 9112 6.1: such a message's framing is faulty, and nginx reads it differently.
+        return "Transfer-Encoding is not accepted on HTTP/1.0"
+    return None
+
+
+class _Server(web.Server):
+    def __init__(self, listener: Listener) -> None:
+        super().__init__(
+            listener.serve,
+            request_factory=cast("None", self._request),
+            handler_cancellation=True,  # else a handler runs on for a client that left
+        )
+        self._listener = listener
+        self.changed = asyncio.Event()
+
+    def __call__(self) -> Conn:
+        return Conn(self, self._listener)
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def _request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: web.RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> web.BaseRequest:
+        cast("Conn", protocol).begin_request(payload)
+        return web.BaseRequest(
+            message, payload, protocol, writer, task, self._loop, client_max_size=0
+        )
+
+    def connection_lost(
+        self, handler: web.RequestHandler, exc: BaseException | None = None
+    ) -> None:
+        task = handler._task_handler
+        super().connection_lost(handler, exc)
+        if task is None:
+            self.changed.set()
+        else:  # after aiohttp's own callback, which forgets the connection
+            task.add_done_callback(lambda _: self.changed.set())
+
+    async def wait_empty(self, deadline_s: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                while self._connections:
+                    self.changed.clear()
+                    await self.changed.wait()
+        return not self._connections
+
+
+class Listener:
+    """Accepts clients on any number of addresses and runs `handler` for each request.
+
+    The way down: `stop_accepting()`, `wait_idle(deadline_s)`, `close()`; each includes the ones
+    before it. Made inside a running loop. `log` takes one line about a broken request;
+    `turned_away` counts connections there was no room for.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        options: ListenerOptions,
+        log: Callable[[str], None],
+        turned_away: Tally | None = None,
+    ) -> None:
+        require_c_parser()
+        self.options = options
+        self.log = log
+        self.draining = False
+        self.turned_away = turned_away or Tally()
+        self._handler = handler
+        self._loop = asyncio.get_running_loop()
+        self._server = _Server(self)
+        self._sites: list[asyncio.AbstractServer] = []
+        self._own_paths: list[tuple[str, int]] = []
+        self._sweep: asyncio.TimerHandle | None = None
+        self._date = (0, "")
+
+    async def start(self, listen: str | None = None, *, sock: socket.socket | None = None) -> str:
+        """Accept on `listen` (see `bind`) or on a socket already bound; returns the address.
+
+        A socket passed in stays open in the caller's hands when we stop, so that it can be
+        handed on and no queued connection is lost.
+        """
+        own = bind(listen) if listen is not None else None
+        source = own or sock
+        if source is None or (own and sock):
+            raise ValueError("start() takes either an address or a socket")
+        address = address_of(source)
+        unix = source.family == socket.AF_UNIX
+        if own and unix:
+            path = address.removeprefix("unix:")
+            self._own_paths.append((path, os.stat(path).st_ino))
+        mine = own or source.dup()
+        mine.setblocking(False)
+        create = self._loop.create_unix_server if unix else self._loop.create_server
+        try:
+            self._sites.append(await create(self._server, sock=mine, backlog=BACKLOG))
+        except BaseException:
+            mine.close()
+            raise
+        if self._sweep is None:
+            self._sweep_all()
+        return address
+
+    @property
+    def connections(self) -> int:
+        """Open client connections, and closed ones whose handler still runs."""
+        return len(self._server)
+
+    def is_full(self) -> bool:
+        return len(self._server) >= self.options.max_connections
+
+    def date(self) -> str:
+        """Now, as the Date header wants it."""
+        now = int(time.time())
+        if now != self._date[0]:
+            self._date = (now, formatdate(now, usegmt=True))
+        return self._date[1]
+
+    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The outermost handler; called by the connections only."""
+        fault = _fault(request)
+        if fault is not None:
+            return self.refuse(request, new_id(), fault)
+        reply = await self._handler(request)
+        if self.draining:
+            reply.force_close()
+        return reply
+
+    def refuse(self, request: web.BaseRequest, request_id: str, why: str) -> WholeReply:
+        """Answer what is no HTTP request for us, with one line in the log."""
+        self.log(f"{request_id}: {why} (from {request.remote or 'a unix socket'})")
+        return error_reply(request_id, 400, "malformed_request", "invalid_request_error", why)
+
+    async def stop_accepting(self) -> None:
+        """Close the listening sockets; open connections go on, and are told to close."""
+        self.draining = True
+        for site in self._sites:
+            site.close()
+        self._sites.clear()
+        for path, inode in self._own_paths:
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(path).st_ino == inode:  # else a successor bound it anew
+                    os.unlink(path)
+        self._own_paths.clear()
+
+    async def wait_idle(self, deadline_s: float) -> bool:
+        """Wait until every connection is gone; False if some were still busy at the deadline.
+
+        Idle keep-alive connections are closed at once. A request that is being read or
+        answered is finished, and its reply says `Connection: close`.
+        """
+        await self.stop_accepting()
+        # Requests that the kernel held when accepting stopped reach their handlers first.
+        await asyncio.sleep(0)
+        self._sweep_all()
+        return await self._server.wait_empty(deadline_s)
+
+    async def close(self) -> None:
+        """Stop everything: handlers are cancelled, connections broken. May be called twice."""
+        await self.stop_accepting()
+        for conn in self._server.connections:
+            cast("Conn", conn).cut()
+        await self._server.wait_empty(CLOSE_S)
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+
+    def _sweep_all(self) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+        now = time.monotonic()
+        for conn in self._server.connections:
+            cast("Conn", conn).sweep(now)
+        every_s = min(self.options.head_s / 4, 1.0)
+        self._sweep = self._loop.call_later(every_s, self._sweep_all)
