@@ -15,12 +15,12 @@ import click
 from proxy.command import config_option, json_option, load_config, say_json, with_store
 from proxy.config import Config
 from proxy.front import judge
+from proxy.ground import signing_secrets
 from proxy.keyring import name_of
 from proxy.metrics import Metrics
 from proxy.probe import SKEW_S, model_for, probe
 from proxy.probe import Finding as Told
 from proxy.providers import PROVIDERS
-from proxy.server import signing_secrets
 from proxy.store import Store
 from proxy.store.promises import Finding, findings
 from proxy.tracing import missing

@@ -17,9 +17,9 @@ from proxy import globs, grants
 from proxy.cli_limits import limited, limits_options, shown, span
 from proxy.command import InOrder, config_option, json_option, load_config, say_json, with_store
 from proxy.config import Config
+from proxy.ground import signing_secrets
 from proxy.model import NO_LIMITS
 from proxy.routing import columns
-from proxy.server import signing_secrets
 from proxy.signing import parse_token
 from proxy.store import Store, TokenRecord
 from proxy.tokens import (

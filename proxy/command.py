@@ -16,8 +16,8 @@ import click
 from proxy.config import Config, load
 from proxy.config_source import ConfigErrors
 from proxy.errors import ProxyError
+from proxy.ground import CannotServe, make_state_dir, new_event_loop
 from proxy.providers import PROVIDERS
-from proxy.server import CannotServe, make_state_dir, new_event_loop
 from proxy.store import Store, StoreDown, StoreFault, StoreFull, StoreUnusable
 
 T = TypeVar("T")

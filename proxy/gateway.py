@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import replace
 from typing import cast
-from urllib.parse import parse_qsl
 
 import structlog
 from aiohttp import web
@@ -42,8 +41,8 @@ from proxy.errors import (
 from proxy.events import EventStreams
 from proxy.fingerprint import fingerprint, idempotency_by, idempotency_of, retries_of
 from proxy.grants import check_webhook
+from proxy.heads import head_of, is_visit, wait_of, wants_quote
 from proxy.http import cors
-from proxy.http.addresses import client_address, is_trusted
 from proxy.http.headers import forwarded
 from proxy.intake import Body, check_announced, read_fields, read_whole
 from proxy.lifecycle import Schedule
@@ -65,11 +64,11 @@ from proxy.model import (
 from proxy.openapi import data_document
 from proxy.phases import server_timing, spent
 from proxy.planning import route_of
+from proxy.rates import rates_of, told_of
 from proxy.routing import EndpointTable, dialect_of, listed_models
 from proxy.scopes import check_end, check_scope, most_body_bytes, owns, sees
 from proxy.spool import Spool
-from proxy.store import Admitted, Rate, Store, StoreDown
-from proxy.store.keys import holders
+from proxy.store import Store, StoreDown
 from proxy.submission import Ask, Submitter
 from proxy.tracing import Tracing, onward
 from proxy.tracker import Tracker
@@ -78,13 +77,9 @@ from proxy.watch import Watch
 
 CALLBACKS = "/callbacks/"
 DOCUMENT = "/openapi.json"  # open: it says nothing that is not in our documentation
-MAX_WAIT_S = 60
 ANSWERS_KEPT = 4096
 PATH_KEPT = 128  # characters of a path that is worth remembering
 _SAY_REQUEST_ID = frozenset({"kling", "jimeng"})  # in the body, so that no two are alike
-_PREFER_WAIT = re.compile(
-    r"""(?:^|[,;])\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])""", re.IGNORECASE | re.ASCII
-)
 _EVERY_REPLY = {"X-Content-Type-Options": "nosniff"}
 _NOT_AT_THE_ROOT = (
     "This is an API for video generation; there is nothing at '/'. Its paths are /v1/videos "
@@ -214,7 +209,7 @@ class Gateway:
             return self._whole(exchange, await self._called_back(exchange))
         if head.path.startswith(PROBES):
             return await self._probed(request, exchange)
-        if _is_visit(head):
+        if is_visit(head):
             raise EndpointNotFound(_NOT_AT_THE_ROOT)
         return None
 
@@ -549,33 +544,12 @@ class Gateway:
         name: DialectName = "openai"
         if exchange.call is not None:
             name = exchange.call.dialect
-        elif not _is_visit(exchange.head):
+        elif not is_visit(exchange.head):
             name = dialect_of(exchange.head.path)
         if isinstance(error, MethodNotAllowed) and exchange.head.method == "OPTIONS":
             return self._whole(exchange, Reply(204, b"", error.headers))
         exchange.reason, exchange.limit = error.code, error.limit
         return self._whole(exchange, self._dialects[name].failure(error, exchange.id))
-
-
-def wait_of(query: Mapping[str, str], headers: CIMultiDictProxy[str]) -> float:
-    """How long a status request may wait for the task's end: `?wait=N`, or `Prefer: wait=N`
-    (RFC 7240, which leaves it to the server how much of it is granted); 0 when it does not ask.
-    Raises `Invalid` for a query that is no number to 60."""
-    text = query.get("wait")
-    if text is None:
-        preferences = headers.getall("Prefer", ())
-        match = _PREFER_WAIT.search(",".join(preferences)) if preferences else None
-        return min(int(match[1]), MAX_WAIT_S) if match else 0
-    if not (text.isascii() and text.isdigit() and len(text) < 4 and int(text) <= MAX_WAIT_S):
-        raise Invalid(f"'wait' must be a whole number of seconds, 0 to {MAX_WAIT_S}.", param="wait")
-    return int(text)
-
-
-def _is_visit(head: Head) -> bool:
-    """Somebody looks what is here: a GET of `/` that names none of Jimeng's actions, whose own
-    path it is as well."""
-    is_get = head.method in ("GET", "HEAD")
-    return is_get and head.path == "/" and all(name != "Action" for name, _ in head.query)
 
 
 def _check_callback(
@@ -597,61 +571,3 @@ def _has_ended(task: Task) -> bool:
 def _set(reply: Reply) -> Reply:
     """With its headers set in lines, ready to be sent."""
     return replace(reply, block=header_block({**reply.headers, **_EVERY_REPLY}))
-
-
-def rates_of(principal: Principal, call: Call) -> list[Rate]:
-    """The rates a request counts against: every request, and every submit on top."""
-    if not (principal.limits.has_rates or principal.owner_limits.has_rates):
-        return []
-    token, owner, _ = holders(principal.token_id, principal.owner, "")
-    rates = []
-    is_submit = call.operation.is_submit and call.query.get("dry_run") != "1"
-    for who, limits in ((token, principal.limits), (owner, principal.owner_limits)):
-        if limits.requests_per_minute is not None:
-            rates.append(Rate(who, "requests", limits.requests_per_minute))
-        if limits.submits_per_minute is not None and is_submit:
-            rates.append(Rate(who, "submits", limits.submits_per_minute))
-    return rates
-
-
-def told_of(admitted: Admitted) -> dict[str, str]:
-    """The rate with the least left, in the headers OpenAI's clients read."""
-    rate = admitted.tightest
-    if rate is None:
-        return {}
-    return {
-        "x-ratelimit-limit-requests": str(rate.per_minute),
-        "x-ratelimit-remaining-requests": str(admitted.remaining),
-        "x-ratelimit-reset-requests": f"{round(admitted.reset_s, 2):g}s",
-    }
-
-
-def wants_quote(head: Head) -> bool:
-    """Whether a submit only asks what it would cost. Said twice it is an error: a price asked
-    for must never become a render."""
-    said = [value for name, value in head.query if name == "dry_run"]
-    if said in ([], ["0"], ["1"]):
-        return said == ["1"]
-    raise Invalid("'dry_run' must be 0 or 1, once.", param="dry_run")
-
-
-def head_of(request: web.BaseRequest, trusted: tuple[str, ...]) -> Head:
-    """The head as our own value; a query that is no UTF-8 keeps its bytes as surrogates. Behind
-    `trusted` proxies the peer, host and prefix are what they say."""
-    target, headers, peer = request.raw_path, request.headers, request.remote or ""
-    path, _, query = target.partition("?")
-    pairs: tuple[tuple[str, str], ...] = ()
-    if query:
-        pairs = tuple(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
-    host, prefix = None, ""
-    if is_trusted(peer, trusted):
-        host = _first(headers.get("X-Forwarded-Host")) or None
-        prefix = _first(headers.get("X-Forwarded-Prefix")).rstrip("/")
-        prefix = prefix if prefix.startswith("/") else ""
-        peer = client_address(peer, headers.get("X-Forwarded-For"), trusted)
-    return Head(request.method, target, path, pairs, headers, peer or "-", host, prefix)
-
-
-def _first(values: str | None) -> str:
-    """Of a list that each proxy appends to: what the client itself used."""
-    return (values or "").partition(",")[0].strip()

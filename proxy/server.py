@@ -16,11 +16,9 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
-from aiohttp import web
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
@@ -30,7 +28,7 @@ from prometheus_client import (
 
 from proxy import systemd
 from proxy.account import Account
-from proxy.admin.app import make_app, open_port
+from proxy.admin.app import make_app
 from proxy.admin.fleet import Alone, Reloaded, WorkerInfo
 from proxy.auth import Authenticator
 from proxy.config import Config
@@ -41,10 +39,18 @@ from proxy.errors import ProxyError
 from proxy.families import CONNECTIONS, LIMITED, STREAMS
 from proxy.gateway import Gateway
 from proxy.gauges import Gauges, watch_loop
+from proxy.ground import (
+    keep_alive,
+    listen_on,
+    make_state_dir,
+    serve_admin,
+    signing_secrets,
+    url_of,
+)
 from proxy.leases import Leases
 from proxy.lifecycle import Schedule
 from proxy.links import Links
-from proxy.listener import Listener, ListenerOptions, address_of, bind
+from proxy.listener import Listener, ListenerOptions
 from proxy.logs import sink_of, tune
 from proxy.metrics import Metrics
 from proxy.mirror import Mirror, Reach
@@ -61,7 +67,6 @@ from proxy.store import (
     OwnerRecord,
     Store,
     StoreDown,
-    StoreUnusable,
     TokenRecord,
 )
 from proxy.submission import Submitter
@@ -70,21 +75,13 @@ from proxy.tracker import Tracker
 from proxy.upstream import Deadlines, Upstreams
 from proxy.watch import Watch
 
-T = TypeVar("T")
-
 TOKENS_KEPT = 10_000
 OWNERS_KEPT = 10_000
 TASKS_KEPT = 20_000
 FULL_MARK = 0.8  # of the store's maxmemory
 FULLNESS_S = 1.0
 SWEEP_S = 2.0
-REVIVE_S = 0.25  # how often the embedded store is looked at
 CUT_S = 3.0  # how long the drain waits for what it has cut; a body looks once a second
-SECRET_BYTES = 32  # the least a signing secret may have
-
-
-class CannotServe(Exception):
-    """The gateway cannot start, or go on: one sentence that says why and what to change."""
 
 
 class Server:
@@ -542,28 +539,6 @@ class Server:
         )
 
 
-async def serve_admin(
-    app: web.Application, bound: socket.socket, stack: contextlib.AsyncExitStack
-) -> str:
-    """Answer on the admin port until `stack` ends; returns its URL."""
-    runner = await open_port(app, bound)
-    stack.push_async_callback(runner.cleanup)
-    return url_of(address_of(bound))
-
-
-async def keep_alive(embedded: Embedded, log: structlog.stdlib.BoundLogger) -> None:
-    """Start the embedded server again whenever it died; its file has what it knew."""
-    while True:
-        await asyncio.sleep(REVIVE_S)
-        if embedded.is_running:
-            continue
-        log.warning("the embedded store died; starting it again")
-        try:
-            await embedded.revive()
-        except (StoreUnusable, StoreDown, OSError) as error:
-            log.error("the embedded store does not start", why=str(error))
-
-
 def request_ids(entropy: Callable[[int], bytes]) -> Callable[[], str]:
     """Makes names of requests: 96 random bits each, fetched many at a time."""
 
@@ -576,83 +551,6 @@ def request_ids(entropy: Callable[[int], bytes]) -> Callable[[], str]:
     return names().__next__
 
 
-def url_of(address: str) -> str:
-    return address if address.startswith("unix:") else f"http://{address}"
-
-
 async def _ended(job: asyncio.Task[None]) -> None:
     job.cancel()
     await asyncio.wait([job])
-
-
-def signing_secrets(config: Config) -> list[bytes]:
-    """The secrets every derived key comes from. With the embedded store they may be left out:
-    one is made and kept in the state directory."""
-    if config.server.secrets:
-        return [secret.encode() for secret in config.server.secrets]
-    return [kept_secret(config.server.state_dir / "secret")]
-
-
-def kept_secret(path: Path) -> bytes:
-    """The secret in this file, made on first use; readable by its owner only. It appears under
-    its name whole, so that two programs starting at once agree on one. CannotServe when what is
-    there is too short to be one: keys derived from an emptied file anyone could derive."""
-    if not path.exists():
-        draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_hex(SECRET_BYTES).encode() + b"\n")
-                file.flush()
-                os.fsync(descriptor)
-            with contextlib.suppress(FileExistsError):
-                os.link(draft, path)
-        finally:
-            draft.unlink()
-    secret = path.read_bytes().strip()
-    if len(secret) < SECRET_BYTES:
-        raise CannotServe(
-            f"{path} holds {len(secret)} bytes, a signing secret has at least {SECRET_BYTES}: put "
-            "the one it had back, or delete the file and give out new access keys and links"
-        )
-    return secret
-
-
-def listen_on(address: str, setting: str) -> socket.socket:
-    """`bind`, whose refusal is CannotServe and names the setting to change."""
-    return bound(bind, address, setting)
-
-
-def bound(binding: Callable[[str], T], address: str, setting: str) -> T:
-    """`listen_on` by another `binding` than `bind`."""
-    try:
-        return binding(address)
-    except (OSError, ValueError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        if not why.startswith("cannot listen on"):
-            why = f"cannot listen on {address}: {why}"
-        raise CannotServe(f"{why}; choose another {setting}") from error
-
-
-def make_state_dir(path: Path, setting: str) -> None:
-    """CannotServe when it is not ours to make, which names the setting to change."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        usable = os.access(path, os.W_OK | os.X_OK)
-        why = "it is not writable"
-    except OSError as error:
-        usable, why = False, error.strerror or str(error)
-    if not usable:
-        raise CannotServe(
-            f"the state directory {path} cannot be used: {why}; choose another {setting}"
-        )
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop where it can be imported, unless REELWAY_LOOP=asyncio."""
-    if os.environ.get("REELWAY_LOOP") != "asyncio":
-        with contextlib.suppress(ImportError):
-            import uvloop
-
-            return uvloop.new_event_loop()
-    return asyncio.new_event_loop()

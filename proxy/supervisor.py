@@ -31,11 +31,7 @@ from proxy.config import Config
 from proxy.control import LineCut
 from proxy.crew import Crew, inheritable
 from proxy.exposition import merged
-from proxy.listener import address_of, bind_shared
-from proxy.logs import tune
-from proxy.reload import read_again
-from proxy.server import (
-    CUT_S,
+from proxy.ground import (
     CannotServe,
     bound,
     keep_alive,
@@ -45,6 +41,10 @@ from proxy.server import (
     signing_secrets,
     url_of,
 )
+from proxy.listener import address_of, bind_shared
+from proxy.logs import tune
+from proxy.reload import read_again
+from proxy.server import CUT_S
 from proxy.signals import ALL, hold, let_go
 from proxy.store import Embedded, Store, StoreDown
 

@@ -31,11 +31,12 @@ from aiohttp import ClientResponse, ClientSession, ClientTimeout, FormData
 from multidict import CIMultiDictProxy
 
 from proxy.config import load
+from proxy.ground import signing_secrets
 from proxy.listener import address_of, bind
 from proxy.logs import make_logger
 from proxy.model import Limits
 from proxy.providers import PROVIDERS
-from proxy.server import Server, signing_secrets
+from proxy.server import Server
 from proxy.sim import Settings, Simulator
 from proxy.tokens import MadeToken, NewToken, create_token
 

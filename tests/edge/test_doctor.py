@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from proxy.front import judge
-from proxy.server import signing_secrets
+from proxy.ground import signing_secrets
 from proxy.signing import sign_probe
 from proxy.store import Store
 from proxy.store.promises import Finding, findings

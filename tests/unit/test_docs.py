@@ -200,7 +200,7 @@ def codes_in_code() -> Mapping[str, str]:
                         found[ast.literal_eval(line.value)] = node.name
             elif isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
-                if name == "_error_reply":
+                if name == "error_reply":
                     found.setdefault(ast.literal_eval(node.args[2]), "")
                 for keyword in node.keywords:
                     if keyword.arg == "code" and hasattr(proxy.errors, name):

@@ -1,0 +1,131 @@
+"""What a process stands on before it serves: its directory, its secret, its sockets, its loop.
+
+Shared by a worker, the supervisor, the demo and the commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+from aiohttp import web
+
+from proxy.admin.app import open_port
+from proxy.config import Config
+from proxy.listener import address_of, bind
+from proxy.store import Embedded, StoreDown, StoreUnusable
+
+T = TypeVar("T")
+
+REVIVE_S = 0.25  # how often the embedded store is looked at
+SECRET_BYTES = 32  # the least a signing secret may have
+
+
+class CannotServe(Exception):
+    """The gateway cannot start, or go on: one sentence that says why and what to change."""
+
+
+def signing_secrets(config: Config) -> list[bytes]:
+    """The secrets every derived key comes from. With the embedded store they may be left out:
+    one is made and kept in the state directory."""
+    if config.server.secrets:
+        return [secret.encode() for secret in config.server.secrets]
+    return [kept_secret(config.server.state_dir / "secret")]
+
+
+def kept_secret(path: Path) -> bytes:
+    """The secret in this file, made on first use; readable by its owner only. It appears under
+    its name whole, so that two programs starting at once agree on one. CannotServe when what is
+    there is too short to be one: keys derived from an emptied file anyone could derive."""
+    if not path.exists():
+        draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_hex(SECRET_BYTES).encode() + b"\n")
+                file.flush()
+                os.fsync(descriptor)
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+        finally:
+            draft.unlink()
+    secret = path.read_bytes().strip()
+    if len(secret) < SECRET_BYTES:
+        raise CannotServe(
+            f"{path} holds {len(secret)} bytes, a signing secret has at least {SECRET_BYTES}: put "
+            "the one it had back, or delete the file and give out new access keys and links"
+        )
+    return secret
+
+
+def listen_on(address: str, setting: str) -> socket.socket:
+    """`bind`, whose refusal is CannotServe and names the setting to change."""
+    return bound(bind, address, setting)
+
+
+def bound(binding: Callable[[str], T], address: str, setting: str) -> T:
+    """`listen_on` by another `binding` than `bind`."""
+    try:
+        return binding(address)
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        if not why.startswith("cannot listen on"):
+            why = f"cannot listen on {address}: {why}"
+        raise CannotServe(f"{why}; choose another {setting}") from error
+
+
+def make_state_dir(path: Path, setting: str) -> None:
+    """CannotServe when it is not ours to make, which names the setting to change."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        usable = os.access(path, os.W_OK | os.X_OK)
+        why = "it is not writable"
+    except OSError as error:
+        usable, why = False, error.strerror or str(error)
+    if not usable:
+        raise CannotServe(
+            f"the state directory {path} cannot be used: {why}; choose another {setting}"
+        )
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop where it can be imported, unless REELWAY_LOOP=asyncio."""
+    if os.environ.get("REELWAY_LOOP") != "asyncio":
+        with contextlib.suppress(ImportError):
+            import uvloop
+
+            return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+def url_of(address: str) -> str:
+    return address if address.startswith("unix:") else f"http://{address}"
+
+
+async def serve_admin(
+    app: web.Application, bound: socket.socket, stack: contextlib.AsyncExitStack
+) -> str:
+    """Answer on the admin port until `stack` ends; returns its URL."""
+    runner = await open_port(app, bound)
+    stack.push_async_callback(runner.cleanup)
+    return url_of(address_of(bound))
+
+
+async def keep_alive(embedded: Embedded, log: structlog.stdlib.BoundLogger) -> None:
+    """Start the embedded server again whenever it died; its file has what it knew."""
+    while True:
+        await asyncio.sleep(REVIVE_S)
+        if embedded.is_running:
+            continue
+        log.warning("the embedded store died; starting it again")
+        try:
+            await embedded.revive()
+        except (StoreUnusable, StoreDown, OSError) as error:
+            log.error("the embedded store does not start", why=str(error))
