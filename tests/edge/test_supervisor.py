@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ import pytest
 from proxy.sim import Fault, pattern_sha256
 from proxy.sim.faults import Active
 from tests.edge.streams import OPENAI, PROMPT, SIZE
-from tests.edge.workers import GUARD_S, ROOT, Site, Worker, open_site
+from tests.edge.workers import GUARD_S, ROOT, Site, Worker, children, open_site, until
 
 HELD_AT = 200_000
 ASKERS = 8
@@ -59,18 +59,6 @@ async def admin(site: Site, gateway: Worker, method: str, path: str) -> Any:
     url = gateway.admin_url + path
     async with site.client.request(method, url, headers=headers) as reply:
         return await (reply.json() if path.startswith("/api") else reply.text())
-
-
-def children(pid: int) -> list[int]:
-    """The workers of a supervisor, by pid (the store is no child of ours here)."""
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(word) for word in text.split()]
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(GUARD_S):
-        while not true():  # noqa: ASYNC110 - of processes
-            await asyncio.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:

@@ -10,7 +10,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import resources
@@ -98,8 +98,10 @@ class Worker:
     _came: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod
-    async def start(cls, config: Path) -> Worker:
+    async def start(cls, config: Path, under: Sequence[str] = ()) -> Worker:
+        """`under` is a program that runs it, and leaves it its pid."""
         process = await asyncio.create_subprocess_exec(
+            *under,
             *(sys.executable, "-m", "proxy", "serve", "--config", str(config)),
             cwd=ROOT,
             stdin=asyncio.subprocess.DEVNULL,
@@ -164,6 +166,19 @@ class Worker:
         assert self._reader is not None
         await self._reader
         return status
+
+
+def children(pid: int) -> list[int]:
+    """The workers of a supervisor, by pid and the store where it has started that, the oldest
+    first."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(GUARD_S):
+        while not true():  # noqa: ASYNC110 - of processes
+            await asyncio.sleep(0.01)
 
 
 # ---------------------------------------------------------------- between it and its store
