@@ -118,8 +118,11 @@ class Authenticator:
             record = await self._records.get(token_id)
             if record is None or not self._secret_fits(secret, record):
                 raise _unknown()
-            admission = Admission(await self._admitted(record))
-            self._remember(value, secret, record, admission)
+            owner, found = await self._admitted(record)
+            admission = Admission(found)
+            # Only as everybody writes it: of other spellings one key alone could fill our memory.
+            if value == f"Bearer {text}":
+                self._remember(value, secret, record, owner, admission)
             return admission
         if dialect == "kling" and text.count(".") == 2:
             return Admission(await self._kling(text))
@@ -131,11 +134,18 @@ class Authenticator:
             AuthFault.MALFORMED,
         )
 
-    def _remember(self, value: str, secret: str, record: TokenRecord, found: Admission) -> None:
+    def _remember(
+        self,
+        value: str,
+        secret: str,
+        record: TokenRecord,
+        owner: OwnerRecord | None,
+        found: Admission,
+    ) -> None:
+        """`owner` is the one `found` was made of."""
         if not hash_matches(secret, record.secret_sha256):
             return  # a secret on its way out is looked at anew each time
-        owner = self._owners.held(record.owner)
-        if owner is None:
+        if owner is None or self._owners.held(record.owner) is not owner:
             return  # nobody would tell us of its changes
         if len(self._known) >= PRINCIPALS_KEPT:
             del self._known[next(iter(self._known))]
@@ -164,7 +174,7 @@ class Authenticator:
         if len(refused) == len(faults):
             fault = min(refused, key=lambda f: f is AuthFault.SIGNATURE)
             raise Unauthenticated(_JWT_MESSAGES.get(fault, "The JWT is refused."), fault)
-        return await self._admitted(record)
+        return (await self._admitted(record))[1]
 
     async def _volcengine(self, text: str, head: Head, read_body: ReadBody) -> Admission:
         parsed = parse_volc(text)
@@ -197,7 +207,7 @@ class Authenticator:
                 AuthFault.SIGNATURE,
             )
         return Admission(
-            await self._admitted(record),
+            (await self._admitted(record))[1],
             body_sha256=None if body is not None else digest,
             body=body,
             signature=parsed.signature,
@@ -218,13 +228,15 @@ class Authenticator:
             secret_key=secret_key(secret, record.id, record.generation),
         )
 
-    async def _admitted(self, record: TokenRecord) -> Principal:
+    async def _admitted(self, record: TokenRecord) -> tuple[OwnerRecord | None, Principal]:
+        """Whom the token stands for, and the owner that was made of."""
         if record.revoked_ms is not None:
             raise Unauthenticated("This API key was revoked.", AuthFault.REVOKED)
         if record.disabled_ms is not None:
             raise Unauthenticated("This API key is disabled.", AuthFault.REVOKED)
         owner = await self._owners.get(record.owner)
-        return self._principals.get(record.id, (record, owner), lambda: principal(record, owner))
+        made = self._principals.get(record.id, (record, owner), lambda: principal(record, owner))
+        return owner, made
 
     async def stands(self, principal: Principal) -> bool:
         """Whether a token that was let in before would be again: it was neither revoked nor

@@ -535,7 +535,7 @@ class Gateway:
         more = server_timing(exchange)
         if exchange.told:
             more = {**exchange.told, **more}
-        if self._config().cors.origins and "Access-Control-Allow-Methods" not in reply.headers:
+        if self._config().cors.origins and "Vary" not in reply.headers:  # a preflight's answer
             more = {**more, **cors.granted(self._cors, exchange.head.headers)}
         block = f"{(reply.block or _set(reply).block)}X-Request-Id: {exchange.id}\r\n"
         return WholeReply(reply.status, more, reply.body, block)

@@ -76,7 +76,10 @@ class Mirror(Generic[T]):
 
     def held(self, key: str) -> T | None:
         """What is at hand and true; None says nothing."""
-        return self._values.get(key)
+        value = self._values.get(key)
+        if value is not None:
+            self._values.move_to_end(key)
+        return value
 
     async def get(self, key: str) -> T | None:
         """Raises what the load raises; StoreDown only when nothing stale is at hand."""

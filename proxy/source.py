@@ -207,7 +207,8 @@ class Source:
             raise NotReady("The provider does not give this video out yet; try again soon.")
         raise UpstreamFailed(
             f"The upstream answered {response.status} instead of the video.",
-            retry_after_s=5 if response.status >= 500 or response.status == 429 else None,
+            # 408: it had given the connection up (RFC 9110 15.5.9).
+            retry_after_s=5 if response.status >= 500 or response.status in (408, 429) else None,
         )
 
     def _facts(self, response: ClientResponse, size: int | None) -> Facts:

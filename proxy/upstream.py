@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from aiohttp import (
     ClientConnectorError,
@@ -42,6 +42,11 @@ from proxy.metrics import Metrics
 from proxy.model import Outbound, Upstream
 from proxy.providers.serial import encoded
 from proxy.relay import AddrInfo, socket_factory
+
+if TYPE_CHECKING:
+    from aiohttp.client_reqrep import ConnectionKey
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
 
 USER_AGENT = f"reelway/{__version__}"
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
@@ -252,7 +257,7 @@ class Upstreams:
         return session
 
     def _new_session(self, kind: str) -> ClientSession:
-        connector = TCPConnector(
+        connector = _Connector(
             limit=0,
             force_close=kind in ("submit", "hook", "trusted hook"),
             ttl_dns_cache=30,
@@ -279,6 +284,19 @@ class Upstreams:
             # of its own that no longer says it was the guard.
             raise AddressRefused("not a public address")
         return self._plain_socket(info)
+
+
+class _Connector(TCPConnector):
+    """Takes no connection out of its pool on which something came since it was put there: that
+    would be the next request's answer, and the next one's answer the one's after it."""
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        while (kept := await super()._get(key, traces)) is not None:
+            protocol = kept.protocol
+            if protocol is not None and not protocol.should_close:
+                return kept
+            kept.close()
+        return None
 
 
 def exempt(upstream: Upstream) -> frozenset[str]:

@@ -186,7 +186,8 @@ class Transfer:
     @contextlib.contextmanager
     def unbuffered(self) -> Iterator[None]:
         """While this holds, the client is waited for as long as its transport has anything."""
-        self.client.set_write_buffer_limits(high=0)
+        # A TLS transport would call itself full when it is empty, and never otherwise.
+        self.client.set_write_buffer_limits(high=0 if self._client_fd is not None else 1)
         try:
             yield
         finally:

@@ -120,11 +120,11 @@ class Pipe(asyncio.BufferedProtocol):
         return self._turns.piece[: min(self._room, self._taken.wire_bytes) + 1]
 
     def buffer_updated(self, nbytes: int) -> None:
-        transfer = self._transfer
+        transfer, taken = self._transfer, self._taken
         if transfer.end is not None:
+            taken.overran = True
             return
         transfer.heard()
-        taken = self._taken
         size = min(nbytes, taken.wire_bytes)
         taken.wire_bytes -= size
         taken.overran = nbytes > size

@@ -189,10 +189,10 @@ async def run(
         pump = _Splice(transfer, pair, fds[0], fds[1], taken, turns)
         pump.start()
         await transfer.done
-        taken.overran = not taken.wire_bytes and _is_readable(fds[0])
     finally:
         if pump is not None:
             pump.stop()
+            taken.overran = _is_readable(fds[0])
         for fd in fds:
             os.close(fd)
         if pump is None or not pump.in_pipe:

@@ -31,6 +31,7 @@ from proxy.relay import (
     Moved,
     PipePool,
     RelayOptions,
+    Turns,
     move,
     socket_factory,
 )
@@ -224,6 +225,8 @@ async def rig(
         connector=connector, auto_decompress=False, timeout=aiohttp.ClientTimeout(total=None)
     )
 
+    turns = Turns()
+
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         framing = {"Content-Length": str(count)} if count is not None else {}
         reply = StreamReply(200, {"Transfer-Encoding": "chunked"} if chunked else framing)
@@ -242,6 +245,7 @@ async def rig(
                     options=chosen,
                     on_bytes=at.count,
                     pipes=at.pipes,
+                    turns=turns,
                     stop=stop,
                 )
                 runs.append(moved)

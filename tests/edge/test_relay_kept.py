@@ -4,14 +4,22 @@ it is in doubt."""
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from multidict import CIMultiDict
 
+from proxy import model
+from proxy.config import load
+from proxy.metrics import Metrics
+from proxy.providers import PROVIDERS
 from proxy.relay import End
+from proxy.upstream import Deadlines, Upstreams
 from tests.edge.relay_rig import (
     BODY,
     LARGE,
+    WAIT_S,
     N,
     Script,
     Upstream,
@@ -142,9 +150,71 @@ async def test_a_client_that_leaves_takes_the_connection_along(tier: str) -> Non
 
     async with rig(script, tier, count=len(LARGE), keeps=True) as at:
         client = await at.client(rcvbuf=4096)
-        await client.read(1000)
+        while len(client.got) < 10_000:  # the head comes before the upstream is asked
+            await client.read(10_000)
         client.sock.close()
         await at.over.wait()
         assert await at.fetch() == LARGE
         assert at.run.end is End.DONE  # the other one's handler was cancelled
         assert at.upstream.connections == 2
+
+
+@on_both_loops
+async def test_a_byte_that_comes_after_the_last_one_is_seen(certificate: tuple[Path, Path]) -> None:
+    """In a record of its own, so that the body may be over when it is read."""
+
+    async def script(at: Upstream, writer: asyncio.StreamWriter, nth: int) -> None:
+        await kept()(at, writer, nth)
+        if nth == 1:
+            writer.write(b"x")
+
+    async with rig(script, "pipe", keeps=True, certificate=certificate) as at:
+        for _ in range(3):
+            assert await at.fetch() == BODY
+
+
+@pytest.mark.parametrize("small", [b"/", b"x" * 40_000])
+async def test_an_answer_nobody_asked_for_is_not_the_next_ones(small: bytes) -> None:
+    """On a connection whose bodies aiohttp reads itself: those of polls, and small files."""
+    idle, spoken = asyncio.Event(), asyncio.Event()
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        with suppress(EOFError):
+            while True:
+                path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+                body = small + path
+                writer.write(head(len(body)) + body)
+                if path == b"/a":
+                    await idle.wait()
+                    writer.write(head(5) + b"wrong")
+                    spoken.set()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    config = load(None, {}, PROVIDERS)
+    out = Upstreams(Deadlines(WAIT_S, WAIT_S, WAIT_S, WAIT_S), Metrics(lambda: config))
+    try:
+        told = []
+        for path in ("/a", "/b", "/c", "/d"):
+            upstream = model.Upstream("up", "openai", base, (model.Credential("a"),))
+            answer = await out.query(upstream, model.Outbound("GET", base + path, CIMultiDict()))
+            told.append(answer.body.removeprefix(small))
+            if path == "/a":
+                idle.set()
+                await spoken.wait()
+                (session,) = out._sessions.values()
+                connector = session.connector
+                assert connector is not None
+                (((protocol, _),),) = connector._conns.values()
+                while not protocol.should_close:  # noqa: ASYNC110  # nothing tells of it
+                    await asyncio.sleep(0)
+        assert told == [b"/a", b"/b", b"/c", b"/d"]
+        assert connections == 2
+    finally:
+        await out.aclose()
+        server.close()
+        await server.wait_closed()
