@@ -94,6 +94,10 @@ class Account:
             row.added.observe(ours_ns / 1e9)
         if exchange.limit is not None:
             self._metrics.count(LIMITED, exchange.limit)
+        if exchange.refused is not None:
+            line["fault"], claimed = exchange.refused
+            if claimed is not None:
+                line["claimed"] = claimed
         if exchange.prompt is not None:
             line["prompt"] = exchange.prompt
         for seen in self._on_line:

@@ -8,7 +8,8 @@ from the token, so that the vendors' own SDKs run unmodified.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from proxy.errors import AuthFault, Forbidden, Unauthenticated
@@ -116,9 +117,12 @@ class Authenticator:
         if parsed is not None:
             token_id, secret = parsed
             record = await self._records.get(token_id)
-            if record is None or not self._secret_fits(secret, record):
+            if record is None:
                 raise _unknown()
-            owner, found = await self._admitted(record)
+            with _naming(record):
+                if not self._secret_fits(secret, record):
+                    raise _unknown()
+                owner, found = await self._admitted(record)
             admission = Admission(found)
             # Only as everybody writes it: of other spellings one key alone could fill our memory.
             if value == f"Bearer {text}":
@@ -173,8 +177,10 @@ class Authenticator:
         refused = [fault for fault in faults if fault is not None]
         if len(refused) == len(faults):
             fault = min(refused, key=lambda f: f is AuthFault.SIGNATURE)
-            raise Unauthenticated(_JWT_MESSAGES.get(fault, "The JWT is refused."), fault)
-        return (await self._admitted(record))[1]
+            with _naming(record):
+                raise Unauthenticated(_JWT_MESSAGES.get(fault, "The JWT is refused."), fault)
+        with _naming(record):
+            return (await self._admitted(record))[1]
 
     async def _volcengine(self, text: str, head: Head, read_body: ReadBody) -> Admission:
         parsed = parse_volc(text)
@@ -187,6 +193,12 @@ class Authenticator:
         record = await self._records.get(parsed.access_key)
         if record is None:
             raise Unauthenticated("The access key is not known.", AuthFault.UNKNOWN)
+        with _naming(record):
+            return await self._signed(parsed, record, head, read_body)
+
+    async def _signed(
+        self, parsed: VolcCredential, record: TokenRecord, head: Head, read_body: ReadBody
+    ) -> Admission:
         signed_s = volc_time(head.headers, parsed)
         if signed_s is None or abs(signed_s - self._clock()) > VOLC_WINDOW_S:
             raise Unauthenticated(
@@ -291,6 +303,16 @@ def _host_of(head: Head) -> str:
 def bad_link() -> Forbidden:
     """One answer for a forged link, a stretched one and one for nothing."""
     return Forbidden("This link is not valid.", code="link_invalid")
+
+
+@contextmanager
+def _naming(record: TokenRecord) -> Iterator[None]:
+    """A refusal says whose key it was: to our log, not to who was refused."""
+    try:
+        yield
+    except Unauthenticated as refusal:
+        refusal.token_id = record.id
+        raise
 
 
 def _unknown() -> Unauthenticated:

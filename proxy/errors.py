@@ -127,6 +127,7 @@ class Unauthenticated(ProxyError):
     def __init__(self, message: str, fault: AuthFault) -> None:
         super().__init__(message)
         self.fault = fault
+        self.token_id: str | None = None  # the key that was meant, where one of ours was
 
     @property
     def headers(self) -> dict[str, str]:

@@ -228,9 +228,8 @@ class Gateway:
             return await spent(exchange, "body", read_whole(request, self._config(), limit))
 
         admission = await self._auth.authenticate(exchange.head, call.dialect, body)
-        principal = admission.principal
+        principal = exchange.principal = admission.principal
         check_end(principal, call.operation, int(self._clock() * 1000))
-        exchange.principal = principal
         check_scope(principal, call, exchange.head.peer)
         await self._check_rates(exchange, principal, call)
         most = most_body_bytes(principal)
@@ -549,6 +548,8 @@ class Gateway:
         if isinstance(error, MethodNotAllowed) and exchange.head.method == "OPTIONS":
             return self._whole(exchange, Reply(204, b"", error.headers))
         exchange.reason, exchange.limit = error.code, error.limit
+        if isinstance(error, Unauthenticated):
+            exchange.refused = (error.fault.value, error.token_id)
         return self._whole(exchange, self._dialects[name].failure(error, exchange.id))
 
 

@@ -586,6 +586,7 @@ class Exchange:
     first_byte_ns: int | None = None
     told: dict[str, str] = field(default_factory=dict)  # headers of its reply, beside the answer's
     limit: str | None = None  # which of our limits refused it
+    refused: tuple[str, str | None] | None = None  # why it was not let in, and whose key it was
     prompt: str | None = None  # only where [logs] prompts wants it in the log
     task: Task | None = None  # the one it is about, as it was found
     # How long its phases took, 0 for one that did not happen: from the head until it was let in,

@@ -226,3 +226,31 @@ async def test_a_reload_changes_what_is_logged(house: House, tmp_path: Path) -> 
     await house.get("/v1/models")
     house.server.account.flush()
     assert log_of(tmp_path).count('"request"') == before > 0
+
+
+# ---------------------------------------------------------------- who was not let in
+
+
+async def test_a_401_s_line_says_why_and_whose_key_it_was(house: House) -> None:
+    """Its client hears less: a wrong secret and an unknown key read the same."""
+    mine, other = house.made, await house.new_token()
+    wrong = f"{mine.token.rpartition('_')[0]}_{other.token.rpartition('_')[2]}"
+    nobodys = other.token.replace(other.record.id, other.record.id[::-1])
+    asked = {
+        None: ("missing", None),
+        "Bearer sk-of-somebody-else": ("malformed", None),
+        f"Bearer {nobodys}": ("unknown", None),
+        f"Bearer {wrong}": ("unknown", mine.record.id),
+    }
+    told = {}
+    for value, (fault, token_id) in asked.items():
+        reply = await house.get("/v1/models", headers={"Authorization": value})
+        line = await line_of(house, reply)
+        assert (reply.status, line["fault"], line.get("claimed")) == (401, fault, token_id)
+        told[value] = reply.json()["error"]["message"]
+    assert told[f"Bearer {nobodys}"] == told[f"Bearer {wrong}"]
+
+
+async def test_nor_is_a_good_reply_s_line_any_longer(house: House) -> None:
+    reply = await house.get("/v1/models")
+    assert "fault" not in await line_of(house, reply)
