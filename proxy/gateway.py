@@ -228,8 +228,9 @@ class Gateway:
             return await spent(exchange, "body", read_whole(request, self._config(), limit))
 
         admission = await self._auth.authenticate(exchange.head, call.dialect, body)
-        principal = exchange.principal = admission.principal
+        principal = admission.principal
         check_end(principal, call.operation, int(self._clock() * 1000))
+        exchange.principal = principal
         check_scope(principal, call, exchange.head.peer)
         await self._check_rates(exchange, principal, call)
         most = most_body_bytes(principal)

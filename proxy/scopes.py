@@ -23,10 +23,12 @@ def check_end(principal: Principal, operation: Operation, now_ms: int) -> None:
     """`Unauthenticated` when the token has expired, and this is more than reading."""
     if principal.expires_ms is None or principal.expires_ms > now_ms or operation in READING:
         return
-    raise Unauthenticated(
+    refusal = Unauthenticated(
         "This API key has expired; it still reads what it has made, and makes nothing more.",
         AuthFault.EXPIRED,
     )
+    refusal.token_id = principal.token_id
+    raise refusal
 
 
 def check_scope(principal: Principal, call: Call, peer: str) -> None:
