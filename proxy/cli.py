@@ -14,7 +14,8 @@ from click.shell_completion import get_completion_class
 
 from proxy import __version__, systemd
 from proxy.cli_credentials import credential
-from proxy.cli_doctor import doctor, health
+from proxy.cli_doctor import doctor
+from proxy.cli_health import health
 from proxy.cli_hooks import webhook
 from proxy.cli_ledger import ledger, usage
 from proxy.cli_owners import owner
@@ -23,6 +24,7 @@ from proxy.cli_tokens import token
 from proxy.command import (
     InOrder,
     config_option,
+    counted,
     json_option,
     load_config,
     no_config_option,
@@ -167,9 +169,11 @@ def _named(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[dict[str
 def check(config_path: Path | None, as_json: bool) -> None:
     """Report every mistake in the configuration at once.
 
-    Each as path:line: key: message; exit 0 without any, else 1.
+    Each as path:line: key: message; exit 0 without any, else 1. What it would serve without is
+    a warning, and no mistake.
     """
     problems: list[str] = []
+    warnings: list[str] = []
     try:
         config = read_config(config_path)
     except ConfigErrors as errors:
@@ -177,15 +181,17 @@ def check(config_path: Path | None, as_json: bool) -> None:
     else:
         untraced = missing(config.tracing)
         if untraced is not None:
-            problems = [f"{config.origins['tracing.endpoint']}: tracing.endpoint: {untraced}"]
+            where = config.origins["tracing.endpoint"]
+            warnings = [f"{where}: tracing.endpoint: warning: {untraced}"]
     if as_json:
-        say_json({"ok": not problems, "problems": problems})
-    elif problems:
-        for problem in problems:
-            click.echo(problem, err=True)
-    else:
+        say_json({"ok": not problems, "problems": problems, "warnings": warnings})
+        raise SystemExit(1 if problems else 0)
+    for line in (*problems, *warnings):
+        click.echo(line, err=True)
+    if not problems:
         what = config.path or "no config.toml here, the defaults"
-        click.echo(f"{what}: ok ({len(config.upstreams)} upstreams, {len(config.routes)} routes)")
+        upstreams = counted(len(config.upstreams), "upstream")
+        click.echo(f"{what}: ok ({upstreams}, {counted(len(config.routes), 'route')})")
     raise SystemExit(1 if problems else 0)
 
 
@@ -279,7 +285,7 @@ def simulate(arguments: tuple[str, ...]) -> None:
     """Start the simulated upstreams alone; see `simulate --help`."""
     from proxy.sim.__main__ import main as simulate_main
 
-    raise SystemExit(simulate_main(list(arguments)))
+    raise SystemExit(simulate_main(list(arguments), "reelway simulate"))
 
 
 @main.command()
@@ -288,8 +294,13 @@ def simulate(arguments: tuple[str, ...]) -> None:
 def completion(shell: str) -> None:
     """Print the completion script of a shell.
 
-    bash and zsh: add `eval "$(reelway completion bash)"` to ~/.bashrc (zsh: ~/.zshrc).
-    fish: reelway completion fish > ~/.config/fish/completions/reelway.fish
+    \b
+    bash: add to ~/.bashrc:
+      eval "$(reelway completion bash)"
+    zsh: add to ~/.zshrc:
+      eval "$(reelway completion zsh)"
+    fish, once:
+      reelway completion fish > ~/.config/fish/completions/reelway.fish
     """
     found = get_completion_class(shell)
     assert found is not None

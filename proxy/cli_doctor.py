@@ -1,4 +1,4 @@
-"""`reelway doctor` and `reelway health`: is it well, and what would it need."""
+"""`reelway doctor`: what would fail."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import asyncio
 import resource
 import shutil
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import click
@@ -27,7 +25,6 @@ from proxy.tracing import missing
 from proxy.upstream import Deadlines, Upstreams
 
 MIN_FILES = 4096
-HEALTH_S = 5.0
 
 
 @click.command()
@@ -46,7 +43,8 @@ def doctor(config_path: Path | None, as_json: bool) -> None:
         found.extend(await findings(store.batch, config.redis.durability))
         found.extend(await _upstreams(config))
         found.extend(await _collector(config))
-        found.extend(await judge(config.public_url, signing_secrets(config)[0], time.time))
+        secret, trusted = signing_secrets(config)[0], config.server.trusted_proxies
+        found.extend(await judge(config.public_url, secret, time.time, trusted))
 
     with_store(config, look)
     found.extend([_space(config), _files()])
@@ -56,27 +54,6 @@ def doctor(config_path: Path | None, as_json: bool) -> None:
         for each in found:
             click.echo(f"{each.level:<8}{each.text}")
     raise SystemExit(1 if any(each.level == "error" for each in found) else 0)
-
-
-@click.command()
-@config_option
-@json_option
-def health(config_path: Path | None, as_json: bool) -> None:
-    """Ask a running gateway whether it is ready; exit 0 or 1."""
-    config = load_config(config_path)
-    url = f"http://{config.admin.listen}/readyz"
-    try:
-        with urllib.request.urlopen(url, timeout=HEALTH_S) as reply:
-            ready, why = reply.status == 200, "ready"
-    except urllib.error.HTTPError as refusal:
-        ready, why = False, refusal.read().decode(errors="replace").strip()
-    except OSError as error:
-        ready, why = False, f"nobody answers on {url}: {getattr(error, 'reason', error)}"
-    if as_json:
-        say_json({"ready": ready, "why": why})
-    else:
-        click.echo(why, err=not ready)
-    raise SystemExit(0 if ready else 1)
 
 
 async def _upstreams(config: Config) -> list[Finding]:
@@ -106,7 +83,7 @@ async def _upstreams(config: Config) -> list[Finding]:
     return [
         Finding(
             "ok" if told.ok and _is_on_time(told) else "error" if not told.ok else "warning",
-            f"upstream {name_of(upstream.name, credential.name)}: {told.what} ({told.ms} ms)",
+            f"upstream {name_of(upstream.name, credential.name)}, {told.ms} ms: {told.what}",
         )
         for (upstream, credential), told in zip(pairs, said, strict=True)
     ]

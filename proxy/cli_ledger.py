@@ -15,6 +15,7 @@ import click
 from proxy.command import (
     InOrder,
     config_option,
+    counted,
     json_option,
     load_config,
     say_json,
@@ -63,9 +64,11 @@ def ledger_verify(owner: str | None, config_path: Path | None, as_json: bool) ->
             return
         for problem in found.problems:
             click.echo(problem, err=True)
-        verdict = f"{len(found.problems)} problems" if found.problems else "it balances"
+        wrong = len(found.problems)
+        verdict = counted(wrong, "problem") if wrong else "it balances"
         click.echo(
-            f"{verdict}: {found.entries} entries of {found.tasks} tasks, {found.owners} owners"
+            f"{verdict}: {counted(found.entries, 'entry', 'entries')} of "
+            f"{counted(found.tasks, 'task')}, {counted(found.owners, 'owner')}"
         )
 
     with_store(load_config(config_path), go)
@@ -148,6 +151,9 @@ def usage(owner: str | None, token_id: str | None, config_path: Path | None, as_
             return
         names = ("OWNER", "TOKEN", "SPENT", "THIS MONTH", "TODAY", "HELD", "LEFT", "IN FLIGHT")
         click.echo(columns(names, [_cells(row) for row in rows]))
+        click.echo(
+            f"\nAmounts are in {config.billing.currency}; --json has budgets by day and month."
+        )
 
     with_store(config, go)
 

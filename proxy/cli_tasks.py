@@ -3,8 +3,9 @@ tasks too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from decimal import Decimal
+import shutil
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from proxy.command import (
     with_store,
 )
 from proxy.model import Status, Task
+from proxy.pricing import money
 from proxy.routing import columns
 from proxy.store import LineEntry, Place, Store
 
-_MICRO = Decimal(1_000_000)
+_LEAST = 8  # of a cell that is cut
+_CUT_FIRST = ("UPSTREAM", "OWNER", "MODEL", "NOTE")
+_GO_FIRST = ("UPSTREAM", "OWNER")
 
 
 def _id_argument(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,7 +48,10 @@ def task() -> None:
 def task_list(
     owner: str | None, status: str | None, limit: int, config_path: Path | None, as_json: bool
 ) -> None:
-    """Tasks, the newest first."""
+    """Tasks, the newest first.
+
+    A narrow terminal gets less of each; into a pipe, and with --json, everything is written.
+    """
 
     async def go(store: Store) -> None:
         tasks, has_more = await _search(store, owner, status, limit)
@@ -67,7 +74,8 @@ def task_list(
             )
             for found in tasks
         ]
-        click.echo(columns(names, rows))
+        header, *cells = _fitted(names, rows, _room())
+        click.echo(columns(header, cells))
         if has_more:
             click.echo(f"There are more than {limit}; --limit shows them.", err=True)
 
@@ -80,16 +88,18 @@ def task_list(
 @json_option
 def task_show(task_id: str, config_path: Path | None, as_json: bool) -> None:
     """All that is known of one task."""
+    config = load_config(config_path)
 
     async def go(store: Store) -> None:
         found = await _known(store, task_id)
+        whole = _whole(found, config.billing.currency)
         if as_json:
-            say_json(_whole(found))
+            say_json(whole)
             return
-        for key, value in _whole(found).items():
+        for key, value in whole.items():
             click.echo(f"{key:<16}{_said(value)}")
 
-    with_store(load_config(config_path), go)
+    with_store(config, go)
 
 
 @task.command("timeline")
@@ -156,7 +166,7 @@ def _row(found: Task) -> dict[str, object]:
     }
 
 
-def _whole(found: Task) -> dict[str, object]:
+def _whole(found: Task, currency: str) -> dict[str, object]:
     """Not the addresses of results: whoever has one has the video."""
     error = found.error
     return {
@@ -183,8 +193,9 @@ def _whole(found: Task) -> dict[str, object]:
         "dropped": list(found.dropped),
         "results": len(found.results),
         "webhook": found.webhook,
-        "held": str(found.hold_micro / _MICRO),
-        "cost": None if found.settled_micro is None else str(found.settled_micro / _MICRO),
+        "held": money(found.hold_micro),
+        "cost": None if found.settled_micro is None else money(found.settled_micro),
+        "currency": currency,
         "updated": when_ms(found.updated_ms),
         "expires": None if found.expires_ms is None else when_ms(found.expires_ms),
         "error": error
@@ -206,8 +217,61 @@ def _note(found: Task) -> str:
     notes = [found.error.code] if found.error else []
     notes += ["waiting"] if found.is_waiting else []
     notes += ["unconfirmed"] if found.unconfirmed else []
-    notes += ["deleted"] if found.deleted else []
+    notes += ["deleted"] if found.deleted and not _is_refused(found) else []
     return ", ".join(notes) or "-"
+
+
+def _is_refused(found: Task) -> bool:
+    """Its submit was refused to the client's face: hidden as it failed, and deleted by nobody."""
+    return (
+        found.error is not None and not found.upstream_id and found.updated_ms == found.completed_ms
+    )
+
+
+def _room() -> int | None:
+    """The width of the terminal; None where the output goes elsewhere, which wants it whole."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _fitted(
+    names: Sequence[str], rows: Sequence[Sequence[str]], room: int | None
+) -> list[list[str]]:
+    """The header and the rows in `room` columns, as far as that is possible: moments lose what is
+    finer than a second, then their year and seconds; then cells lose their ends, and at last whole
+    columns go, the least needed first. An id stays whole: it is what is copied."""
+    table = [list(names), *map(list, rows)]
+    if room is None or _width(table) <= room:
+        return table
+    created = names.index("CREATED")
+    for row in table[1:]:
+        row[created] = row[created].partition(".")[0] + "Z"
+    if _width(table) <= room:
+        return table
+    for row in table[1:]:
+        row[created] = row[created][5:16].replace("T", " ")
+    for gone in range(len(_GO_FIRST) + 1):
+        kept = [at for at, name in enumerate(names) if name not in _GO_FIRST[:gone]]
+        fitted = _cut([[row[at] for at in kept] for row in table], room)
+        if _width(fitted) <= room:
+            break
+    return fitted
+
+
+def _cut(table: list[list[str]], room: int) -> list[list[str]]:
+    for name in _CUT_FIRST:
+        if name not in table[0]:
+            continue
+        column = table[0].index(name)
+        widest = max(len(row[column]) for row in table)
+        most = max(widest - max(_width(table) - room, 0), _LEAST, len(name))
+        for row in table:
+            if len(row[column]) > most:
+                row[column] = row[column][: most - 1] + "…"
+    return table
+
+
+def _width(table: Sequence[Sequence[str]]) -> int:
+    return max(map(len, columns(table[0], table[1:]).splitlines()))
 
 
 def _said(value: object) -> object:
@@ -217,4 +281,6 @@ def _said(value: object) -> object:
         return ", ".join(value) or "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
     return "-" if value is None else value

@@ -429,7 +429,9 @@ def _change(
 def _tell(record: TokenRecord) -> None:
     for key, value in _public(record).items():
         said = value
-        if isinstance(value, list):
+        if isinstance(value, bool):
+            said = "yes" if value else "no"
+        elif isinstance(value, list):
             said = ",".join(value) or "all"
         elif isinstance(value, dict):
             said = " ".join(f"{name}={text}" for name, text in value.items()) or "-"

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,11 +53,16 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         signal.signal(signal.SIGTERM, before)
 
 
-def read_config(path: Path | None) -> Config:
-    """The named file, else ./config.toml where there is one, else the defaults. ConfigErrors."""
+def file_of(path: Path | None) -> Path | None:
+    """The named file, else ./config.toml where there is one, else None: the defaults."""
     if path is None and Path("config.toml").exists():
-        path = Path("config.toml")
-    return load(path, os.environ, PROVIDERS)
+        return Path("config.toml")
+    return path
+
+
+def read_config(path: Path | None) -> Config:
+    """The configuration in `file_of`. ConfigErrors."""
+    return load(file_of(path), os.environ, PROVIDERS)
 
 
 def load_config(path: Path | None) -> Config:
@@ -100,6 +106,11 @@ def when_ms(ms: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 task`, `2 tasks`."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def say_json(value: object) -> None:
     click.echo(json.dumps(value, ensure_ascii=False))
 
@@ -124,10 +135,22 @@ def with_store(config: Config, action: Callable[[Store], Coroutine[Any, Any, Non
         )
         try:
             await action(store)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise _EnoughError from error
         finally:
             await store.close()
 
-    run(go())
+    try:
+        run(go())
+    except _EnoughError:
+        # What is left in the buffer has nobody to read it, and the interpreter flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
+class _EnoughError(Exception):
+    """Whoever reads our output (`| head`) has closed it: no mistake of anybody's."""
 
 
 class InOrder(click.Group):

@@ -24,6 +24,8 @@ from proxy.children import Adopted, die_with_parent, when_ended
 from proxy.config import Config
 from proxy.control import Line, LineCut
 from proxy.exposition import merged
+from proxy.families import WORKER_DEATHS
+from proxy.metrics import Metrics
 from proxy.worker import ORDER, Order
 
 START_S: Final = 30.0  # for a worker to serve
@@ -64,7 +66,7 @@ class Hand:
 
 class Crew:
     """One worker for each of `fronts`. `command` starts the program; `store` is the URL of its
-    store, `config` what is in force."""
+    store, `config` what is in force; `metrics` counts those that died."""
 
     def __init__(
         self,
@@ -72,12 +74,14 @@ class Crew:
         command: Sequence[str],
         store: str,
         config: Callable[[], Config],
+        metrics: Metrics,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._fronts = fronts
         self._command = command
         self._store = store
         self._config = config
+        self._metrics = metrics
         self._log = log
         self._hands: list[Hand] = []
         self._jobs: set[asyncio.Task[None]] = set()
@@ -161,6 +165,7 @@ class Crew:
             return
         why = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         self._log.error("a worker died", pid=hand.pid, why=why)
+        self._metrics.count(WORKER_DEATHS)
         is_young = time.time() - hand.started_ms / 1000 < SETTLED_S
         self._young[hand.slot] = self._young[hand.slot] + 1 if is_young else 0
         await asyncio.sleep(self._pause_s(hand.slot))
@@ -169,6 +174,8 @@ class Crew:
             if await self._has_come(fresh):
                 self._log.info("a worker took its place", pid=fresh.pid)
                 return
+            if not self._is_ending():
+                self._metrics.count(WORKER_DEATHS)
             self._young[hand.slot] += 1
             await asyncio.sleep(self._pause_s(hand.slot))
 

@@ -23,9 +23,10 @@ PAUSE_S: Final = 0.5
 async def drip(request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
     """Raises ConnectionResetError when whoever asked is gone."""
     head = exchange.head
+    host: str = head.headers.get("Host", "")
     seen = {
-        "host": head.headers.get("Host", ""),
-        "peer": head.peer,
+        "host": head.host or host,
+        "sender": request.remote or "",  # empty: a unix socket
         "forwarded": head.headers.get("X-Forwarded-For", ""),
         "upgrade": head.headers.get("Upgrade", ""),
     }

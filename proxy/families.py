@@ -190,7 +190,7 @@ TASKS_OPEN: Final = Family(
 OLDEST: Final = Family(
     "reelway_task_oldest_seconds",
     "gauge",
-    "Age of the oldest open task that was looked at lately; 0 without any.",
+    "Age of the oldest open task that was looked at; 0 without any.",
     across="max",
 )
 POLL_LAG: Final = Family(
@@ -247,6 +247,25 @@ LOOP_LAG: Final = Family(
     bounds=_LATE_S,
     known=_itself,
 )
+RELOAD_FAILED: Final = Family(
+    "reelway_config_reload_failed",
+    "gauge",
+    "1 while the latest attempt to read the configuration again has failed and the one before it "
+    "stays in force.",
+    across="max",
+)
+WORKER_DEATHS: Final = Family(
+    "reelway_worker_deaths",
+    "counter",
+    "Workers that died, and those in their place that did not come to serve.",
+    known=_itself,
+)
+STORE_RESTARTS: Final = Family(
+    "reelway_store_restarts",
+    "counter",
+    "Times the embedded store had died and was started again.",
+    known=_itself,
+)
 BUILD: Final = Family(
     "reelway_build_info",
     "gauge",
@@ -282,5 +301,8 @@ FAMILIES: Final = (
     STORE_UP,
     STORE_FULL,
     LOOP_LAG,
+    RELOAD_FAILED,
+    WORKER_DEATHS,
+    STORE_RESTARTS,
     BUILD,
 )

@@ -5,7 +5,6 @@ itself by `public_url`, as a client would.
 from __future__ import annotations
 
 import ipaddress
-import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +14,9 @@ import orjson
 from aiohttp import ClientConnectorCertificateError, ClientError, ClientSession, ClientTimeout
 from yarl import URL
 
+from proxy.causes import cause_of
 from proxy.drip import PAUSE_S, PROBES
+from proxy.http.addresses import is_trusted
 from proxy.signing import sign_probe
 from proxy.store.promises import Finding
 
@@ -23,18 +24,21 @@ ASK_S: Final = 10.0
 LIFE_S: Final = 60
 
 
-async def judge(public_url: str, secret: bytes, clock: Callable[[], float]) -> list[Finding]:
-    """`secret` is the gateway's first signing secret; `clock` gives seconds since the epoch."""
+async def judge(
+    public_url: str, secret: bytes, clock: Callable[[], float], trusted: tuple[str, ...]
+) -> list[Finding]:
+    """`secret` is the gateway's first signing secret; `clock` gives seconds since the epoch;
+    `trusted` is [server] trusted_proxies."""
     found = [_address(public_url)]
     exp_s = int(clock()) + LIFE_S
     url = f"{public_url}{PROBES}{exp_s}/{sign_probe(secret, exp_s)}"
     try:
         async with ClientSession(timeout=ClientTimeout(total=ASK_S)) as session:
-            found += await _asked(session, public_url, url)
+            found += await _asked(session, public_url, url, trusted)
     except ClientConnectorCertificateError as error:
-        found.append(_bad(f"its certificate is refused: {error.certificate_error}"))
-    except (ClientError, ssl.SSLError, OSError, TimeoutError) as error:
-        why = str(error) or type(error).__name__
+        found.append(_bad(cause_of(error.certificate_error)))
+    except (ClientError, OSError, TimeoutError) as error:
+        why = cause_of(error)
         found.append(
             Finding(
                 "warning",
@@ -45,7 +49,9 @@ async def judge(public_url: str, secret: bytes, clock: Callable[[], float]) -> l
     return found
 
 
-async def _asked(session: ClientSession, public_url: str, url: str) -> list[Finding]:
+async def _asked(
+    session: ClientSession, public_url: str, url: str, trusted: tuple[str, ...]
+) -> list[Finding]:
     async with session.get(url, allow_redirects=False) as reply:
         if 300 <= reply.status < 400:
             target = reply.headers.get("Location", "")
@@ -62,7 +68,12 @@ async def _asked(session: ClientSession, public_url: str, url: str) -> list[Find
         await reply.content.read()
         waited_s = time.monotonic() - began_s
     seen = orjson.loads(first)
-    return [_held_back(waited_s), _host(public_url, seen["host"]), _upgrade(seen["upgrade"])]
+    return [
+        _held_back(waited_s),
+        judge_host(public_url, seen["host"]),
+        *_sender(seen["sender"], seen["forwarded"], trusted),
+        _upgrade(seen["upgrade"]),
+    ]
 
 
 def _held_back(waited_s: float) -> Finding:
@@ -74,15 +85,37 @@ def _held_back(waited_s: float) -> Finding:
     return Finding("ok", "public_url: answers come through at once")
 
 
-def _host(public_url: str, host: str) -> Finding:
+def judge_host(public_url: str, host: str) -> Finding:
+    """As a client signs it: with the port, unless that is the scheme's own."""
     url = URL(public_url)
-    expected = {url.authority, url.host or "", f"{url.host}:{url.port}"}
-    if host not in expected:
+    sent = url.host_port_subcomponent or ""
+    if host not in (sent, f"{url.host_subcomponent}:{url.port}"):
         return _bad(
-            f"the Host header arrives as '{host}', not '{url.authority}': Volcengine signatures "
-            "cover it; pass it on as it came (nginx: proxy_set_header Host $http_host)"
+            f"the Host header arrives as '{host}', not '{sent}': Volcengine signatures cover it, "
+            "the port too; pass it on as it came (nginx: proxy_set_header Host $http_host, for "
+            "$host is without the port)"
         )
     return Finding("ok", f"public_url: the Host header arrives as '{host}'")
+
+
+def _sender(sender: str, forwarded: str, trusted: tuple[str, ...]) -> list[Finding]:
+    """Nothing without X-Forwarded-For, which we have not sent: only a proxy puts it there."""
+    if not forwarded:
+        return []
+    if is_trusted(sender, trusted):
+        return [
+            Finding("ok", f"public_url: X-Forwarded-For of {sender or 'the proxy'} is believed")
+        ]
+    name = sender or "127.0.0.1"  # a unix socket is trusted when anything is
+    return [
+        Finding(
+            "warning",
+            f"public_url: {sender or 'a proxy on the unix socket'} forwards requests and is not "
+            f"trusted, so every client seems to be at its address, for a key's addresses, for "
+            f"[limits] streams_per_address and in the log: [server] trusted_proxies = "
+            f'["{name}"]',
+        )
+    ]
 
 
 def _upgrade(upgrade: str) -> Finding:

@@ -15,6 +15,7 @@ from proxy.errors import ProxyError
 from proxy.families import (
     LOOP_LAG,
     NONE,
+    OLDEST,
     PLACES,
     QUEUED,
     STANDING,
@@ -25,7 +26,7 @@ from proxy.families import (
     Labels,
 )
 from proxy.keyring import name_of
-from proxy.metrics import Metrics
+from proxy.metrics import Elders, Metrics
 from proxy.pools import Mood, Standing, verdict
 from proxy.store import Store
 
@@ -40,18 +41,21 @@ _MOODS: Final[dict[bool, tuple[Mood, ...]]] = {
 
 
 class Gauges:
-    """`clock` gives seconds since the epoch."""
+    """`elders` are the oldest open tasks this worker knows of; `clock` gives seconds since the
+    epoch."""
 
     def __init__(
         self,
         metrics: Metrics,
         store: Store,
         config: Callable[[], Config],
+        elders: Elders,
         clock: Callable[[], float],
     ) -> None:
         self._metrics = metrics
         self._store = store
         self._config = config
+        self._elders = elders
         self._clock = clock
 
     async def run(self) -> None:
@@ -65,6 +69,7 @@ class Gauges:
         what the store does."""
         found: dict[Family, Mapping[Labels, float]] = {
             TASKS_OPEN: {},
+            OLDEST: {},
             STANDING: {},
             PLACES: {},
             QUEUED: {},
@@ -72,7 +77,12 @@ class Gauges:
         }
         try:
             values = await asyncio.gather(
-                self._open(), self._standings(), self._places(), self._queues(), self._fullness()
+                self._open(),
+                self._oldest(),
+                self._standings(),
+                self._places(),
+                self._queues(),
+                self._fullness(),
             )
         except ProxyError:
             found[STORE_UP] = {(): 0}
@@ -84,6 +94,16 @@ class Gauges:
 
     async def _open(self) -> dict[Labels, float]:
         return {(): await self._store.tasks.open_count()}
+
+    async def _oldest(self) -> dict[Labels, float]:
+        """Another worker may have seen the end of a task this one has looked at: the store says
+        of the oldest, and then of the next, whether it is still open."""
+        while (first := self._elders.first()) is not None:
+            task_id, made_ms = first
+            if await self._store.tasks.is_due(task_id):
+                return {(): max(0, self._now_ms() - made_ms) / 1000}
+            self._elders.ended(task_id)
+        return {(): 0.0}
 
     async def _fullness(self) -> dict[Labels, float]:
         return {(): await self._store.fullness()}

@@ -19,7 +19,9 @@ from aiohttp import web
 
 from proxy.admin.app import open_port
 from proxy.config import Config
+from proxy.families import STORE_RESTARTS
 from proxy.listener import address_of, bind
+from proxy.metrics import Metrics
 from proxy.store import Embedded, StoreDown, StoreUnusable
 
 T = TypeVar("T")
@@ -118,8 +120,11 @@ async def serve_admin(
     return url_of(address_of(bound))
 
 
-async def keep_alive(embedded: Embedded, log: structlog.stdlib.BoundLogger) -> None:
-    """Start the embedded server again whenever it died; its file has what it knew."""
+async def keep_alive(
+    embedded: Embedded, metrics: Metrics, log: structlog.stdlib.BoundLogger
+) -> None:
+    """Start the embedded server again whenever it died, and count it; its file has what it
+    knew."""
     while True:
         await asyncio.sleep(REVIVE_S)
         if embedded.is_running:
@@ -129,3 +134,5 @@ async def keep_alive(embedded: Embedded, log: structlog.stdlib.BoundLogger) -> N
             await embedded.revive()
         except (StoreUnusable, StoreDown, OSError) as error:
             log.error("the embedded store does not start", why=str(error))
+        else:
+            metrics.count(STORE_RESTARTS)

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
+from heapq import nsmallest
 from itertools import accumulate
+from operator import itemgetter
 from typing import Final
 
 from prometheus_client.core import (
@@ -67,32 +69,28 @@ class Spread:
         self.total += value
 
 
-class Least:
-    """The least value noted in the latest one to two spans of time; the clock is the caller's.
+class Elders:
+    """The oldest of the open tasks that were looked at, by id, until each is known to have ended.
 
-    The oldest open task by this is right because each is looked at at least once a span.
+    What is kept is bounded: beyond twice `most` the younger half is forgotten. Those come back
+    when they are looked at the next time, as every open task is.
     """
 
-    def __init__(self) -> None:
-        self._until_ms = 0
-        self._now: int | None = None
-        self._before: int | None = None
+    def __init__(self, most: int = 1000) -> None:
+        self._most = most
+        self._made_ms: dict[str, int] = {}
 
-    def note(self, value: int, now_ms: int, span_ms: int) -> None:
-        self._turn(now_ms, span_ms)
-        self._now = value if self._now is None else min(value, self._now)
+    def note(self, task_id: str, made_ms: int) -> None:
+        self._made_ms[task_id] = made_ms
+        if len(self._made_ms) > 2 * self._most:
+            self._made_ms = dict(nsmallest(self._most, self._made_ms.items(), key=itemgetter(1)))
 
-    def read(self, now_ms: int, span_ms: int) -> int | None:
-        self._turn(now_ms, span_ms)
-        found = [value for value in (self._now, self._before) if value is not None]
-        return min(found, default=None)
+    def ended(self, task_id: str) -> None:
+        self._made_ms.pop(task_id, None)
 
-    def _turn(self, now_ms: int, span_ms: int) -> None:
-        if now_ms < self._until_ms:
-            return
-        self._before = self._now if now_ms < self._until_ms + span_ms else None
-        self._now = None
-        self._until_ms = now_ms + span_ms
+    def first(self) -> tuple[str, int] | None:
+        """The oldest, and when it was made (ms); None without any."""
+        return min(self._made_ms.items(), key=itemgetter(1), default=None)
 
 
 class Metrics:

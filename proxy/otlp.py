@@ -36,11 +36,13 @@ from opentelemetry.trace import (
 )
 
 from proxy import __version__
+from proxy.causes import cause_of
 from proxy.spans import Facts, Span
 
 FLUSH_S: Final = 3.0
 QUIET_S: Final = 60.0  # between two warnings
 ANSWER_S: Final = 5.0
+LONG: Final = 300
 _PATH: Final = "/v1/traces"
 _KINDS: Final = {
     "internal": SpanKind.INTERNAL,
@@ -69,7 +71,7 @@ class OtlpExporter:
         self, endpoint: str, service_name: str, instance: str, warn: Callable[[str], None]
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._heard = _Heard(self._loop, warn)
+        self._heard = _Heard(self._loop, warn, endpoint)
         _speaker().addHandler(self._heard)
         self._ids = _GivenIds()
         self._sender = OTLPSpanExporter(endpoint=traces_url(endpoint))
@@ -137,7 +139,7 @@ class OtlpExporter:
 def ask(endpoint: str) -> str | None:
     """Whether a collector takes spans there: None, or why not. It blocks for `ANSWER_S`."""
     told: list[str] = []
-    handler = _Listed(told)
+    handler = _Listed(told, endpoint)
     _speaker().addHandler(handler)
     sender = OTLPSpanExporter(endpoint=traces_url(endpoint), timeout=ANSWER_S)
     try:
@@ -156,14 +158,17 @@ def traces_url(endpoint: str) -> str:
 class _Heard(logging.Handler):
     """What the SDK complains of, on its own thread mostly, becomes a line now and then."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, warn: Callable[[str], None], endpoint: str
+    ) -> None:
         super().__init__(logging.WARNING)
         self._loop = loop
+        self._endpoint = endpoint
         self._warn = warn
         self._quiet_until_s = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.say(record.getMessage())
+        self.say(_in_our_words(record, self._endpoint))
 
     def say(self, why: str, *, always: bool = False) -> None:
         now_s = time.monotonic()
@@ -175,12 +180,26 @@ class _Heard(logging.Handler):
 
 
 class _Listed(logging.Handler):
-    def __init__(self, told: list[str]) -> None:
+    def __init__(self, told: list[str], endpoint: str) -> None:
         super().__init__(logging.WARNING)
         self._told = told
+        self._endpoint = endpoint
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._told.append(record.getMessage())
+        self._told.append(_in_our_words(record, self._endpoint))
+
+
+def _in_our_words(record: logging.LogRecord, endpoint: str) -> str:
+    """The exporter logs why it failed as an exception or a status beside its own text, which
+    names retries and its library's classes."""
+    facts = record.args if isinstance(record.args, tuple) else ()
+    for fact in facts:
+        if isinstance(fact, BaseException):
+            return f"the collector at {endpoint} does not answer: {cause_of(fact)}"
+    for fact in facts:
+        if isinstance(fact, int) and 100 <= fact < 600:
+            return f"the collector at {endpoint} answers {fact}"
+    return f"the collector at {endpoint}: {record.getMessage()}"[:LONG]
 
 
 def _speaker() -> logging.Logger:

@@ -119,7 +119,10 @@ def _read(provider: Provider, answer: Answer) -> tuple[Key, str]:
         )
     if answer.status >= 500 and not isinstance(said, Refused | Accepted):
         return "unknown", f"It answers, but fails ({shown}): try again later."
-    return "accepted", f"It answers and accepts the key ({shown})."
+    return "accepted", (
+        "It answers and accepts the key: asked for a task that does not exist, it says so, as it "
+        f"should ({shown})."
+    )
 
 
 def _is_object(body: bytes) -> bool:

@@ -53,6 +53,11 @@ def read_again(
     return kept, Reloaded(ok=True, problems=(), waiting=waiting, ms=now_ms)
 
 
+def has_failed(last: Reloaded | None) -> float:
+    """What RELOAD_FAILED says of the latest reload."""
+    return float(last is not None and not last.ok)
+
+
 def _as_started(fresh: Config, old: Config) -> Config:
     def with_old(section: str) -> Any:
         before = getattr(old, section)

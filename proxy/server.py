@@ -36,7 +36,7 @@ from proxy.content import ContentServer
 from proxy.dialects import DIALECTS
 from proxy.dispatch import Dispatcher
 from proxy.errors import ProxyError
-from proxy.families import CONNECTIONS, LIMITED, STREAMS
+from proxy.families import CONNECTIONS, LIMITED, RELOAD_FAILED, STREAMS
 from proxy.gateway import Gateway
 from proxy.gauges import Gauges, watch_loop
 from proxy.ground import (
@@ -58,7 +58,7 @@ from proxy.model import Task
 from proxy.notify import Notifier
 from proxy.providers import PROVIDERS
 from proxy.queue import Queue
-from proxy.reload import read_again
+from proxy.reload import has_failed, read_again
 from proxy.signals import let_go
 from proxy.spool import Spool
 from proxy.store import (
@@ -121,6 +121,7 @@ class Server:
         self._hurry = asyncio.Event()
         self._cut_bodies = asyncio.Event()
         self.last_reload: Reloaded | None = None
+        self.metrics.read(RELOAD_FAILED, lambda: has_failed(self.last_reload))
         self.url = ""
         self.admin_url = ""
 
@@ -320,7 +321,9 @@ class Server:
         stack.push_async_callback(self.listener.close)
         self.metrics.read(CONNECTIONS, lambda: self.listener.connections)
         self.metrics.read(STREAMS, lambda: self.content.slots.total)
-        self.gauges = Gauges(self.metrics, self.store, self._config, self._clock)
+        self.gauges = Gauges(
+            self.metrics, self.store, self._config, self.tracker.elders, self._clock
+        )
         await self.gauges.refresh()
         self._beside(self.gauges.run(), "refresh the gauges")
         self._beside(watch_loop(self.metrics), "watch the event loop")
@@ -394,7 +397,7 @@ class Server:
                 self.config.server.state_dir, always_fsync=self.config.redis.durability == "fsync"
             )
             self._stack.push_async_callback(embedded.stop)
-            self._beside(keep_alive(embedded, self.log), "keep the store alive")
+            self._beside(keep_alive(embedded, self.metrics, self.log), "keep the store alive")
             url = embedded.url
         self.store_url = url
         self.tracing = self._tracer()

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import orjson
 import structlog
+from prometheus_client import CollectorRegistry, generate_latest
 
 from proxy import systemd
 from proxy.admin.app import make_app
@@ -31,6 +32,7 @@ from proxy.config import Config
 from proxy.control import LineCut
 from proxy.crew import Crew, inheritable
 from proxy.exposition import merged
+from proxy.families import RELOAD_FAILED
 from proxy.ground import (
     CannotServe,
     bound,
@@ -43,7 +45,8 @@ from proxy.ground import (
 )
 from proxy.listener import address_of, bind_shared
 from proxy.logs import tune
-from proxy.reload import read_again
+from proxy.metrics import Metrics
+from proxy.reload import has_failed, read_again
 from proxy.server import CUT_S
 from proxy.signals import ALL, hold, let_go
 from proxy.store import Embedded, Store, StoreDown
@@ -105,6 +108,10 @@ class Supervisor:
         self.config = config
         self._log = log
         tune(log, config)
+        self._metrics = Metrics(lambda: self.config)
+        self._metrics.read(RELOAD_FAILED, lambda: has_failed(self._last_reload))
+        self._registry = CollectorRegistry()
+        self._registry.register(self._metrics)
         self._given = given or {}
         self._left = left
         self._stack = contextlib.AsyncExitStack()
@@ -192,12 +199,15 @@ class Supervisor:
         if url == "embedded":
             self._embedded = await self._own_store()
             stack.push_async_callback(self._stop_store)
-            job = asyncio.create_task(keep_alive(self._embedded, self._log), name="store")
+            alive = keep_alive(self._embedded, self._metrics, self._log)
+            job = asyncio.create_task(alive, name="store")
             stack.callback(job.cancel)
             url = self._embedded.url
         self.store = await Store.open(url, timeout_s=config.redis.timeout_s)
         stack.push_async_callback(self.store.close)
-        self._crew = Crew(self._fronts, program(), url, lambda: self.config, self._log)
+        self._crew = Crew(
+            self._fronts, program(), url, lambda: self.config, self._metrics, self._log
+        )
         stack.push_async_callback(self._end_workers)
         if left is not None:
             self._crew.adopt(left["workers"])
@@ -281,6 +291,8 @@ class Supervisor:
 
     def _hand_over(self) -> dict[str, Any]:
         self._log.info("upgrading", workers=len(self._crew.serving))
+        # What was counted here goes on counting, like what workers that are gone have counted.
+        self._crew.ended = merged([], [self._crew.ended, generate_latest(self._registry)])
         left = {
             "fronts": [inheritable(sock) for sock in self._fronts],
             "back": inheritable(self._back),
@@ -293,7 +305,9 @@ class Supervisor:
     # ------------------------------------------------------------ what the admin port asks (Fleet)
 
     async def metrics(self) -> bytes:
-        return merged(await self._crew.pages(ASK_S), [self._crew.ended])
+        """Of the workers; and what only this process knows: deaths, and what came of a reload."""
+        pages = await self._crew.pages(ASK_S)
+        return merged([generate_latest(self._registry), *pages], [self._crew.ended])
 
     async def why_not_ready(self) -> str | None:
         if self._draining:

@@ -23,10 +23,10 @@ import structlog
 from proxy import lifecycle
 from proxy.config import Config
 from proxy.errors import ProxyError, Unavailable
-from proxy.families import OLDEST, POLL_LAG, UNKNOWN_STATES
+from proxy.families import POLL_LAG, UNKNOWN_STATES
 from proxy.keyring import Keyring
 from proxy.lifecycle import Schedule
-from proxy.metrics import Least, Metrics
+from proxy.metrics import Elders, Metrics
 from proxy.model import (
     Accepted,
     Credential,
@@ -58,8 +58,8 @@ _NOT_STOPPED = (400, 403, 405, 409, 422, 501)
 
 class Tracker:
     """Runs until `aclose`. `clock` gives seconds since the epoch, `random01` the jitter.
-    `metrics` gets how late tasks are looked at, how old the oldest is, and which upstreams speak
-    of unknown states."""
+    `metrics` gets how late tasks are looked at, and which upstreams speak of unknown states;
+    `elders` are the oldest tasks of those it has looked at."""
 
     def __init__(
         self,
@@ -96,8 +96,7 @@ class Tracker:
         self._failures: OrderedDict[str, int] = OrderedDict()
         self._metrics = metrics
         self._lag = metrics.spread(POLL_LAG)
-        self._made_ms = Least()  # when the open tasks of this worker were
-        metrics.read(OLDEST, self._oldest_s)
+        self.elders = Elders()
 
     def start(self) -> None:
         self._loop_job = asyncio.create_task(self._run(), name="tracker")
@@ -185,7 +184,7 @@ class Tracker:
             await self._store.tasks.forget_due(task_id)
             return
         if not task.stage.is_final:
-            self._made_ms.note(task.created_ms, self._now_ms(), self._span_ms)
+            self.elders.note(task.id, task.created_ms)
         place = self._place(task)
         if place is not None and not task.stage.is_final:
             await self._keyring.keep(task, place[1])
@@ -517,6 +516,7 @@ class Tracker:
         set its due time; this is the task as it is then."""
         if new.stage.is_final:
             self._failures.pop(task.id, None)
+            self.elders.ended(task.id)
         return await self._store.tasks.swap(
             task, new, due_ms, event, self._retention_s, never_sent=never_sent
         )
@@ -537,15 +537,6 @@ class Tracker:
         if found is None:
             raise _lost_place(task)
         return found
-
-    def _oldest_s(self) -> float:
-        made_ms = self._made_ms.read(self._now_ms(), self._span_ms)
-        return 0.0 if made_ms is None else (self._now_ms() - made_ms) / 1000
-
-    @property
-    def _span_ms(self) -> int:
-        """In which every open task is looked at, by whichever worker."""
-        return 2 * self._schedule().max_ms
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)

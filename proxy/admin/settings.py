@@ -40,9 +40,23 @@ class UpstreamStandingItem(Item):
     standing: StandingItem | None
 
 
+class ReloadItem(Item):
+    """Not `ok`: nothing changed, for these `problems`. `waiting` are the changed keys that
+    need a restart."""
+
+    ok: bool
+    problems: list[str]
+    waiting: list[str]
+    ms: Ms
+
+    @classmethod
+    def of(cls, came: Reloaded) -> ReloadItem:
+        return cls(ok=came.ok, problems=list(came.problems), waiting=list(came.waiting), ms=came.ms)
+
+
 class OverviewItem(Item):
     """`store`, `tasks_open` and the standings are null while the store does not answer. `models`
-    are the public ones that a route names."""
+    are the public ones that a route names. `last_reload` is null where there was none."""
 
     version: str
     started_ms: Ms
@@ -57,6 +71,7 @@ class OverviewItem(Item):
     tasks_open: int | None
     upstreams: list[UpstreamStandingItem]
     models: list[str]
+    last_reload: ReloadItem | None
 
 
 class SettingItem(Item):
@@ -67,24 +82,8 @@ class SettingItem(Item):
     origin: str
 
 
-class LastReloadItem(Item):
-    ms: Ms
-    ok: bool
-    problems: list[str]
-
-
 class SettingsItem(Listing[SettingItem]):
-    last_reload: LastReloadItem | None
-
-
-class ReloadItem(Item):
-    """Not `ok`: nothing changed, for these `problems`. `waiting` are the changed keys that
-    need a restart."""
-
-    ok: bool
-    problems: list[str]
-    waiting: list[str]
-    ms: Ms
+    last_reload: ReloadItem | None
 
 
 async def overview(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> OverviewItem:
@@ -123,30 +122,27 @@ async def overview(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> OverviewItem:
         tasks_open=tasks_open,
         upstreams=[UpstreamStandingItem(name=name, standing=known.get(name)) for name in names],
         models=listed_models(config.routes, ()),
+        last_reload=_last_reload(desk),
     )
 
 
 async def settings(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> SettingsItem:
-    last = desk.fleet.last_reload()
     return SettingsItem(
         data=[
             SettingItem(key=key, value=json.loads(value), origin=origin)
             for key, value, origin in desk.config().rows()
         ],
-        last_reload=None
-        if last is None
-        else LastReloadItem(ms=last.ms, ok=last.ok, problems=list(last.problems)),
+        last_reload=_last_reload(desk),
     )
 
 
 async def reload(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> ReloadItem:
-    reloaded: Reloaded = await desk.fleet.reload()
-    return ReloadItem(
-        ok=reloaded.ok,
-        problems=list(reloaded.problems),
-        waiting=list(reloaded.waiting),
-        ms=reloaded.ms,
-    )
+    return ReloadItem.of(await desk.fleet.reload())
+
+
+def _last_reload(desk: Desk) -> ReloadItem | None:
+    last = desk.fleet.last_reload()
+    return None if last is None else ReloadItem.of(last)
 
 
 ACTIONS: Final[tuple[Action[Any, Any], ...]] = (

@@ -6,7 +6,7 @@ signed links of ours, under this port's own origin (see `content`).
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlencode
 
 from pydantic import JsonValue
@@ -90,9 +90,11 @@ class WholeTaskItem(TaskItem):
 
 
 class TaskPage(Page):
+    """`status` open: queued or in_progress."""
+
     owner: str | None = None
     token: str | None = None
-    status: Status | None = None
+    status: Status | Literal["open"] | None = None
     model: str | None = None
     upstream: str | None = None
 
@@ -103,7 +105,7 @@ async def list_tasks(desk: Desk, asked: Asked[TaskPage, NoBody]) -> Listing[Task
     def is_wanted(task: Task) -> bool:
         return (
             query.token in (None, task.token_id)
-            and query.status in (None, task.status)
+            and query.status in (None, task.status, None if task.stage.is_final else "open")
             and query.model in (None, task.model)
             and query.upstream in (None, task.upstream)
         )

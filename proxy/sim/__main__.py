@@ -17,9 +17,10 @@ from proxy.sim.simulator import Simulator
 _PR_SET_PDEATHSIG = 1
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs until SIGTERM or SIGINT. Returns 1 when it cannot listen, with one line why."""
-    parser = _parser()
+def main(argv: Sequence[str] | None = None, name: str = "python -m proxy.sim") -> int:
+    """Runs until SIGTERM or SIGINT. Returns 1 when it cannot listen, with one line why. `name`:
+    what it was called by."""
+    parser = _parser(name)
     options = parser.parse_args(argv)
     try:
         ports = _ports(options.ports)
@@ -50,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m proxy.sim", description=__doc__)
+def _parser(name: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=name, description="Start the simulated upstreams, until Ctrl-C."
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument(
         "--ports",

@@ -51,6 +51,7 @@ async def test_the_overview_says_what_runs_and_how_it_is(
             *house.server.config.upstreams
         ]
         assert "sora-2" in seen["models"]
+        assert seen["last_reload"] is None
 
 
 async def test_without_its_store_the_overview_still_answers_and_the_rest_is_503(
@@ -104,14 +105,15 @@ async def test_a_good_reload_is_in_force_and_a_bad_one_changes_nothing(house: Ho
     assert all(str(house.config_path) in problem for problem in bad["problems"])
     assert "nowhere" in " ".join(bad["problems"])
     last = (await got(house, "/api/config"))["last_reload"]
-    assert last == {name: bad[name] for name in ("ms", "ok", "problems")}
+    assert last == bad == (await got(house, "/api/overview"))["last_reload"]
     house.config_path.write_text(
         text.replace('token = "admin-secret"', 'token = "another"')
         + '[[routes]]\nmodel = "brand-new"\nupstream = "sim-openai"\n'
     )
     good = await done(house, "POST", "/api/reload")
     assert (good["ok"], good["problems"], good["waiting"]) == (True, [], ["admin.token"])
-    assert (await got(house, "/api/config"))["last_reload"]["ok"]
+    assert (await got(house, "/api/config"))["last_reload"] == good
+    assert (await got(house, "/api/overview"))["last_reload"] == good
     models = [route["model"] for route in (await got(house, "/api/routes"))["data"]]
     assert "brand-new" in models
     assert (await house.get("/v1/models")).json()["data"][-1]["id"] == "brand-new"

@@ -54,6 +54,7 @@ async def test_the_tasks_of_all_owners_are_listed_newest_first(house: House) -> 
         ("upstream=sim-kling", [theirs]),
         ("status=completed&owner=" + house.made.record.owner, [*reversed(mine)]),
         ("status=failed", []),
+        ("status=open", []),
         ("owner=nobody", []),
     ):
         found = await pages(house, f"/api/tasks?{query}", 3)
@@ -74,6 +75,8 @@ async def test_a_task_is_told_with_all_that_happened_to_it(
         assert (task["status"], task["stage"], task["content_url"]) == ("queued", "queued", None)
         assert (task["upstream"], task["credential"]) == ("sim-openai", "a")
         assert (task["request"]["seconds"], task["prompt"]) == (4, "a cat")
+        (only,) = (await got(house, "/api/tasks?status=open"))["data"]
+        assert only["id"] == task_id
         house.sim.finish(task["upstream_id"])
         await house.finished(task_id)
         task = await got(house, path)

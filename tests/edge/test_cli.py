@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from proxy.cli import main
+from proxy.command import counted
 from proxy.signing import parse_token
-from tests.edge.programs import ROOT, Program, ask, program, run, until
+from tests.edge.programs import GUARD_S, ROOT, Program, ask, program, run, until
 
 COMMANDS = [
     *("demo", "serve", "check", "config", "routes"),
@@ -139,10 +143,24 @@ def test_each_command_has_a_help(command: list[str]) -> None:
     assert undescribed == [], result.stdout
 
 
-def test_the_simulators_help_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    result = invoke("simulate", "--help")
+@pytest.mark.parametrize("dashes", [(), ("--",)])
+def test_the_simulators_help_is_its_own(dashes: tuple[str, ...]) -> None:
+    """With the name it was called by; a `--` before its options is not needed, and not refused."""
+    result = invoke("simulate", *dashes, "--help")
     assert result.exit_code == 0
+    assert result.stdout.startswith("usage: reelway simulate ")
     assert "--manual" in result.stdout
+    refused = invoke("simulate", *dashes, "--speed", "0")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert refused.stderr.endswith("reelway simulate: error: --speed must be above 0.\n")
+
+
+def test_a_line_to_copy_is_not_broken() -> None:
+    """What completion's help says to type stands on lines of its own."""
+    lines = [line.strip() for line in invoke("completion", "--help").stdout.splitlines()]
+    assert 'eval "$(reelway completion bash)"' in lines
+    assert 'eval "$(reelway completion zsh)"' in lines
+    assert "reelway completion fish > ~/.config/fish/completions/reelway.fish" in lines
 
 
 @pytest.mark.parametrize(
@@ -178,7 +196,7 @@ def test_the_configuration_at_the_root_is_right() -> None:
     result = invoke("check", "--config", path)
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout == f"{path}: ok (0 upstreams, 0 routes)\n"
-    assert told("check", "--config", path) == {"ok": True, "problems": []}
+    assert told("check", "--config", path) == {"ok": True, "problems": [], "warnings": []}
 
 
 def test_without_a_file_the_defaults_are_checked(
@@ -187,7 +205,7 @@ def test_without_a_file_the_defaults_are_checked(
     monkeypatch.chdir(tmp_path)
     assert invoke("check").stdout.startswith("no config.toml here, the defaults: ok")
     (tmp_path / "config.toml").write_text(ROUTED)
-    assert invoke("check").stdout == "config.toml: ok (1 upstreams, 1 routes)\n"
+    assert invoke("check").stdout == "config.toml: ok (1 upstream, 1 route)\n"
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
@@ -212,7 +230,7 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
 
     as_json = invoke("check", "--config", path, "--json")
     assert (as_json.exit_code, as_json.stderr) == (1, "")
-    assert json.loads(as_json.stdout) == {"ok": False, "problems": lines}
+    assert json.loads(as_json.stdout) == {"ok": False, "problems": lines, "warnings": []}
 
 
 @pytest.mark.parametrize(
@@ -385,12 +403,45 @@ def test_in_words_the_secrets_are_shown_once(config: Path) -> None:
     shown = invoke("token", "show", said["access key"], *at).stdout
     assert re.search(r"(?m)^budget +-$", shown)
     assert re.search(r"(?m)^models +all$", shown)
+    assert re.search(r"(?m)^shared +no$", shown)
     secret = said["token"].rpartition("_")[2]
     for hidden in (secret, said["secret key"], said["webhook secret"]):
         assert hidden not in listed + shown
 
     revoked = invoke("token", "revoke", said["access key"], *at)
     assert revoked.stdout == f"{said['access key']} is revoked\n"
+
+
+@pytest.mark.parametrize("command", [["ledger", "export"], ["token", "list"]], ids=" ".join)
+def test_a_reader_that_has_enough_is_no_error(config: Path, command: list[str]) -> None:
+    """As for other tools before `| head`: whether the line was still in a buffer or not."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "proxy", *command, "--config", str(config)],
+            cwd=config.parent,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=GUARD_S,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_amounts_have_a_currency_and_one_is_not_many(config: Path) -> None:
+    config.write_text(ROUTED + '[billing]\ncurrency = "CNY"\n')
+    assert invoke("token", "create", "--name", "me", "--config", config).exit_code == 0
+    said = invoke("usage", "--config", config).stdout
+    assert "\nAmounts are in CNY; " in said
+    assert [counted(n, "entry", "entries") for n in (0, 1, 2)] == [
+        *("0 entries", "1 entry", "2 entries"),
+    ]
+    assert [counted(n, "task") for n in (0, 1)] == ["0 tasks", "1 task"]
 
 
 @pytest.mark.parametrize("command", ["show", "revoke"])

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 from aiohttp import web
+from click.testing import CliRunner, Result
+from yarl import URL
 
-from proxy.front import judge
+from proxy.cli import main
+from proxy.front import judge, judge_host
 from proxy.ground import signing_secrets
 from proxy.signing import sign_probe
 from proxy.store import Store
@@ -61,12 +66,80 @@ async def test_a_promise_of_replicas_needs_one(store: Store) -> None:
     assert [level for text, level in found.items() if "no replica" in text] == ["error"]
 
 
+# ---------------------------------------------------------------- health
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
 def test_nobody_there_is_not_healthy(tmp_path: Path, free_port: int) -> None:
     path = tmp_path / "config.toml"
     path.write_text(f'[admin]\nlisten = "127.0.0.1:{free_port}"\n')
     ended = run("health", "--config", str(path), cwd=tmp_path)
     assert (ended.status, ended.out) == (1, "")
-    assert "nobody answers" in ended.err
+    assert ended.err == f"nobody answers on 127.0.0.1:{free_port}: connection refused\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[admin]\nlisten = "LISTEN"\n[[routes\n',
+        '[routes\n[admin]\n# first\ntoken = "x\n listen = "LISTEN"  # here\n[server]\nx =\n',
+        '[admin]\nlisten = "LISTEN"\nnonsense = 1\n',
+        '[admin]\nlisten = "LISTEN"\ntoken = "${NO_SUCH_NAME}"\n[redis]\nurl = "x"\n',
+    ],
+    ids=["syntax after it", "syntax before it", "a key", "elsewhere"],
+)
+async def test_a_mistake_in_the_file_makes_no_running_gateway_unwell(
+    house: House, tmp_path: Path, text: str
+) -> None:
+    """It serves on with what it has read; the file still tells where."""
+    path, place = tmp_path / "mistaken.toml", URL(house.server.admin_url).authority
+    path.write_text(text.replace("LISTEN", place))
+    result = await asyncio.to_thread(invoke, "health", "--config", path)
+    assert (result.exit_code, result.stdout) == (0, "ready\n")
+    *problems, last = result.stderr.splitlines()
+    assert all(line.startswith(f"{path}:") for line in problems)
+    assert problems
+    assert last == f"The configuration has mistakes; asking on {place}, which it names."
+
+
+@pytest.mark.parametrize("text", [None, '[admin]\nlisten = "nowhere"\n', "[admin\n"])
+def test_a_file_that_names_no_address_leaves_the_default(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "config.toml"
+    if text is not None:
+        path.write_text(text)
+    result = invoke("health", "--config", path)
+    assert "asking on 127.0.0.1:9080, the default" in result.stderr
+    assert f"{path}:" in result.stderr
+
+
+async def test_health_can_be_asked_by_url_alone(house: House, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.toml"
+    for url in (
+        house.server.admin_url,
+        f"{house.server.admin_url}/",
+        f"{house.server.admin_url}/readyz",
+    ):
+        result = await asyncio.to_thread(invoke, "health", "--url", url, "--config", missing)
+        assert (result.exit_code, result.output) == (0, "ready\n")
+    for url in ("127.0.0.1:9080", "file:///etc/passwd", "http://", "http://x:y"):
+        result = invoke("health", "--url", url)
+        assert result.exit_code == 2
+        assert "is not http://HOST:PORT" in result.stderr
+
+
+async def test_an_admin_port_on_a_unix_socket_is_asked(tmp_path: Path) -> None:
+    async def ready(request: web.BaseRequest) -> web.Response:
+        return web.Response(status=200 if request.path == "/readyz" else 404)
+
+    place, path = tmp_path / "admin", tmp_path / "config.toml"
+    path.write_text(f'[admin]\nlisten = "unix:{place}"\n')
+    loop = asyncio.get_running_loop()
+    async with await loop.create_unix_server(web.Server(ready), place):
+        result = await asyncio.to_thread(invoke, "health", "--config", path)
+    assert (result.exit_code, result.output) == (0, "ready\n")
 
 
 # ---------------------------------------------------------------- what stands in front
@@ -78,20 +151,22 @@ def troubles(found: list[Finding]) -> list[str]:
 
 async def test_nothing_in_front_changes_no_host(house: House) -> None:
     secret = signing_secrets(house.server.config)[0]
-    found = await judge(house.url, secret, time.time)
+    found = await judge(house.url, secret, time.time, ())
     assert not [text for text in troubles(found) if "Host" in text or "answers 4" in text]
     assert len(found) == 4
 
 
-async def test_a_proxy_that_holds_answers_back_and_changes_the_host_is_found(
-    house: House,
-) -> None:
-    """As nginx does unless it is told not to."""
+@asynccontextmanager
+async def in_front(house: House, **headers: str) -> AsyncIterator[str]:
+    """The URL of a proxy that passes answers on whole, and sets these headers; `_` for `-`."""
 
     async def whole(request: web.BaseRequest) -> web.Response:
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
         async with (
             aiohttp.ClientSession() as session,
-            session.get(house.url + request.raw_path, headers={"Host": "inside"}) as reply,
+            session.get(
+                house.url + request.raw_path, headers={"Host": request.headers["Host"], **given}
+            ) as reply,
         ):
             return web.Response(
                 status=reply.status,
@@ -101,21 +176,69 @@ async def test_a_proxy_that_holds_answers_back_and_changes_the_host_is_found(
 
     server = await asyncio.get_running_loop().create_server(web.Server(whole), "127.0.0.1", 0)
     async with server:
-        port = server.sockets[0].getsockname()[1]
-        secret = signing_secrets(house.server.config)[0]
-        bad = troubles(await judge(f"http://127.0.0.1:{port}", secret, time.time))
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_a_host_that_lost_its_port_is_found(house: House) -> None:
+    """nginx's $host: a client signs the port too."""
+    secret = signing_secrets(house.server.config)[0]
+    async with in_front(house, Host="127.0.0.1") as url:
+        bad = troubles(await judge(url, secret, time.time, ()))
+    assert f"arrives as '127.0.0.1', not '{URL(url).authority}'" in bad[-1]
+    assert "$http_host" in bad[-1]
+
+
+@pytest.mark.parametrize(
+    ("public_url", "host", "is_good"),
+    [
+        ("https://v.example", "v.example", True),
+        ("https://v.example", "v.example:443", True),
+        ("https://v.example:443", "v.example", True),
+        ("http://v.example/path", "v.example:80", True),
+        ("https://v.example:18443", "v.example:18443", True),
+        ("https://v.example:18443", "v.example", False),
+        ("https://v.example", "v.example:80", False),
+        ("https://[2001:db8::1]:18443", "[2001:db8::1]:18443", True),
+        ("https://[2001:db8::1]", "[2001:db8::1]", True),
+    ],
+)
+def test_a_default_port_may_be_told_or_not(public_url: str, host: str, is_good: bool) -> None:
+    assert (judge_host(public_url, host).level == "ok") == is_good
+
+
+async def test_a_proxy_that_nobody_trusts_is_named(house: House) -> None:
+    """All its clients would have its address."""
+    secret = signing_secrets(house.server.config)[0]
+    async with in_front(house, X_Forwarded_For="203.0.113.7") as url:
+        found = await judge(url, secret, time.time, ())
+        [told] = [each for each in found if "trusted_proxies" in each.text]
+        assert told.level == "warning"
+        assert '[server] trusted_proxies = ["127.0.0.1"]' in told.text
+        found = await judge(url, secret, time.time, ("127.0.0.0/8",))
+    assert not [each for each in found if "trusted_proxies" in each.text]
+    assert [each.level for each in found if "X-Forwarded-For of 127.0.0.1" in each.text] == ["ok"]
+
+
+async def test_a_proxy_that_holds_answers_back_and_changes_the_host_is_found(
+    house: House,
+) -> None:
+    """As nginx does unless it is told not to."""
+    secret = signing_secrets(house.server.config)[0]
+    async with in_front(house, Host="inside") as url:
+        bad = troubles(await judge(url, secret, time.time, ()))
     assert ["proxy_buffering off" in text for text in bad] == [True, False]
     assert "the Host header arrives as 'inside'" in bad[1]
 
 
 async def test_another_gateway_there_is_not_taken_for_this_one(house: House) -> None:
-    [bad] = troubles(await judge(house.url, b"another secret, of 32 bytes at least", time.time))
+    [bad] = troubles(await judge(house.url, b"y" * 32, time.time, ()))
     assert "answers 404" in bad
 
 
 async def test_nobody_there_is_said(house: House, free_port: int) -> None:
-    found = await judge(f"http://127.0.0.1:{free_port}", b"x" * 32, time.time)
+    found = await judge(f"http://127.0.0.1:{free_port}", b"x" * 32, time.time, ())
     assert "nobody answers" in found[-1].text
+    assert "from here (connection refused);" in found[-1].text
 
 
 @pytest.mark.parametrize("path", ["1/x", "x/y", "99999999999/AAAA", "", "1", "²/x"])

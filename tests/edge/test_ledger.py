@@ -178,6 +178,7 @@ def test_the_commands_verify_export_and_tell_usage(valkey: Embedded, tmp_path: P
         "entries": 3,
         "problems": [],
     }
+    assert said("ledger", "verify") == "it balances: 3 entries of 1 task, 1 owner\n"
     rows = list(csv.DictReader(io.StringIO(said("ledger", "export"))))
     assert [(row["kind"], row["amount"], row["task"]) for row in rows] == [
         ("hold", "0.60", task_id),

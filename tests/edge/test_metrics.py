@@ -250,6 +250,47 @@ async def test_open_tasks_are_counted_in_the_store(
         await above_zero(house, "reelway_task_oldest_seconds")
 
 
+async def test_the_oldest_task_is_none_as_soon_as_the_last_has_ended(
+    open_house_factory: OpenHouse, plan: type[Plan]
+) -> None:
+    """Also of one whose end this worker has not seen."""
+    async with open_house_factory(plan(manual=True)) as house:
+        task_id = await house.create()
+        elders = house.server.tracker.elders
+        await until(lambda: elders.first() is not None)
+        await house.server.gauges.refresh()
+        assert (await page(house))["reelway_task_oldest_seconds"] > 0
+        task = await house.server.store.tasks.get(task_id)
+        assert task is not None
+        assert task.upstream_id is not None
+        house.sim.finish(task.upstream_id)
+        await house.finished(task_id)
+        assert elders.first() is None
+        elders.note(task_id, 0)  # as it would stand with a worker that has not seen the end
+        await house.server.gauges.refresh()
+        found = await page(house)
+        assert found["reelway_tasks_open"] == found["reelway_task_oldest_seconds"] == 0
+
+
+async def test_a_reload_that_failed_is_seen_until_one_has_not(house: House) -> None:
+    assert (await page(house))["reelway_config_reload_failed"] == 0
+    text = house.config_path.read_text()
+    house.config_path.write_text(text + "\nnonsense = 1\n")
+    assert not house.server.reload().ok
+    assert (await page(house))["reelway_config_reload_failed"] == 1
+    house.config_path.write_text(text)
+    assert house.server.reload().ok
+    assert (await page(house))["reelway_config_reload_failed"] == 0
+
+
+async def test_a_killed_embedded_store_is_counted(house: House) -> None:
+    pid = await store_pid(house)
+    assert (await page(house))["reelway_store_restarts_total"] == 0
+    os.kill(pid, signal.SIGKILL)
+    await above_zero(house, "reelway_store_restarts_total")
+    assert (await page(house))["reelway_store_restarts_total"] == 1
+
+
 async def test_a_store_that_does_not_answer_keeps_no_scrape_waiting(house: House) -> None:
     """The page says so, and says nothing of what it cannot know."""
     await house.create()
@@ -259,7 +300,13 @@ async def test_a_store_that_does_not_answer_keeps_no_scrape_waiting(house: House
         await house.server.gauges.refresh()
         found = await page(house)
         assert found["reelway_store_up"] == 0
-        gone = ("reelway_tasks_open", "reelway_standing", "reelway_queue", "reelway_store_full")
+        gone = (
+            "reelway_task_oldest",
+            "reelway_tasks_open",
+            "reelway_standing",
+            "reelway_queue",
+            "reelway_store_full",
+        )
         assert not [key for key in found if key.startswith(gone)]
         assert found[requests("create")] == 1
         await above_zero(house, "reelway_store_failures_total")

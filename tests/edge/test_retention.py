@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pty
+import subprocess
+import sys
+import termios
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -13,7 +18,9 @@ import orjson
 import pytest
 from click.testing import CliRunner, Result
 
+import proxy
 from proxy.cli import main
+from proxy.lifecycle import failed
 from proxy.model import Stage, Task, TaskError
 from proxy.store import Store, keys
 from proxy.store.ended import SWEPT_AT_ONCE
@@ -300,6 +307,55 @@ def test_an_operator_sees_every_owners_tasks(kept: tuple[Path, dict[str, str]]) 
     assert table[1].split()[:2] == [ids["deleted"], "other"]
 
 
+def test_a_submit_that_was_refused_was_deleted_by_nobody(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("")
+
+    async def fill() -> None:
+        state_dir = tmp_path / ".reelway"
+        state_dir.mkdir()
+        store = await Store.open("embedded", state_dir=state_dir)
+        task = new_task("acme", created_ms=MADE_MS)
+        assert await store.tasks.reserve(task, MADE_MS) is None
+        gone = failed(task, TaskError("unavailable", "Nobody."), MADE_MS + 5, hidden=True)
+        assert gone is not None
+        assert await store.tasks.swap(task, gone, None, "refused", 3600) is None
+        await store.close()
+
+    asyncio.run(fill())
+    _, row = invoke(config, "task", "list").stdout.splitlines()
+    assert row.endswith("  unavailable")
+
+
+@pytest.mark.parametrize("width", [100, 130, 400])
+def test_a_list_of_tasks_fits_into_its_terminal(
+    kept: tuple[Path, dict[str, str]], width: int
+) -> None:
+    """An id is copied, so it is whole; for a program nothing is cut."""
+    config, ids = kept
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (50, width))
+    environ = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "proxy", "task", "list", "--config", str(config)],
+            env={**environ, "PYTHONPATH": str(Path(proxy.__file__).parents[1])},
+            stdout=theirs,
+            timeout=40,
+            check=False,
+        )
+        lines = os.read(ours, 65536).decode().splitlines()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == 0
+    assert max(map(len, lines)) <= width
+    assert [line.split()[0] for line in lines[1:]] == [*reversed(ids.values())]
+    whole = invoke(config, "task", "list").stdout
+    assert "…" not in whole
+    assert (lines == whole.splitlines()) == (width == 400)
+
+
 def test_an_operator_sees_all_of_one_task(kept: tuple[Path, dict[str, str]]) -> None:
     config, ids = kept
     shown = said(config, "task", "show", ids["deleted"])
@@ -313,6 +369,8 @@ def test_an_operator_sees_all_of_one_task(kept: tuple[Path, dict[str, str]]) -> 
     text = invoke(config, "task", "show", ids["open"]).stdout
     assert "prompt          a cat\n" in text
     assert "deleted         no\n" in text
+    assert "held            0.00\n" in text
+    assert "currency        USD\n" in text
     for command in ("show", "timeline"):
         missing = invoke(config, "task", command, "video_none")
         assert (missing.exit_code, missing.stdout) == (1, "")

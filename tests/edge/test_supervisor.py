@@ -120,6 +120,18 @@ async def test_a_killed_worker_is_replaced_and_its_waiting_connections_are_answe
     assert (died["pid"], died["why"]) == (first, "SIGKILL")
     came = await gateway.said(lambda line: line["event"] == "a worker took its place")
     assert children(gateway.process.pid) == [second, came["pid"]]
+    assert await series(site, gateway, "reelway_worker_deaths_total") == 1
+    gateway.process.send_signal(signal.SIGUSR2)
+    await until(lambda: sum(line["event"] == "serving" for line in gateway.log) == 2)
+    assert await series(site, gateway, "reelway_worker_deaths_total") == 1
+
+
+async def series(site: Site, gateway: Worker, name: str) -> float:
+    """The value of one that has no labels."""
+    text = str(await admin(site, gateway, "GET", "/metrics"))
+    found = [line for line in text.splitlines() if line.startswith(f"{name} ")]
+    assert len(found) == 1, name
+    return float(found[0].rpartition(" ")[2])
 
 
 async def test_requests_are_counted_over_all_workers(site: Site) -> None:
@@ -151,6 +163,7 @@ async def test_a_reload_reaches_every_worker_and_a_bad_file_none(site: Site) -> 
     gateway.process.send_signal(signal.SIGHUP)
     refused = await gateway.said(lambda line: line["event"].startswith("not reloaded"))
     assert "nobody" in refused["why"]
+    assert await series(site, gateway, "reelway_config_reload_failed") == 1
     assert await admin(site, gateway, "GET", "/readyz")
     site.config.write_text(good.replace('model = "sora-2"', 'model = "renamed"'))
     gateway.process.send_signal(signal.SIGHUP)
@@ -158,6 +171,13 @@ async def test_a_reload_reaches_every_worker_and_a_bad_file_none(site: Site) -> 
     pids = [line["pid"] for line in gateway.log if line["event"] == "reloaded"]
     supervisor = gateway.process.pid
     assert sorted(pids) == sorted([supervisor, *children(supervisor)])
+
+    async def is_well() -> bool:
+        return await series(site, gateway, "reelway_config_reload_failed") == 0
+
+    async with asyncio.timeout(GUARD_S):
+        while not await is_well():  # the supervisor waits for what the workers say
+            await asyncio.sleep(0.01)
     for _ in range(12):  # either worker
         url = gateway.url + "/v1/models"
         async with aiohttp.ClientSession() as client, client.get(url, headers=site.bearer) as got:
@@ -240,6 +260,23 @@ async def test_an_upgrade_to_a_program_that_would_not_start_changes_nothing(site
     assert await models(gateway.url, site.bearer) == 200
 
 
+async def test_an_upgrade_is_not_refused_for_what_it_would_serve_without(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traces are configured, and their libraries are not there."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "opentelemetry.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'empty'}{os.pathsep}{ROOT}")
+    traced = '\n[tracing]\nendpoint = "http://127.0.0.1:9"\n'
+    site.config.write_text(site.config.read_text() + traced)
+    gateway = await site.worker()
+    await gateway.said(lambda line: "reelway[otel]" in line["event"])
+    gateway.process.send_signal(signal.SIGUSR2)
+    await gateway.said(lambda line: line["event"] == "upgrading")
+    await until(lambda: sum(line["event"] == "serving" for line in gateway.log) == 2)
+    assert await models(gateway.url, site.bearer) == 200
+
+
 async def test_sigterm_lets_downloads_finish_in_every_worker(site: Site) -> None:
     gateway = await site.worker()
     async with AsyncExitStack() as stack:
@@ -291,6 +328,7 @@ async def test_a_killed_embedded_store_comes_back_under_a_supervisor(site: Site)
     async with asyncio.timeout(GUARD_S):
         while json.loads(await admin(site, gateway, "GET", "/readyz"))["status"] != "ready":  # noqa: ASYNC110 - of a process
             await asyncio.sleep(0.01)
+    assert await series(site, gateway, "reelway_store_restarts_total") == 1
     assert await gateway.stop() == 0
 
 

@@ -217,6 +217,59 @@ def test_a_gateway_that_does_not_answer_is_told_and_found_again(signed_in: Conso
     expect(told).to_have_count(0)
 
 
+def test_ready_is_not_well_while_an_upstream_does_not_answer(signed_in: Console) -> None:
+    page = signed_in.page
+    health = page.get_by_role("region", name="Health")
+    expect(health).to_have_class(re.compile(r"\bok\b"))
+
+    def silence(route: Route) -> None:
+        answer = route.fetch().json()
+        answer["upstreams"][0]["standing"]["mood"] = "broken"
+        answer["upstreams"][2]["standing"]["mood"] = "broken"
+        route.fulfill(json=answer)
+
+    page.route("**/api/overview", silence)
+    expect(health).to_have_class(re.compile(r"\bwarn\b"))
+    expect(health).to_contain_text("Requests are taken, but 2 of 3 upstreams do not answer: sim-")
+    page.unroute("**/api/overview")
+    expect(health).to_have_class(re.compile(r"\bok\b"))
+
+
+def test_the_tile_of_open_tasks_leads_to_what_it_counts(signed_in: Console) -> None:
+    page, gateway = signed_in.page, signed_in.gateway
+    with standing_still(gateway):
+        queued = make_task(gateway, "queued and counted")
+        page.locator(".tile", has_text="Open tasks").click()
+        expect(page.get_by_role("radio", name="Open")).to_be_checked()
+        row = page.get_by_role("row").filter(has_text=queued)
+        expect(row).to_contain_text("Queued")
+        render(gateway, queued, "finish")
+    expect(row).to_have_count(0)
+
+
+def test_a_task_no_upstream_took_is_not_sent_for_good(signed_in: Console) -> None:
+    page, gateway = signed_in.page, signed_in.gateway
+    task = make_task(gateway, "refused or waiting")
+
+    def unsent(status: str) -> Callable[[Route], None]:
+        def answer(route: Route) -> None:
+            found = route.fetch().json()
+            (one,) = [item for item in found["data"] if item["id"] == task]
+            found["data"] = [{**one, "status": status, "upstream": None}]
+            route.fulfill(json=found)
+
+        return answer
+
+    page.route("**/api/tasks?*", unsent("queued"))
+    signed_in.visit("tasks")
+    model = page.get_by_role("row").filter(has_text=task).locator(".two-lines .quiet")
+    expect(model).to_have_text("not sent yet")
+    page.unroute("**/api/tasks?*")
+    page.route("**/api/tasks?*", unsent("failed"))
+    expect(model).to_have_text("not sent")
+    page.unroute_all(behavior="wait")
+
+
 def test_it_works_under_a_path_of_a_front_proxy(browser: Browser, gateway: Demo) -> None:
     """A proxy that takes its own path off is all it needs: files, API and videos are found."""
     task = make_task(gateway, "seen from afar")
@@ -341,6 +394,29 @@ def test_a_token_is_disabled_enabled_rotated_and_revoked(signed_in: Console) -> 
     expect(page.get_by_text("Revoked", exact=True)).to_be_visible()
     expect(page.get_by_role("main").get_by_role("button", name="Revoke")).to_have_count(0)
     until(lambda: ask(models, renewed).status == 401)
+
+
+def test_a_key_that_was_revoked_is_not_offered_to_try(signed_in: Console) -> None:
+    """Nor one that is disabled, until it is enabled again."""
+    page, gateway = signed_in.page, signed_in.gateway
+    made = make_token(gateway, "soon revoked")
+    dialog = page.get_by_role("dialog")
+    offered = page.get_by_label("API key").get_by_role("option", name="soon revoked")
+
+    def do(label: str) -> None:
+        signed_in.visit(f"tokens/{made['id']}")
+        page.get_by_role("main").get_by_role("button", name=label, exact=True).click()
+        dialog.get_by_role("button", name=label, exact=True).click()
+
+    do("New secrets")
+    dialog.get_by_role("button", name="Try it with this key").click()
+    expect(offered).to_have_count(1)
+    for label, count in (("Disable", 0), ("Enable", 1), ("Revoke", 0)):
+        do(label)
+        expect(dialog).to_have_count(0)
+        signed_in.visit("try")
+        expect(offered).to_have_count(count)
+    expect(page.get_by_label("API key")).to_have_value("")
 
 
 def test_an_owner_is_given_limits(signed_in: Console) -> None:
@@ -572,6 +648,40 @@ def test_the_configuration_is_searched_and_read_again(signed_in: Console) -> Non
     expect(told).to_contain_text("was read again and is in force")
 
 
+def test_a_reload_by_somebody_else_is_told_with_its_mistakes_and_what_waits(
+    signed_in: Console,
+) -> None:
+    """On the page of the configuration, and in one line on the first."""
+    page, gateway = signed_in.page, signed_in.gateway
+    before = gateway.config.read_text()
+
+    def reload() -> None:
+        url = f"{gateway.admin_url}/api/reload"
+        assert ask(url, gateway.admin_token, method="POST").status == 200
+
+    told = page.locator("main .callout")
+    gateway.config.write_text(before + "\n[limits]\nnonsense = 1\n")
+    try:
+        reload()
+        signed_in.visit("config")
+        expect(told).to_have_class(re.compile(r"\bbad\b"))
+        expect(told).to_contain_text(f"config.toml:{before.count(chr(10)) + 3}: limits.nonsense")
+        page.get_by_role("navigation").get_by_role("link", name="Overview").first.click()
+        expect(told).to_have_class(re.compile(r"\bwarn\b"))
+        expect(told).to_contain_text("could not be read again")
+        gateway.config.write_text(before + "\n[limits]\nconnections = 99\n")
+        reload()
+        expect(told).to_contain_text("1 changed setting waits for a restart.")
+        told.get_by_role("link", name="Details").click()
+        expect(told).to_have_class(re.compile(r"\bwarn\b"))
+        expect(told).to_contain_text("limits.connections")
+    finally:
+        gateway.config.write_text(before)
+        reload()
+    signed_in.visit("")
+    expect(told).to_have_count(0)
+
+
 def test_routes_are_listed_in_their_order_and_searched(signed_in: Console) -> None:
     page = signed_in.page
     signed_in.visit("routes")
@@ -691,6 +801,67 @@ def test_it_speaks_the_browsers_language_until_one_is_chosen(
         expect(console.heading).to_have_text("Overview")
         page.get_by_role("radio", name="中文").check()
         expect(console.heading).to_have_text("概览")
+
+
+EVENTS = (
+    "reserved",
+    "sent attempt 1 to up/a",
+    "sent attempt 2 to up/b: attempt 1 was refused, 429",
+    "waiting in the queue of up",
+    "refused, 429: waiting again",
+    "unconfirmed: whoever sent it is gone",
+    "unconfirmed for too long",
+    "accepted as 4015",
+    "found as 4015",
+    "never sent",
+    "the upstream does not know it",
+    "gave up waiting",
+    "cancelled at the provider",
+    "deleted by its owner",
+    "completed",
+)
+ENGLISH = re.compile(r"\b(?!up\b)[a-z]{2,}")
+
+
+def test_what_the_gateway_writes_is_said_in_chinese(browser: Browser, gateway: Demo) -> None:
+    """A task's history, stage and operation; where a setting comes from; a price's cases."""
+    task = make_task(gateway, "中文")
+
+    def line(route: Route) -> None:
+        found = route.fetch().json()
+        (first, *_) = found["timeline"]
+        found["timeline"] = [{**first, "event": event} for event in EVENTS]
+        route.fulfill(json=found)
+
+    def price(route: Route) -> None:
+        found = route.fetch().json()
+        found["data"][0]["price"] = {"per_video": {"720p+audio": "0.28", "other": "0.50"}}
+        route.fulfill(json=found)
+
+    with tab(browser, gateway, locale="zh-CN") as console:
+        page = console.page
+        console.open()
+        page.locator("#admin-token").fill(gateway.admin_token)
+        page.locator("#admin-token").press("Enter")
+        expect(page.locator("#main")).to_be_visible()
+        page.route(f"**/api/tasks/{task}", line)
+        console.visit(f"tasks/{task}")
+        entries = page.locator(".line-entry")
+        expect(entries).to_have_count(len(EVENTS))
+        for said, event in zip(entries.all_inner_texts(), EVENTS, strict=True):
+            assert not ENGLISH.search(said), event
+        facts = page.locator(".fact")
+        expect(facts.filter(has_text="操作").locator("dd")).to_have_text("创建")
+        expect(facts.filter(has_text="阶段").locator("dd")).not_to_have_text(ENGLISH)
+        page.route("**/api/routes", price)
+        console.visit("routes")
+        cases = page.locator(".route-facts").first
+        expect(cases).to_contain_text(re.compile(r"720p\+有声 .*0\.28, 其他 .*0\.50"))
+        console.visit("config")
+        row = page.get_by_role("row").filter(has_text="admin.token")
+        expect(row).to_contain_text("（已隐藏）")
+        expect(page.get_by_role("row").filter(has_text="默认值").first).to_be_visible()
+        page.unroute_all(behavior="wait")
 
 
 @pytest.mark.parametrize("locale", ["en-GB", "zh-CN"])

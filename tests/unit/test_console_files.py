@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import proxy
+from proxy.model import Operation, Stage
 
 CONSOLE = Path(proxy.__file__).parent / "admin" / "console"
 FILES = sorted(path for path in CONSOLE.rglob("*") if path.is_file())
@@ -149,6 +150,11 @@ def test_every_sentence_is_there_in_both_languages() -> None:
         words = re.sub(r"\{\w+\}|[\W\d_]", "", zh)
         assert key in names or not words or re.search(r"[\u4e00-\u9fff]", zh), key
         assert not re.search(r"[\u4e00-\u9fff]", en), key
+
+
+def test_every_word_of_a_task_is_said_in_both_languages() -> None:
+    assert {f"stage.{stage}" for stage in Stage} <= set(SENTENCES)
+    assert {f"operation.{op}" for op in Operation if op.is_submit} <= set(SENTENCES)
 
 
 def asked() -> Iterator[tuple[str, str]]:

@@ -98,7 +98,7 @@ def refusal(words: list[str]) -> str | None:
             _, found, rest = command.resolve_command(context, rest)
             assert found is not None
             command = found
-            context = click.Context(command, parent=context)
+            context = click.Context(command, parent=context, **command.context_settings)
         if not rest:
             return None  # the name of a command, in a sentence
         command.parse_args(context, rest)

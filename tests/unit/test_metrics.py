@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy import families as m
 from proxy.config import Config, load
 from proxy.families import FAMILIES
-from proxy.metrics import MAX_SERIES, Least, Metrics, Spread
+from proxy.metrics import MAX_SERIES, Elders, Metrics, Spread
 from proxy.model import Kind, Operation, Stage, Task, TaskError
 from proxy.providers import PROVIDERS
 
@@ -109,6 +109,8 @@ def test_what_alerts_count_is_there_before_it_happens(metrics: Metrics) -> None:
         'reelway_limited_total{limit="connections"}',
         'reelway_task_stages_total{stage="failed"}',
         "reelway_store_failures_total",
+        "reelway_worker_deaths_total",
+        "reelway_store_restarts_total",
     ):
         assert found[series] == 0, series
 
@@ -203,18 +205,31 @@ def test_a_round_trip_without_an_answer_is_a_failure(metrics: Metrics) -> None:
     assert found["reelway_store_failures_total"] == 1
 
 
-def test_the_least_is_of_the_latest_two_spans() -> None:
-    least = Least()
-    assert least.read(0, 100) is None
-    least.note(50, 0, 100)
-    least.note(70, 10, 100)
-    assert least.read(99, 100) == 50
-    least.note(80, 100, 100)  # a new span: the one before still counts
-    assert least.read(150, 100) == 50
-    assert least.read(200, 100) == 80
-    assert least.read(300, 100) is None
-    least.note(90, 1000, 100)
-    assert least.read(1000, 100) == 90
+def test_the_eldest_is_the_oldest_until_it_has_ended() -> None:
+    elders = Elders()
+    assert elders.first() is None
+    for task_id, made_ms in (("b", 20), ("a", 10), ("c", 30), ("b", 20)):
+        elders.note(task_id, made_ms)
+    assert elders.first() == ("a", 10)
+    elders.ended("a")
+    elders.ended("c")
+    assert elders.first() == ("b", 20)
+    elders.ended("b")
+    elders.ended("b")  # somebody else's word came first
+    assert elders.first() is None
+
+
+def test_of_many_open_tasks_the_oldest_are_kept() -> None:
+    """Those that were forgotten come back when they are looked at the next time."""
+    elders = Elders(most=10)
+    for n in reversed(range(21)):
+        elders.note(f"task {n}", n)
+    for n in range(10):
+        assert elders.first() == (f"task {n}", n)
+        elders.ended(f"task {n}")
+    assert elders.first() is None
+    elders.note("task 15", 15)
+    assert elders.first() == ("task 15", 15)
 
 
 # ---------------------------------------------------------------- the table

@@ -54,7 +54,7 @@ const app = {
   openMenu,
   closeMenu: () => drawer?.close(),
 };
-const keys = []; // API keys made since signing in: {id, name, token}; nowhere else
+const keys = []; // API keys made since signing in: {id, name, token, refused}; only here
 let kept = {}; // what pages remember from one visit to the next, until signing out
 let session = null; // what signing out aborts
 let page = null; // {context, made, leave}

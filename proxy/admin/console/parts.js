@@ -133,6 +133,27 @@ export function trouble(error, again) {
   );
 }
 
+// Something to be known of before all else on a page; `lines` are shown as they were written.
+export function callout(tone, title, lines, ...more) {
+  return h(
+    "div",
+    { class: `callout ${tone}`, role: "status", key: "told" },
+    icon(tone === "ok" ? "check" : "alert"),
+    h(
+      "div",
+      { class: "callout-text" },
+      h("strong", {}, title),
+      more.length > 0 && [" ", ...more],
+      lines.length > 0 &&
+        h(
+          "ul",
+          {},
+          lines.map((line) => h("li", { key: line }, h("code", { class: "break" }, line))),
+        ),
+    ),
+  );
+}
+
 // A cell of `live.watch`: its value as `view` shows it, that it is on its way, or that it failed.
 export function loaded(cell, view) {
   if (cell.value !== undefined) {

@@ -8,6 +8,14 @@ import { t } from "./text.js";
 
 const NAMES = ["token", "access_key", "secret_key", "webhook_secret"];
 
+// Which of this tab's keys are still taken, by what was just heard of their tokens.
+export function followStates(keys, tokens) {
+  for (const key of keys) {
+    const token = tokens.find(({ id }) => id === key.id);
+    if (token) key.refused = token.state !== "active";
+  }
+}
+
 // `made` is what the API answered; `keys` are this tab's keys, for trying them out.
 export function showSecrets(made, keys) {
   const at = keys.findIndex((one) => one.id === made.id);

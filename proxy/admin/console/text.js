@@ -95,6 +95,7 @@ export const TEXT = {
   "missing.go": ["Go to the overview", "前往概览"],
 
   // -------------------------------------------------------------- states
+  "state.open": ["Open", "未结束"],
   "state.queued": ["Queued", "排队中"],
   "state.waiting": ["Waiting", "等待中"],
   "state.in_progress": ["Rendering", "生成中"],
@@ -203,6 +204,19 @@ export const TEXT = {
   "overview.health": ["Health", "健康状况"],
   "overview.ready": ["Ready", "就绪"],
   "overview.ready.text": ["Requests are taken and rendered.", "正在接收并处理请求。"],
+  "overview.partly": ["Ready, with trouble", "就绪，但有问题"],
+  "overview.partly.text": [
+    "Requests are taken, but {n} of {all} upstreams does not answer: {names}|Requests are taken, but {n} of {all} upstreams do not answer: {names}",
+    "正在接收请求，但 {all} 个上游中有 {n} 个无响应：{names}",
+  ],
+  "overview.kept": [
+    "The configuration could not be read again; the old one stays in force.",
+    "配置重新加载失败，旧配置继续生效。",
+  ],
+  "overview.waiting": [
+    "{n} changed setting waits for a restart.|{n} changed settings wait for a restart.",
+    "{n} 项已修改的配置需重启后生效。",
+  ],
   "overview.not_ready": ["Not ready", "未就绪"],
   "overview.up": ["Running for", "已运行"],
   "overview.workers": ["Workers", "工作进程"],
@@ -261,6 +275,7 @@ export const TEXT = {
   "task.id": ["the task's id", "任务 ID"],
   "task.no.prompt": ["(no prompt)", "（无提示词）"],
   "task.no.upstream": ["not sent yet", "尚未发送"],
+  "task.never.sent": ["not sent", "未发送"],
   "task.summary": ["Where it stands", "当前状态"],
   "task.progress": ["Progress", "进度"],
   "task.prompt": ["Prompt", "提示词"],
@@ -318,6 +333,32 @@ export const TEXT = {
   "event.completed": ["Completed", "已完成"],
   "event.failed": ["Failed", "失败"],
   "event.deleted": ["Deleted", "已删除"],
+  "event.never_sent": ["Never sent", "从未发送"],
+  "event.not_known": ["The upstream does not know it", "上游没有该任务"],
+  "event.gave_up": ["Gave up waiting", "等待超时，已放弃"],
+  "event.cancelled": ["Cancelled at the provider", "已在提供商处取消"],
+  "rest.attempt": ["attempt {n} to {place}", "第 {n} 次尝试，发往 {place}"],
+  "rest.again_to": [
+    "attempt {n} to {place}: attempt {last} was refused, {why}",
+    "第 {n} 次尝试，发往 {place}；第 {last} 次被拒绝：{why}",
+  ],
+  "rest.as": ["as {id}", "上游 ID：{id}"],
+  "rest.queue_of": ["in the queue of {name}", "在 {name} 的队列中"],
+  "rest.waits_again": ["{why}: waiting again", "{why}，再次等待"],
+  "rest.sender_gone": ["whoever sent it is gone", "发送它的进程已退出"],
+  "rest.too_long": ["for too long", "时间过长"],
+  "rest.by_owner": ["by its owner", "由归属者删除"],
+  "stage.reserved": ["reserved", "已登记"],
+  "stage.sent": ["sent", "已发送"],
+  "stage.bound": ["bound", "已接收"],
+  "stage.queued": ["queued", "排队中"],
+  "stage.in_progress": ["in_progress", "生成中"],
+  "stage.completed": ["completed", "已完成"],
+  "stage.failed": ["failed", "失败"],
+  "operation.create": ["create", "创建"],
+  "operation.remix": ["remix", "改编"],
+  "operation.edit": ["edit", "编辑"],
+  "operation.extend": ["extend", "延长"],
 
   // -------------------------------------------------------------- usage
   "usage.lead": [
@@ -586,6 +627,8 @@ export const TEXT = {
   "routes.price.free": ["free", "免费"],
   "routes.price.per_second": ["{amount} a second", "每秒 {amount}"],
   "routes.price.per_video": ["{amount} a video", "每个视频 {amount}"],
+  "routes.case.other": ["other", "其他"],
+  "routes.case.audio": ["audio", "有声"],
   "routes.fit": ["What the model lacks", "模型不支持时"],
   "routes.fit.up": ["the next one up", "向上取整"],
   "routes.fit.exact": ["is refused", "拒绝"],
@@ -601,6 +644,9 @@ export const TEXT = {
   "config.key": ["Key", "键"],
   "config.value": ["Value", "值"],
   "config.origin": ["From", "来源"],
+  "config.from.default": ["default", "默认值"],
+  "config.from.env": ["env {name}", "环境变量 {name}"],
+  "config.hidden": ["(hidden)", "（已隐藏）"],
   "config.none": ["No setting fits", "没有匹配的配置"],
   "config.none.text": ["The search looks at keys, values and origins.", "搜索范围为键、值与来源。"],
   "config.reload": ["Read it again", "重新加载"],
@@ -614,10 +660,6 @@ export const TEXT = {
   ],
   "config.waiting": ["Read again. These wait for a restart:", "已重新加载。以下内容需重启后生效："],
   "config.last.ok": ["Last read again:", "上次重新加载："],
-  "config.last.bad": [
-    "The last attempt to read it again found mistakes:",
-    "上次重新加载时发现错误：",
-  ],
 
   // -------------------------------------------------------------- try it
   "try.lead": [

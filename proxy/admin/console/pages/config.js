@@ -2,9 +2,7 @@
 
 import { searchBox } from "../controls.js";
 import { h } from "../dom.js";
-import * as format from "../format.js";
-import { icon } from "../icons.js";
-import { button, describe, empty, loaded, pageHead, table, time } from "../parts.js";
+import { button, callout, describe, empty, loaded, pageHead, table, time } from "../parts.js";
 import { announce } from "../says.js";
 import { t } from "../text.js";
 
@@ -40,12 +38,12 @@ export function configPage(ctx) {
     },
     {
       label: t("config.origin"),
-      cell: ({ origin }) => h("span", { class: "quiet break" }, origin),
+      cell: ({ origin }) => h("span", { class: "quiet break" }, from(origin)),
     },
   ];
 
   const fits = ({ key, value, origin }) =>
-    `${key} ${shown(value)} ${origin}`.toLowerCase().includes(sought.toLowerCase());
+    `${key} ${shown(value)} ${from(origin)}`.toLowerCase().includes(sought.toLowerCase());
 
   function view() {
     return [
@@ -58,7 +56,7 @@ export function configPage(ctx) {
           busy: outcome?.busy,
         }),
       ),
-      outcome && !outcome.busy ? told(outcome) : config.value && before(config.value.last_reload),
+      reloaded(outcome, config.value?.last_reload),
       h(
         "div",
         { class: "toolbar", key: "toolbar" },
@@ -79,38 +77,27 @@ export function configPage(ctx) {
   return { title: () => t("nav.config"), view };
 }
 
-const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+const shown = (value) => {
+  if (value === "(hidden)") return t("config.hidden");
+  return typeof value === "string" ? value : JSON.stringify(value);
+};
 
-function before(last) {
-  if (!last) return null;
-  const text = last.ok ? t("config.last.ok") : t("config.last.bad");
-  return h("p", { class: "quiet", key: "last" }, text, " ", time(last.ms));
+// `default`, `env NAME`, or `file:line`, which is said as it is.
+function from(origin) {
+  if (origin === "default") return t("config.from.default");
+  return origin.startsWith("env ") ? t("config.from.env", { name: origin.slice(4) }) : origin;
 }
 
-function told({ ok, problems, waiting, error }) {
-  if (error) {
-    return callout("bad", describe(error), [error.message]);
+// What came of the reload made here, or of a later one by somebody else.
+function reloaded(mine, last) {
+  if (mine?.error) return callout("bad", describe(mine.error), [mine.error.message]);
+  const isMine = mine && !mine.busy && !(last && last.ms > mine.ms);
+  const came = isMine ? mine : last;
+  if (!came) return null;
+  if (!came.ok) return callout("bad", t("config.kept"), came.problems, time(came.ms));
+  if (came.waiting.length > 0) {
+    return callout("warn", t("config.waiting"), came.waiting, time(came.ms));
   }
-  if (!ok) return callout("bad", t("config.kept"), problems);
-  if (waiting.length > 0) return callout("warn", t("config.waiting"), waiting);
-  return callout("ok", t("config.reloaded"), []);
-}
-
-function callout(tone, title, lines) {
-  return h(
-    "div",
-    { class: `callout ${tone}`, role: "status", key: "told" },
-    icon(tone === "ok" ? "check" : "alert"),
-    h(
-      "div",
-      { class: "callout-text" },
-      h("strong", {}, title),
-      lines.length > 0 &&
-        h(
-          "ul",
-          {},
-          lines.map((line) => h("li", { key: line }, h("code", { class: "break" }, line))),
-        ),
-    ),
-  );
+  if (isMine) return callout("ok", t("config.reloaded"), []);
+  return h("p", { class: "quiet", key: "last" }, t("config.last.ok"), " ", time(came.ms));
 }

@@ -9,6 +9,7 @@ import {
   badge,
   bar,
   buttonLink,
+  callout,
   card,
   cardWith,
   copyable,
@@ -40,7 +41,7 @@ export function overviewPage(ctx) {
         t("overview.lead"),
         buttonLink("#/try", t("overview.try"), { kind: "primary", sign: "spark" }),
       ),
-      known ? [health(known), tiles(known, usage)] : skeleton(),
+      known ? [health(known), reloaded(known.last_reload), tiles(known, usage)] : skeleton(),
       h(
         "div",
         { class: "columns", key: "columns" },
@@ -58,21 +59,43 @@ export function overviewPage(ctx) {
   return { title: () => t("nav.overview"), view };
 }
 
+// Whether requests are taken, and whether somebody is there to render them.
+function condition(known) {
+  if (!known.ready) return ["bad", t("overview.not_ready"), known.why_not];
+  const silent = known.upstreams.filter(({ standing }) => standing?.mood === "broken");
+  if (silent.length === 0) return ["ok", t("overview.ready"), t("overview.ready.text")];
+  const names = silent.map(({ name }) => name).join(", ");
+  const values = { n: silent.length, all: known.upstreams.length, names };
+  return ["warn", t("overview.partly"), t("overview.partly.text", values)];
+}
+
+// Of a reload that was refused, or not in force as a whole.
+function reloaded(last) {
+  if (!last || (last.ok && last.waiting.length === 0)) return null;
+  const n = last.waiting.length;
+  return callout(
+    "warn",
+    last.ok ? t("overview.waiting", { n }) : t("overview.kept"),
+    [],
+    link("#/config", t("overview.more")),
+  );
+}
+
 function health(known) {
-  const state = known.ready ? "ready" : "not_ready";
+  const [tone, title, why] = condition(known);
   return h(
     "section",
     {
-      class: `health ${known.ready ? "ok" : "bad"}`,
+      class: `health ${tone}`,
       "aria-label": t("overview.health"),
       key: "health",
     },
-    h("span", { class: "health-sign" }, icon(known.ready ? "check" : "alert")),
+    h("span", { class: "health-sign" }, icon(tone === "ok" ? "check" : "alert")),
     h(
       "div",
       { class: "health-text" },
-      h("p", { class: "health-title" }, t(`overview.${state}`)),
-      h("p", { class: "health-why" }, known.ready ? t("overview.ready.text") : known.why_not),
+      h("p", { class: "health-title" }, title),
+      h("p", { class: "health-why" }, why),
     ),
     h(
       "dl",
@@ -109,7 +132,7 @@ function tiles(known, usage) {
       known.tasks_open === null ? format.NONE : format.number(known.tasks_open),
       t("overview.open.text"),
       null,
-      "#/tasks?status=in_progress",
+      "#/tasks?status=open",
     ),
     tile(
       t("overview.spend"),

@@ -6,6 +6,7 @@ import * as format from "../format.js";
 import { icon } from "../icons.js";
 import { empty, json, loaded, pageHead } from "../parts.js";
 import { t } from "../text.js";
+import { priceCase } from "../words.js";
 
 export function routesPage(ctx) {
   let sought = "";
@@ -114,7 +115,7 @@ function price(value, currency) {
     const said =
       typeof amount === "object"
         ? Object.entries(amount)
-            .map(([when, each]) => `${when} ${one(each)}`)
+            .map(([when, each]) => `${priceCase(when)} ${one(each)}`)
             .join(", ")
         : one(amount);
     return t(`routes.price.${unit}`, { amount: said });

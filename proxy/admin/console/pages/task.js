@@ -21,6 +21,7 @@ import {
 import { player } from "../player.js";
 import { announce } from "../says.js";
 import { has, t } from "../text.js";
+import { operation, phrase, stage } from "../words.js";
 
 const isOver = (task) => task.status === "completed" || task.status === "failed";
 
@@ -72,7 +73,7 @@ export function taskPage(ctx) {
         [t("task.owner"), link(query("owner", task.owner), task.owner)],
         [t("task.token"), link(`#/tokens/${encodeURIComponent(task.token_id)}`, task.token_id)],
         [t("task.dialect"), task.dialect],
-        [t("task.operation"), task.operation],
+        [t("task.operation"), operation(task.operation)],
         [t("task.seconds"), format.seconds(task.seconds)],
         [t("task.size"), task.size],
         [t("task.n"), format.number(task.n ?? 1)],
@@ -81,7 +82,7 @@ export function taskPage(ctx) {
         [t("task.created"), format.moment(task.created_ms)],
         [t("task.completed"), format.moment(task.completed_ms)],
         [t("task.expires"), format.moment(task.expires_ms)],
-        [t("task.stage"), h("code", {}, task.stage)],
+        [t("task.stage"), stage(task.stage)],
         task.adjusted.length > 0 && [t("task.adjusted"), task.adjusted.join(", ")],
         task.dropped.length > 0 && [t("task.dropped"), task.dropped.join(", ")],
         task.external_id && [t("task.external_id"), copyable(task.external_id)],
@@ -185,13 +186,6 @@ const EVENTS = [
 function toneOf(entry) {
   const word = EVENTS.find(([start]) => entry.event.startsWith(start));
   return word?.[1] ?? ENDS[entry.stage] ?? ["idle", "clock"];
-}
-
-// `sent attempt 1 to a/b` → the phrase of its first word, and the rest as it was written.
-function phrase(event) {
-  const [first] = event.split(/[\s:,]/, 1);
-  if (!has(`event.${first}`)) return [event, ""];
-  return [t(`event.${first}`), event.slice(first.length).replace(/^[:,\s]+/, "")];
 }
 
 export function timeLine(task) {

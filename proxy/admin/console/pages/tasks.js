@@ -19,7 +19,7 @@ import { makePager } from "../pager.js";
 import { announce } from "../says.js";
 import { t } from "../text.js";
 
-const STATUSES = ["", "queued", "in_progress", "completed", "failed"];
+const STATUSES = ["", "open", "queued", "in_progress", "completed", "failed"];
 const FILTERS = ["status", "model", "owner", "token", "upstream"];
 const PAGE = 25;
 const MOST_LOOKS = 4;
@@ -193,11 +193,15 @@ function progress(task) {
   );
 }
 
+function unsent({ status }) {
+  return t(status === "failed" ? "task.never.sent" : "task.no.upstream");
+}
+
 function model(task) {
   return h(
     "span",
     { class: "two-lines" },
     h("span", {}, task.model),
-    h("span", { class: "quiet" }, task.upstream || t("task.no.upstream")),
+    h("span", { class: "quiet" }, task.upstream || unsent(task)),
   );
 }

@@ -18,16 +18,21 @@ import {
   pageHead,
 } from "../parts.js";
 import { note } from "../says.js";
-import { showSecrets } from "../secrets.js";
+import { followStates, showSecrets } from "../secrets.js";
 import { t } from "../text.js";
 import { tokenDialog } from "../token_form.js";
 
 export function tokenPage(ctx) {
   const path = `tokens/${encodeURIComponent(ctx.params.id)}`;
-  const cell = ctx.watch(3000, (signal) => ctx.api.get(path, {}, signal));
+  const cell = ctx.watch(3000, async (signal) => heard(await ctx.api.get(path, {}, signal)));
+
+  function heard(token) {
+    followStates(ctx.keys, [token]);
+    return token;
+  }
 
   async function act(what, body = {}) {
-    const token = await ctx.api.post(`${path}/${what}`, body);
+    const token = heard(await ctx.api.post(`${path}/${what}`, body));
     cell.again();
     return token;
   }

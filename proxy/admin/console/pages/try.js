@@ -106,9 +106,9 @@ export function tryPage(ctx) {
   // ---------------------------------------------------------------- the form
 
   function keyFields() {
-    const known = ctx.keys;
+    const known = ctx.keys.filter(({ refused: isRefused }) => !isRefused);
+    if (values.key && !known.some(({ token }) => token === values.key)) values.key = null;
     if (values.key === null && known.length > 0) values.key = known[0].token;
-    if (values.key && !known.some(({ token }) => token === values.key)) values.key = PASTED;
     const pasting = !values.key;
     return [
       known.length > 0 &&
