@@ -17,6 +17,10 @@ from proxy.families import ADDED, LIMITED, REQUESTS, SECONDS
 from proxy.logs import sink_of
 from proxy.metrics import Metrics, Spread, Tally
 from proxy.model import Exchange
+from proxy.redaction import Redactor
+
+PATHS_KEPT = 4096
+PATH_KEPT = 128  # characters of a path that is worth remembering
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,9 @@ class Account:
         self._metrics = metrics
         self._sink = sink_of(log)
         self._on_line: list[Callable[[Mapping[str, object]], None]] = []
-        # Looking a label's values up costs more than counting.
+        # Redacting a path, or looking a label's values up, costs more than all else here.
+        self._redactor: Redactor | None = None
+        self._paths: dict[str, str] = {}
         self._rows: dict[tuple[str, str, int, str], _Row] = {}
 
     def watch(self, seen: Callable[[Mapping[str, object]], None]) -> None:
@@ -51,9 +57,11 @@ class Account:
         dialect = operation = "-"
         if call is not None:
             dialect, operation = call.dialect, call.operation._value_  # `.value` is a slow property
-        path = head.path
-        if call is None or "rw_" in path:  # nobody knows what a client wrote there
-            path = self._sink.redactor.text(path)
+        if self._redactor is not self._sink.redactor:
+            self._redactor, self._paths = self._sink.redactor, {}
+        path = self._paths.get(head.path)
+        if path is None:  # nobody knows what a client wrote there
+            path = self._clean(head.path, is_known=call is not None)
         line: dict[str, object] = {
             "event": "request",
             "level": "info",
@@ -107,6 +115,14 @@ class Account:
     def flush(self) -> None:
         """Write the lines that still wait."""
         self._sink.flush()
+
+    def _clean(self, path: str, *, is_known: bool) -> str:
+        cleaned = self._sink.redactor.text(path)
+        if is_known and len(path) <= PATH_KEPT:
+            if len(self._paths) >= PATHS_KEPT:
+                del self._paths[next(iter(self._paths))]
+            self._paths[path] = cleaned
+        return cleaned
 
     def _row(self, dialect: str, operation: str, status: int, reason: str) -> _Row:
         row = _Row(

@@ -30,7 +30,7 @@ _FORMS: Final = (
     (re.compile(r"whsec_[\w+/=-]+"), "whsec_…"),
     (re.compile(r"(?i)\b(bearer|basic)\s+(?!rw_)[\w.~+/=-]{16,}"), r"\1 …"),
     (re.compile(r"(?i)\bHMAC-SHA256\s+Credential=[^\r\n\"']*"), "HMAC-SHA256 …"),
-    (re.compile(r"(/callbacks/[\w-]+/)[\w~.%-]+"), r"\1…"),
+    (re.compile(r"(/(?:callbacks|probe)/[\w-]+/)[\w~.%-]+"), r"\1…"),
     (re.compile(r"(//[^/@\s:]*:)[^/@\s]+(?=@)"), r"\1…"),  # a password in a URL
     # A query's or a form's: sig=, X-Amz-Signature=, auth_key=, AWSAccessKeyId=, …
     (

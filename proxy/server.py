@@ -81,6 +81,7 @@ TASKS_KEPT = 20_000
 FULL_MARK = 0.8  # of the store's maxmemory
 FULLNESS_S = 1.0
 SWEEP_S = 2.0
+DRAIN_IDLE_S = 3.0  # most clients that keep a connection and are busy use it in that time
 CUT_S = 3.0  # how long the drain waits for what it has cut; a body looks once a second
 
 
@@ -312,6 +313,7 @@ class Server:
             ListenerOptions(
                 head_s=config.timeouts.head_s,
                 body_idle_s=config.timeouts.body_idle_s,
+                drain_idle_s=min(DRAIN_IDLE_S, config.timeouts.drain_s / 10),
                 keepalive_s=config.timeouts.keepalive_s,
                 max_connections=config.limits.connections,
             ),

@@ -121,6 +121,7 @@ class Listener:
         self.options = options
         self.log = log
         self.draining = False
+        self.draining_since = 0.0  # on the monotonic clock
         self.turned_away = turned_away or Tally()
         self._handler = handler
         self._loop = asyncio.get_running_loop()
@@ -189,7 +190,8 @@ class Listener:
 
     async def stop_accepting(self) -> None:
         """Close the listening sockets; open connections go on, and are told to close."""
-        self.draining = True
+        if not self.draining:
+            self.draining, self.draining_since = True, time.monotonic()
         for site in self._sites:
             site.close()
         self._sites.clear()
@@ -202,7 +204,7 @@ class Listener:
     async def wait_idle(self, deadline_s: float) -> bool:
         """Wait until every connection is gone; False if some were still busy at the deadline.
 
-        Idle keep-alive connections are closed at once. A request that is being read or
+        Idle keep-alive connections are closed after `drain_idle_s`. A request that is being read or
         answered is finished, and its reply says `Connection: close`.
         """
         await self.stop_accepting()

@@ -10,6 +10,8 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from proxy.ground import signing_secrets
+from proxy.signing import sign_probe
 from proxy.sim import Fault
 from tests.edge.streams import PLACES, content, some_work, told, until
 
@@ -158,6 +160,10 @@ async def mischief(house: House) -> list[str]:
     """Everything that goes wrong in a day; returns what must not be found in the log."""
     task_id = await house.completed(prompt=PROMPT)
     made = await house.new_token()
+    config = house.server.config
+    (own,) = {c.secret_key for c in config.upstreams["sim-kling"].credentials}
+    probe = sign_probe(signing_secrets(config)[0], 1)
+    assert own is not None
     generation = (await house.get(f"/v1/video/generations/{task_id}")).json()
     signature = generation["url"].partition("sig=")[2].partition("&")[0]
     assert len(signature) > 20
@@ -169,6 +175,10 @@ async def mischief(house: House) -> list[str]:
         f"/v1/videos?key={made.token}",
         f"/v1/videos/{task_id}/content?exp=1&sig={signature}",
         f"/callbacks/{task_id}/c2lnbmF0dXJlc2lnbmF0dXJl",
+        f"/probe/1/{probe}",
+        f"/v1/videos/{own}",
+        f"/v1/models/{own}",
+        f"/v1/videos/{own}",  # once more: what was worked out of a path is remembered
     ):
         await house.get(path)
     for authorization in (f"Bearer {made.token}x", f"Token {made.token}", "Bearer " + "Qx9" * 30):
@@ -188,7 +198,7 @@ async def mischief(house: House) -> list[str]:
         "/v1/videos", data=f'{{"prompt": "{PROMPT}', headers={"Content-Type": "application/json"}
     )
     house.server.account.flush()
-    return [*secret_parts, signature, "c2lnbmF0dXJl", "Qx9Qx9Qx9Qx9"]
+    return [*secret_parts, own, probe, signature, "c2lnbmF0dXJl", "Qx9Qx9Qx9Qx9"]
 
 
 async def test_no_secret_and_no_prompt_gets_into_the_log(house: House, tmp_path: Path) -> None:

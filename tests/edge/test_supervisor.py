@@ -96,9 +96,18 @@ async def asking(site: Site, gateway: Worker) -> AsyncIterator[list[int]]:
                 await reply.read()
                 statuses.append(reply.status)
 
+    async def posting() -> None:
+        # A quote: the client repeats no POST, not even one whose connection it had kept.
+        asked = {"model": "sora-2", "prompt": "a cat"}
+        url = gateway.url + "/v1/videos?dry_run=1"
+        while not over.is_set():
+            async with site.client.post(url, json=asked, headers=site.bearer) as reply:
+                await reply.read()
+                statuses.append(reply.status)
+
     async with asyncio.TaskGroup() as group:
         for number in range(ASKERS):
-            group.create_task(kept() if number % 2 else anew())
+            group.create_task((anew, kept, posting)[number % 3]())
         try:
             yield statuses
         finally:
@@ -182,6 +191,17 @@ async def test_a_reload_reaches_every_worker_and_a_bad_file_none(site: Site) -> 
         url = gateway.url + "/v1/models"
         async with aiohttp.ClientSession() as client, client.get(url, headers=site.bearer) as got:
             assert "renamed" in await got.text()
+
+
+async def test_a_reload_cuts_no_download(site: Site) -> None:
+    gateway = await site.worker()
+    async with AsyncExitStack() as stack:
+        download = await begun(site, gateway, stack)
+        gateway.process.send_signal(signal.SIGHUP)
+        await until(lambda: sum(line["event"] == "reloaded" for line in gateway.log) == 3)
+        download.stall.release()
+        assert await download.is_whole()
+    assert await gateway.stop() == 0
 
 
 async def begun(site: Site, gateway: Worker, stack: AsyncExitStack) -> Download:
