@@ -185,7 +185,7 @@ async def test_a_reload_reaches_every_worker_and_a_bad_file_none(site: Site) -> 
         return await series(site, gateway, "reelway_config_reload_failed") == 0
 
     async with asyncio.timeout(GUARD_S):
-        while not await is_well():  # the supervisor waits for what the workers say
+        while not await is_well():  # noqa: ASYNC110 - the supervisor waits for its workers' word
             await asyncio.sleep(0.01)
     for _ in range(12):  # either worker
         url = gateway.url + "/v1/models"
