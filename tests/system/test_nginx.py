@@ -22,9 +22,11 @@ import openai
 import pytest
 
 from proxy.config import Config, load
+from proxy.ground import signing_secrets
 from proxy.listener import bind
 from proxy.providers import PROVIDERS
 from proxy.server import Server
+from proxy.signing import sign_probe
 from proxy.sim import Fault, pattern, pattern_sha256
 from tests.edge.streams import OPENAI, PROMPT, SIZE, add, content, until
 from tests.edge.worker import worker
@@ -437,6 +439,17 @@ async def test_what_a_client_says_about_itself_counts_for_nothing(
     claims = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Host": "evil.example"}
     await read(house, front, "/v1/models", headers=claims)
     assert (await house.line(lambda line: True))["peer"] == "127.0.0.1"
+
+
+async def test_a_wish_for_another_protocol_is_not_passed_on(house: House, front: Front) -> None:
+    """By a probe, which says what arrived; asked of the gateway itself it did."""
+    exp_s = int(time.time()) + 60
+    path = f"/probe/{exp_s}/{sign_probe(signing_secrets(house.server.config)[0], exp_s)}"
+    wish = {"Upgrade": "h2c", "Connection": "Upgrade, HTTP2-Settings"}
+    through = await read(house, front, path, headers=wish)
+    direct = await house.get(path, headers=wish)
+    seen = [json.loads(reply.body.partition(b"\n")[0])["upgrade"] for reply in (through, direct)]
+    assert seen == ["", "h2c"]
 
 
 async def test_no_log_of_nginx_has_a_secret_in_it(house: House, front: Front) -> None:

@@ -4,6 +4,7 @@ real server that scrapes a gateway and raises an alert."""
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -45,6 +46,23 @@ def test_promtool_likes_the_rules_their_tests_and_the_example(
     )
     assert "SUCCESS" in said("promtool", "check", "config", here / "prometheus.yml")
     assert "SUCCESS" in said("promtool", "test", "rules", here / "alerts_test.yml")
+
+
+def test_promtool_understands_every_query_of_the_dashboard(
+    said: Callable[..., str], deploy: Path, tmp_path: Path
+) -> None:
+    """As rules, for which it has a check; the panel's own words for a range stand for one."""
+    dashboards = list((deploy / "grafana").glob("*.json"))
+    panels = [panel for path in dashboards for panel in json.loads(path.read_text())["panels"]]
+    asked = [target["expr"] for panel in panels for target in panel.get("targets", ())]
+    rules = [
+        {"record": f"panel:{n}", "expr": query.replace("$__rate_interval", "5m")}
+        for n, query in enumerate(asked)
+    ]
+    assert len(rules) > 30
+    file = tmp_path / "rules.yml"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    assert f"SUCCESS: {len(rules)} rules found" in said("promtool", "check", "rules", file)
 
 
 async def test_promtool_likes_the_page_of_one_worker_and_of_several(

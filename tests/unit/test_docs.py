@@ -335,3 +335,22 @@ def test_events_are_told_as_reasons_too() -> None:
 def test_what_a_worker_takes_at_its_start_is_said_to_wait_for_a_restart() -> None:
     named = {f"{section}.{key}" for section, keys in WAIT_KEYS.items() for key in keys}
     assert read_at_start() == named
+
+
+# ---------------------------------------------------------------- the store's keys
+
+
+def rooms_of_keys() -> set[str]:
+    """The part of each key of `keys.py` that is no value: `own` of `rw:{s}:own:<owner>`."""
+    source = (ROOT / "proxy" / "store" / "keys.py").read_text(encoding="utf-8")
+    spelled = re.findall(r'"(rw:[^"]*)"', source)
+    assert len(spelled) > 25
+    parts = {part for key in spelled for part in re.sub(r"\{+[^}]*\}+", "", key).split(":")[1:]}
+    rooms = set(re.findall(r'_room\("(\w+)"\)|_tagged\(task_id, .(\w+).\)', source))
+    return {part for part in parts if part} | {name for pair in rooms for name in pair if name}
+
+
+def test_the_table_of_the_store_s_keys_has_every_one() -> None:
+    table = page("docs/architecture.md").text.partition("## Keys in Redis")[2].partition("\n## ")[0]
+    told = {part for key in re.findall(r"`([^`]*)`", table) for part in re.split(r"[:\s|]", key)}
+    assert rooms_of_keys() - told == set()
