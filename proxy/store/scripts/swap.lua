@@ -30,7 +30,7 @@ if counters > 0 then
     redis.call('HINCRBY', use, ARGV[place], ARGV[place + 1])
   end
   if redis.call('PTTL', use) == -1 then  -- of a task older than the counters
-    redis.call('PEXPIRE', use, 400 * 24 * 3600 * 1000)
+    redis.call('PEXPIRE', use, 100 * 24 * 3600 * 1000)
   end
 end
 if ARGV[15] == '1' then
