@@ -81,7 +81,7 @@ TASKS_KEPT = 20_000
 FULL_MARK = 0.8  # of the store's maxmemory
 FULLNESS_S = 1.0
 SWEEP_S = 2.0
-DRAIN_IDLE_S = 3.0  # most clients that keep a connection and are busy use it in that time
+KEPT_S = 3.0  # most clients that keep a connection and are busy use it in that time
 CUT_S = 3.0  # how long the drain waits for what it has cut; a body looks once a second
 
 
@@ -184,10 +184,12 @@ class Server:
         self._draining = True
         self.log.info("draining", seconds=self.config.timeouts.drain_s)
         self.watch.close()
-        await self.listener.stop_accepting()
+        drain_s = self.config.timeouts.drain_s
+        kept_s = min(KEPT_S, drain_s / 10)
+        await self.listener.stop_accepting(kept_s)
         self._front.close()  # the listener had a copy: a connection would wait here unanswered
         hurry = asyncio.create_task(self._hurry.wait())
-        idle = asyncio.create_task(self.listener.wait_idle(self.config.timeouts.drain_s))
+        idle = asyncio.create_task(self.listener.wait_idle(drain_s, kept_s))
         try:
             await asyncio.wait({hurry, idle}, return_when=asyncio.FIRST_COMPLETED)
             if idle.done() and idle.result():
@@ -313,7 +315,6 @@ class Server:
             ListenerOptions(
                 head_s=config.timeouts.head_s,
                 body_idle_s=config.timeouts.body_idle_s,
-                drain_idle_s=min(DRAIN_IDLE_S, config.timeouts.drain_s / 10),
                 keepalive_s=config.timeouts.keepalive_s,
                 max_connections=config.limits.connections,
             ),

@@ -121,7 +121,7 @@ class Listener:
         self.options = options
         self.log = log
         self.draining = False
-        self.draining_since = 0.0  # on the monotonic clock
+        self.kept_until = 0.0  # while draining, idle connections; on the monotonic clock
         self.turned_away = turned_away or Tally()
         self._handler = handler
         self._loop = asyncio.get_running_loop()
@@ -188,10 +188,10 @@ class Listener:
         self.log(f"{request_id}: {why} (from {request.remote or 'a unix socket'})")
         return error_reply(request_id, 400, "malformed_request", "invalid_request_error", why)
 
-    async def stop_accepting(self) -> None:
+    async def stop_accepting(self, kept_s: float = 0.0) -> None:
         """Close the listening sockets; open connections go on, and are told to close."""
         if not self.draining:
-            self.draining, self.draining_since = True, time.monotonic()
+            self.draining, self.kept_until = True, time.monotonic() + kept_s
         for site in self._sites:
             site.close()
         self._sites.clear()
@@ -201,13 +201,15 @@ class Listener:
                     os.unlink(path)
         self._own_paths.clear()
 
-    async def wait_idle(self, deadline_s: float) -> bool:
+    async def wait_idle(self, deadline_s: float, kept_s: float = 0.0) -> bool:
         """Wait until every connection is gone; False if some were still busy at the deadline.
 
-        Idle keep-alive connections are closed after `drain_idle_s`. A request that is being read or
-        answered is finished, and its reply says `Connection: close`.
+        A request that is being read or answered is finished, and its reply says `Connection:
+        close`. An idle connection may bring one for `kept_s` more: its client cannot know, and most
+        do not repeat a POST whose connection was closed under it.
         """
-        await self.stop_accepting()
+        await self.stop_accepting(kept_s)
+        self.kept_until = min(self.kept_until, time.monotonic() + kept_s)
         # Requests that the kernel held when accepting stopped reach their handlers first.
         await asyncio.sleep(0)
         self._sweep_all()

@@ -39,9 +39,6 @@ class ListenerOptions:
     head_s: float = 10.0  # from connect, or a request's first byte, to the end of its head
     body_idle_s: float = 30.0  # a client that takes none of a finished reply's bytes
     keepalive_s: float = 75.0
-    # While draining: how long a connection that is kept may still bring a request. Its reply ends
-    # it, and a client that uses it meets no closing; most do not repeat a POST that did.
-    drain_idle_s: float = 0.0
     max_connections: int = 10_000
 
 
@@ -186,7 +183,7 @@ class Conn(web.RequestHandler):
             elif now - self._closing_since > options.body_idle_s:
                 wire.abort()  # it was closed long ago and the client will not take the rest
         elif self.draining and self.is_idle():
-            if now - self._listener.draining_since >= options.drain_idle_s:
+            if now >= self._listener.kept_until:
                 self.force_close()
         elif self._head_since is not None:
             fresh = self.draining and self._silent

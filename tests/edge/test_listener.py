@@ -627,12 +627,12 @@ async def test_a_drain_closes_idle_connections_and_finishes_busy_ones() -> None:
 @on_both_loops
 async def test_a_kept_connection_may_be_used_once_more_while_draining() -> None:
     """Its client cannot know, and would not repeat a POST whose connection was closed."""
-    async with house(hello, drain_idle_s=WAIT_S) as at:
+    async with house(hello) as at:
         used, idle = await at.peer(), await at.peer()
         for peer in (used, idle):
             peer.send(GET)
             await peer.reply()
-        drain = asyncio.create_task(at.listener.wait_idle(WAIT_S))
+        drain = asyncio.create_task(at.listener.wait_idle(WAIT_S, WAIT_S))
         while not at.listener.draining:  # noqa: ASYNC110  # it begins with its first step
             await asyncio.sleep(0)
         used.send(post(b"abc"))
