@@ -17,6 +17,8 @@ def cause_of(error: BaseException) -> str:
     chain = list(_chain(error))
     for each in chain:
         if isinstance(each, ssl.SSLCertVerificationError):
+            if not hasattr(each, "verify_message"):  # aiohttp's, around OpenSSL's own
+                continue
             return f"its certificate is refused: {each.verify_message}"
         if isinstance(each, ssl.SSLError):
             reason = getattr(each, "reason", None) or str(each)  # only OpenSSL's own have one

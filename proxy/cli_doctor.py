@@ -6,25 +6,31 @@ import asyncio
 import resource
 import shutil
 import time
+from contextlib import closing
+from http.client import HTTPException
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
-from proxy.command import config_option, json_option, load_config, say_json, with_store
+from proxy.causes import cause_of
+from proxy.cli_health import connection_to
+from proxy.command import config_option, json_option, load_config, run, say_json, with_store
 from proxy.config import Config
 from proxy.front import judge
-from proxy.ground import signing_secrets
+from proxy.ground import CannotServe, signing_secrets
 from proxy.keyring import name_of
 from proxy.metrics import Metrics
 from proxy.probe import SKEW_S, model_for, probe
 from proxy.probe import Finding as Told
 from proxy.providers import PROVIDERS
-from proxy.store import Store
-from proxy.store.promises import Finding, findings
+from proxy.store import Store, StoreDown
+from proxy.store.promises import Finding, findings, latency
 from proxy.tracing import missing
 from proxy.upstream import Deadlines, Upstreams
 
-MIN_FILES = 4096
+MIN_FILES = 4096  # of each process
+FULL_MARK = 0.8  # of the files it may have open; the alert has the same
 
 
 @click.command()
@@ -37,23 +43,58 @@ def doctor(config_path: Path | None, as_json: bool) -> None:
     something is an error.
     """
     config = load_config(config_path)
-    found: list[Finding] = []
-
-    async def look(store: Store) -> None:
-        found.extend(await findings(store.batch, config.redis.durability))
-        found.extend(await _upstreams(config))
-        found.extend(await _collector(config))
-        secret, trusted = signing_secrets(config)[0], config.server.trusted_proxies
-        found.extend(await judge(config.public_url, secret, time.time, trusted))
-
-    with_store(config, look)
-    found.extend([_space(config), _files()])
+    found = [*_store(config), *run(_around(config)), _space(config), _files(config)]
     if as_json:
         say_json([{"level": each.level, "text": each.text} for each in found])
     else:
         for each in found:
             click.echo(f"{each.level:<8}{each.text}")
     raise SystemExit(1 if any(each.level == "error" for each in found) else 0)
+
+
+def _store(config: Config) -> list[Finding]:
+    """What the store can promise, and how fast; or the one error that it cannot be used, with
+    which the rest is looked at all the same."""
+    found: list[Finding] = []
+
+    async def look(store: Store) -> None:
+        found.extend(await findings(store.batch, config.redis.durability))
+        found.append(await latency(store.batch))
+
+    try:
+        with_store(config, look)
+    except click.ClickException as error:
+        cause = error.__cause__
+        if isinstance(cause, StoreDown):
+            # redis-py tells of a Sentinel with all its settings.
+            why = cause_of(cause.__cause__ or cause).partition(" : <")[0]
+            found.append(
+                Finding(
+                    "error",
+                    f"redis: {_place(config.redis.url)} does not answer ({why}): every submit is "
+                    "refused; start it, or correct [redis] url",
+                )
+            )
+        else:
+            found.append(Finding("error", f"redis: {error.message}"))
+    return found
+
+
+def _place(url: str) -> str:
+    """Where the store is, without the password."""
+    parts = urlsplit(url)
+    return (parts.netloc.rpartition("@")[2] + parts.path.rstrip("/")) or url
+
+
+async def _around(config: Config) -> list[Finding]:
+    """What is not on this machine, or stands in front of it."""
+    found = [*await _upstreams(config), *await _collector(config)]
+    try:
+        secret = signing_secrets(config)[0]
+    except (CannotServe, OSError) as error:
+        return [*found, Finding("error", f"[server] secrets: {error}")]
+    trusted = config.server.trusted_proxies
+    return [*found, *await judge(config.public_url, secret, time.time, trusted)]
 
 
 async def _upstreams(config: Config) -> list[Finding]:
@@ -123,11 +164,54 @@ def _space(config: Config) -> Finding:
     return Finding("ok", f"[server] state_dir: {free >> 20} MiB free")
 
 
-def _files() -> Finding:
-    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < MIN_FILES:
-        return Finding(
-            "warning",
-            f"limits: {soft} open files; a stream takes up to four, so raise it: ulimit -n 65536",
+# ---------------------------------------------------------------- open files
+
+
+def _files(config: Config) -> Finding:
+    """How many files the gateway that runs may open; without one, how many one from here could."""
+    told = _told_by_gateway(config.admin.listen)
+    if isinstance(told, str):
+        most, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # Linux knows no "unlimited" here
+        is_high = most >= MIN_FILES
+        text = f"{most} open files, of this shell; {told}"
+    else:
+        workers = config.server.workers
+        each = int(told["process_max_fds"]) // workers  # the page has the sum over workers
+        is_high = each >= MIN_FILES
+        text = f"{each} open files for " + (
+            f"each of {workers} workers" if workers > 1 else "the gateway that runs"
         )
-    return Finding("ok", f"limits: {soft} open files")
+        opened = told.get("process_open_fds")
+        if opened is not None:
+            text += f", {int(opened)} are open"
+            if opened > FULL_MARK * told["process_max_fds"]:
+                text += ", so they run out"
+                is_high = False
+    if is_high:
+        return Finding("ok", f"limits: {text}")
+    return Finding(
+        "warning",
+        f"limits: {text}. A stream takes up to four, so raise it: LimitNOFILE=65536 of the unit, "
+        "ulimit -n 65536 in a shell",
+    )
+
+
+def _told_by_gateway(listen: str) -> dict[str, float] | str:
+    """`process_max_fds` and, where known, `process_open_fds` of the metrics page, which wants no
+    token; or why there are none."""
+    told: dict[str, float] = {}
+    try:
+        with closing(connection_to(listen)) as connection:
+            connection.request("GET", "/metrics")
+            page = connection.getresponse().read().decode(errors="replace")
+        for line in page.splitlines():
+            if line.startswith(("process_max_fds ", "process_open_fds ")):
+                name, _, value = line.partition(" ")
+                told[name] = float(value)
+    except (OSError, HTTPException):
+        return f"no gateway answers on [admin] listen, {listen}"
+    except ValueError:
+        told.clear()
+    if "process_max_fds" not in told:
+        return f"what answers on [admin] listen, {listen}, does not tell a gateway's"
+    return told

@@ -55,7 +55,7 @@ def health(url: str | None, config_path: Path | None, as_json: bool) -> None:
     """
     place = url or _listen(file_of(config_path))
     try:
-        with closing(_connection(place)) as connection:
+        with closing(connection_to(place)) as connection:
             path = urlsplit(place).path.rstrip("/").removesuffix(_READY) if url else ""
             connection.request("GET", path + _READY)
             reply = connection.getresponse()
@@ -71,7 +71,7 @@ def health(url: str | None, config_path: Path | None, as_json: bool) -> None:
     raise SystemExit(0 if ready else 1)
 
 
-def _connection(place: str) -> HTTPConnection:
+def connection_to(place: str) -> HTTPConnection:
     """To a URL's host, or to what `[admin] listen` names. No proxy of the environment is asked:
     the admin port is on this machine."""
     if place.startswith(("http://", "https://")):

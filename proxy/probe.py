@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 import orjson
 
+from proxy.causes import cause_of
 from proxy.model import Accepted, Credential, Kind, Operation, Refused, Route, Task, Upstream
 from proxy.providers.base import Provider
 from proxy.upstream import Answer, Upstreams, UpstreamTrouble
@@ -58,7 +59,8 @@ async def probe(
         answer = await upstreams.query(upstream, outbound)
     except UpstreamTrouble as trouble:
         ms = round((clock() - began_s) * 1000)
-        what = f"{upstream.base_url} cannot be asked: {trouble}"
+        why = cause_of(trouble.__cause__ or trouble)
+        what = f"{upstream.base_url} cannot be asked: {why}; look at base_url and the way there."
         return Finding(False, what, "unknown", False, None, None, ms)
     ended_s = clock()
     key, what = _read(provider, answer)

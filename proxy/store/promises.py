@@ -3,12 +3,17 @@ the admin port."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Final, Literal
 
 from proxy.store.batch import Answer, Batcher, Durability
 
 FULL_MARK: Final = 0.8
+PINGS: Final = 9  # few enough to be no load, enough that one slow turn does not count
+SLOW_MS: Final = 10.0
 _LEVELS: Final = ("ok", "warning", "error")
 
 
@@ -63,6 +68,25 @@ async def findings(batch: Batcher, durability: Durability) -> list[Finding]:
         [_durability(info, durability) for info in infos],
     )
     return [max(found, key=lambda each: _LEVELS.index(each.level)) for found in by_subject]
+
+
+async def latency(batch: Batcher, clock: Callable[[], float] = time.perf_counter) -> Finding:
+    """How long a round trip takes: the median of some, of several servers always the slowest.
+    `clock` gives seconds. Raises StoreDown when the store does not answer."""
+    await batch.everywhere("PING")  # opens the connection, which counts once and not each time
+    took_ms: list[float] = []
+    for _ in range(PINGS):
+        began_s = clock()
+        await batch.everywhere("PING")
+        took_ms.append((clock() - began_s) * 1000)
+    middle_ms = median(took_ms)
+    if middle_ms > SLOW_MS:
+        return Finding(
+            "warning",
+            f"redis: a round trip takes {middle_ms:.1f} ms, above {SLOW_MS:g} ms: every request "
+            "waits for one and every submit for several; put it nearer, or look at its load",
+        )
+    return Finding("ok", f"redis: a round trip takes {middle_ms:.1f} ms")
 
 
 def _version(info: dict[str, str]) -> Finding:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,10 +158,14 @@ async def test_nothing_in_front_changes_no_host(house: House) -> None:
 
 
 @asynccontextmanager
-async def in_front(house: House, **headers: str) -> AsyncIterator[str]:
-    """The URL of a proxy that passes answers on whole, and sets these headers; `_` for `-`."""
+async def in_front(
+    house: House, *, whole_ones: int | None = None, **headers: str
+) -> AsyncIterator[str]:
+    """The URL of a proxy that passes answers on whole, the first `whole_ones` or all, and sets
+    these headers; `_` for `-`."""
+    asked = count(1)
 
-    async def whole(request: web.BaseRequest) -> web.Response:
+    async def whole(request: web.BaseRequest) -> web.StreamResponse:
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         async with (
             aiohttp.ClientSession() as session,
@@ -168,11 +173,14 @@ async def in_front(house: House, **headers: str) -> AsyncIterator[str]:
                 house.url + request.raw_path, headers={"Host": request.headers["Host"], **given}
             ) as reply,
         ):
-            return web.Response(
-                status=reply.status,
-                body=await reply.read(),
-                headers={"X-Request-Id": reply.headers["X-Request-Id"]},
-            )
+            told = {"X-Request-Id": reply.headers["X-Request-Id"]}
+            if whole_ones is None or next(asked) <= whole_ones:
+                return web.Response(status=reply.status, body=await reply.read(), headers=told)
+            passing = web.StreamResponse(status=reply.status, headers=told)
+            await passing.prepare(request)
+            async for piece in reply.content.iter_any():
+                await passing.write(piece)
+            return passing
 
     server = await asyncio.get_running_loop().create_server(web.Server(whole), "127.0.0.1", 0)
     async with server:
@@ -228,6 +236,15 @@ async def test_a_proxy_that_holds_answers_back_and_changes_the_host_is_found(
         bad = troubles(await judge(url, secret, time.time, ()))
     assert ["proxy_buffering off" in text for text in bad] == [True, False]
     assert "the Host header arrives as 'inside'" in bad[1]
+
+
+async def test_one_answer_that_comes_late_is_no_proxy_that_holds_back(house: House) -> None:
+    """A busy machine reads late, too."""
+    secret = signing_secrets(house.server.config)[0]
+    async with in_front(house, whole_ones=1) as url:
+        found = await judge(url, secret, time.time, ())
+    assert not [text for text in troubles(found) if "proxy_buffering" in text]
+    assert [each.level for each in found if "come through at once" in each.text] == ["ok"]
 
 
 async def test_another_gateway_there_is_not_taken_for_this_one(house: House) -> None:
