@@ -95,7 +95,7 @@ class InternalError(ProxyError):
 
 
 class Gateway:
-    """Answers one request at a time through `handle`; holds no state of its own."""
+    """Answers one request at a time through `handle`; what it remembers it could work out anew."""
 
     def __init__(
         self,

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import os
 import re
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-import uvloop
 from aiohttp import web
 
 from proxy.errors import BodyTimeout, Invalid
@@ -34,25 +31,10 @@ from proxy.listener import (
     cut,
     read_body,
 )
+from tests.edge.relay_rig import on_both_loops
 
-LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 WAIT_S = 20
-
-
-def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run a test coroutine once on each kind of loop."""
-
-    @functools.wraps(test)
-    def run(loop_kind: str, **given: Any) -> None:
-        with asyncio.Runner(loop_factory=LOOPS[loop_kind]) as runner:
-            runner.run(asyncio.wait_for(test(**given), WAIT_S))
-
-    own = list(inspect.signature(test).parameters.values())
-    kind = inspect.Parameter("loop_kind", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    run.__signature__ = inspect.Signature([kind, *own])  # type: ignore[attr-defined]
-    marked: Callable[..., None] = pytest.mark.parametrize("loop_kind", LOOPS)(run)
-    return marked
 
 
 class Peer:
