@@ -392,7 +392,9 @@ class Dispatcher:
             return Refused(failure, elsewhere=True), None
         except Ambiguous as error:
             return Unknown(str(error)), None
-        outcome = attempt.provider.outcome(answer.status, answer.headers, answer.body)
+        outcome = attempt.provider.outcome(
+            answer.status, answer.headers, answer.body, attempt.upstream
+        )
         return outcome, answer.status
 
     async def _expected_ms(self, attempt: Attempt) -> int | None:

@@ -429,12 +429,30 @@ class TaskState:
     expires_ms: int | None = None  # when the provider drops the result
 
 
+TransientKind = Literal[
+    "not_found",  # the upstream says it has no such task
+    "no_answer",  # no connection, a cut, a time-out
+    "rate_limited",
+    "credential_refused",  # 401 or 403, or the provider's own code for it
+    "http_3xx",
+    "http_4xx",
+    "http_5xx",
+    "unreadable",  # a 2xx that names no state, or claims a result without its address
+    "not_configured",  # the task's upstream or credential left the config
+    "no_lookup",  # the provider cannot be asked by an id of ours
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Transient:
-    """A poll that says nothing about the task: try again later."""
+    """A poll that says nothing about the task: try again later.
+
+    `reason` is for the log, `kind` for decisions.
+    """
 
     reason: str
     retry_after_s: float | None = None
+    kind: TransientKind = "unreadable"
 
 
 @dataclass(frozen=True, slots=True)

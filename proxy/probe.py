@@ -63,7 +63,7 @@ async def probe(
         what = f"{upstream.base_url} cannot be asked: {why}; look at base_url and the way there."
         return Finding(False, what, "unknown", False, None, None, ms)
     ended_s = clock()
-    key, what = _read(provider, answer)
+    key, what = _read(provider, answer, upstream)
     skew_s = _skew_s(answer.headers, (began_s + ended_s) / 2)
     if skew_s is not None and abs(skew_s) > SKEW_S:
         way = "ahead of" if skew_s > 0 else "behind"
@@ -98,10 +98,10 @@ def _nobody(upstream: Upstream, model: str) -> Task:
     )
 
 
-def _read(provider: Provider, answer: Answer) -> tuple[Key, str]:
+def _read(provider: Provider, answer: Answer, upstream: Upstream) -> tuple[Key, str]:
     """What the answer says about the key, and in words. An adapter classes it as it would the
     answer to a submit: what would take a credential out of use is a refusal of it."""
-    said = provider.outcome(answer.status, answer.headers, answer.body)
+    said = provider.outcome(answer.status, answer.headers, answer.body, upstream)
     code = said.provider_code if isinstance(said, Refused) else None
     shown = f"HTTP {answer.status}" + (f", code {code}" if code else "")
     if isinstance(said, Refused) and said.cooldown == "take_out":

@@ -342,7 +342,9 @@ class Tracker:
 
     async def _poll(self, task: Task) -> None:
         place = self._place(task)
-        said: TaskState | Transient = Transient("its upstream or credential left the config")
+        said: TaskState | Transient = Transient(
+            "its upstream or credential left the config", kind="not_configured"
+        )
         if place is not None:
             async with self._turn(task):
                 start_ns = 0 if self._tracing is None else self._tracing.now_ns()
@@ -425,7 +427,7 @@ class Tracker:
         provider = self._providers[task.provider]
         answer = await self._ask(task, provider.poll(task, upstream), upstream, credential)
         if answer is None:
-            return Transient("no answer")
+            return Transient("no answer", kind="no_answer")
         return provider.state(task, answer.status, answer.headers, answer.body)
 
     async def _ask(

@@ -26,7 +26,7 @@ from proxy.errors import (
     Unavailable,
     UpstreamFailed,
 )
-from proxy.model import Cooldown, Json, Refused, Task, Transient
+from proxy.model import Cooldown, Json, Refused, Task, Transient, TransientKind
 
 NATIVE_MAX_BYTES = 16 * 1024
 _NATIVE_MAX_DEPTH = 8
@@ -222,9 +222,26 @@ def refused_by_status(
     return None
 
 
-def unread(status: int, headers: Mapping[str, str], reason: str) -> Transient:
+def unread(
+    status: int, headers: Mapping[str, str], reason: str, kind: TransientKind | None = None
+) -> Transient:
     """A poll's answer that says nothing about the task."""
-    return Transient(f"HTTP {status}: {reason}", retry_after_s(headers))
+    return Transient(f"HTTP {status}: {reason}", retry_after_s(headers), kind or silence_of(status))
+
+
+def silence_of(status: int) -> TransientKind:
+    """What kind of silence an HTTP status is, where nothing else in the answer says."""
+    if status == 404:
+        return "not_found"
+    if status == 429:
+        return "rate_limited"
+    if status in (401, 403):
+        return "credential_refused"
+    if 200 <= status < 300:
+        return "unreadable"
+    if status >= 500:
+        return "http_5xx"
+    return "http_4xx" if status >= 400 else "http_3xx"
 
 
 # ---------------------------------------------------------------- results

@@ -87,8 +87,11 @@ class Provider(Protocol):
         self, draft: Draft, upstream: Upstream, credential: Credential, now_s: int
     ) -> Outbound: ...
 
-    def outcome(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
-        """The class of a complete answer to a submit (a cut or time-out is the edge's to class)."""
+    def outcome(
+        self, status: int, headers: Mapping[str, str], body: bytes, upstream: Upstream
+    ) -> Outcome:
+        """The class of a complete answer to a submit (a cut or time-out is the edge's to class).
+        Which statuses mean "nothing was begun" depends on the software behind `upstream`."""
         ...
 
     def poll(self, task: Task, upstream: Upstream) -> Draft: ...

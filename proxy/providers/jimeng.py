@@ -256,7 +256,9 @@ class Jimeng:
         )
         return Outbound(draft.method, url, headers, pieces, serial.length(pieces))
 
-    def outcome(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
+    def outcome(
+        self, status: int, headers: Mapping[str, str], body: bytes, upstream: Upstream
+    ) -> Outcome:
         answer = answers.document(body) or {}
         code = answers.integer(answer.get("code"))
         if code == SUCCESS and 200 <= status < 300:
@@ -306,7 +308,7 @@ class Jimeng:
         return None
 
     def found(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome | Transient:
-        return Transient("Jimeng has no look-up by an id of ours")
+        return Transient("Jimeng has no look-up by an id of ours", kind="no_lookup")
 
     def content(self, task: Task, upstream: Upstream, variant: str, index: int) -> Draft | str:
         return answers.result_url(task, variant, index)

@@ -229,7 +229,9 @@ class Kling:
         pieces = serial.json_pieces(draft.fields)
         return Outbound(draft.method, url, headers, pieces, serial.length(pieces))
 
-    def outcome(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
+    def outcome(
+        self, status: int, headers: Mapping[str, str], body: bytes, upstream: Upstream
+    ) -> Outcome:
         answer = answers.document(body)
         code = answers.integer(answer.get("code")) if answer else None
         if 200 <= status < 300 and answer is not None and code in (0, None):

@@ -259,7 +259,9 @@ class OpenAI:
         url = address(upstream.base_url, draft.path, draft.query)
         return Outbound(draft.method, url, headers, pieces, length(pieces))
 
-    def outcome(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
+    def outcome(
+        self, status: int, headers: Mapping[str, str], body: bytes, upstream: Upstream
+    ) -> Outcome:
         return outcome(status, headers, body)
 
     def poll(self, task: Task, upstream: Upstream) -> Draft:
@@ -274,7 +276,7 @@ class OpenAI:
         return None  # nothing in this API carries an id of ours
 
     def found(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome | Transient:
-        return Transient("this provider has no lookup by our id")
+        return Transient("this provider has no lookup by our id", kind="no_lookup")
 
     def content(self, task: Task, upstream: Upstream, variant: str, index: int) -> Draft | str:
         path, query = _target(upstream, "content", _upstream_id(task))

@@ -39,6 +39,7 @@ from proxy.model import (
     Transient,
     Unknown,
 )
+from proxy.providers.answers import silence_of
 from proxy.providers.pixels import size_of
 
 _Object: TypeAlias = "dict[str, Json]"
@@ -217,7 +218,8 @@ def state(status: int, headers: Mapping[str, str], body: bytes) -> TaskState | T
     if not 200 <= status < 300:
         reasons = {401: "credential_refused", 403: "credential_refused", 404: "not_found"}
         reasons[429] = "rate_limited"
-        return Transient(reasons.get(status, f"http_{status}"), retry_after_s(headers))
+        reason = reasons.get(status, f"http_{status}")
+        return Transient(reason, retry_after_s(headers), silence_of(status))
     document = _object(body)
     if document is None or not isinstance(document.get("status"), str):
         return Transient("unreadable")

@@ -555,7 +555,7 @@ def test_a_draft_is_what_the_provider_takes(witness: Witness, sent: Sent, place:
     taken = witness.take(place.upstream.provider, outbound)
     assert taken.body.problem is None
     assert taken.status == 200, taken.answer
-    outcome = place.provider.outcome(200, CIMultiDict(), orjson.dumps(taken.answer))
+    outcome = place.provider.outcome(200, CIMultiDict(), orjson.dumps(taken.answer), place.upstream)
     assert isinstance(outcome, Accepted)
 
 

@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 from proxy import pools
 from proxy.errors import Invalid, Unavailable
 from proxy.lifecycle import Schedule
-from proxy.model import Cooldown, Refused
+from proxy.model import Cooldown, Credential, Refused, Upstream
 from proxy.pools import WELL, Blocked, Standing
 from proxy.providers import PROVIDERS
 
@@ -218,8 +218,9 @@ SAID: dict[str, list[tuple[int, bytes, Cooldown]]] = {
 def test_a_providers_own_code_says_what_becomes_of_the_credential(provider: str) -> None:
     """A 429 is not one thing: too fast heals by waiting, an empty account does not, and what is
     about one request or model says nothing of the others."""
+    upstream = Upstream("up", provider, "https://api.example", (Credential("k"),))
     for status, body, cooldown in SAID[provider]:
-        outcome = PROVIDERS[provider].outcome(status, CIMultiDict(), body)
+        outcome = PROVIDERS[provider].outcome(status, CIMultiDict(), body, upstream)
         assert isinstance(outcome, Refused), (status, body)
         assert outcome.cooldown == cooldown, (status, body)
         assert outcome.elsewhere or isinstance(outcome.error, Invalid), (status, body)

@@ -479,7 +479,7 @@ def top_error(code: object) -> bytes:
 
 def test_accepted() -> None:
     body = envelope(10000, {"task_id": "7392616336519610409"}, status=10000, time_elapsed="1ms")
-    assert JIMENG.outcome(200, NO_HEADERS, body) == Accepted("7392616336519610409")
+    assert JIMENG.outcome(200, NO_HEADERS, body, UPSTREAM) == Accepted("7392616336519610409")
 
 
 REFUSALS: list[tuple[int, int, type[ProxyError], bool]] = [
@@ -508,7 +508,7 @@ REFUSALS: list[tuple[int, int, type[ProxyError], bool]] = [
 
 @pytest.mark.parametrize(("status", "code", "error", "elsewhere"), REFUSALS)
 def test_refused(status: int, code: int, error: type[ProxyError], elsewhere: bool) -> None:
-    outcome = JIMENG.outcome(status, NO_HEADERS, envelope(code, message="why"))
+    outcome = JIMENG.outcome(status, NO_HEADERS, envelope(code, message="why"), UPSTREAM)
     assert isinstance(outcome, Refused)
     assert type(outcome.error) is error
     assert outcome.elsewhere is elsewhere
@@ -535,7 +535,7 @@ def test_refused(status: int, code: int, error: type[ProxyError], elsewhere: boo
 )
 def test_refused_before_the_service(status: int, code: int, error: type[ProxyError]) -> None:
     """Our key, clock or path: never the client's business, perhaps another credential's luck."""
-    outcome = JIMENG.outcome(status, NO_HEADERS, top_error(code))
+    outcome = JIMENG.outcome(status, NO_HEADERS, top_error(code), UPSTREAM)
     assert isinstance(outcome, Refused)
     assert type(outcome.error) is error
     assert outcome.elsewhere
@@ -560,12 +560,12 @@ def test_refused_before_the_service(status: int, code: int, error: type[ProxyErr
     ],
 )
 def test_anything_that_proves_nothing_is_unknown(status: int, body: bytes) -> None:
-    assert isinstance(JIMENG.outcome(status, NO_HEADERS, body), Unknown)
+    assert isinstance(JIMENG.outcome(status, NO_HEADERS, body, UPSTREAM), Unknown)
 
 
 def test_moderation_says_what_the_provider_said() -> None:
     body = envelope(50413, message="Post Text Risk Not Pass")
-    outcome = JIMENG.outcome(400, NO_HEADERS, body)
+    outcome = JIMENG.outcome(400, NO_HEADERS, body, UPSTREAM)
     assert isinstance(outcome, Refused)
     assert outcome.error.message == (
         "The provider's content rules refused the request: Post Text Risk Not Pass"
@@ -744,7 +744,7 @@ BODIES = st.binary(max_size=40) | st.builds(
 def test_no_answer_makes_the_readers_raise(
     status: int, headers: dict[str, str], body: bytes
 ) -> None:
-    outcome = JIMENG.outcome(status, headers, body)
+    outcome = JIMENG.outcome(status, headers, body, UPSTREAM)
     assert isinstance(outcome, Accepted | Refused | Unknown)
     assert 200 <= status < 300 or not isinstance(outcome, Accepted)
     state = JIMENG.state(task(), status, headers, body)

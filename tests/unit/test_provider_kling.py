@@ -543,7 +543,7 @@ SUBMITTED = {
     ],
 )
 def test_accepted(body: bytes, expected: Accepted) -> None:
-    assert KLING.outcome(200, NO_HEADERS, body) == expected
+    assert KLING.outcome(200, NO_HEADERS, body, UPSTREAM) == expected
 
 
 REFUSALS: list[tuple[int, int | None, type[ProxyError], bool]] = [
@@ -586,7 +586,7 @@ REFUSALS: list[tuple[int, int | None, type[ProxyError], bool]] = [
 @pytest.mark.parametrize(("status", "code", "error", "elsewhere"), REFUSALS)
 def test_refused(status: int, code: int | None, error: type[ProxyError], elsewhere: bool) -> None:
     body = b"<html>" if code is None else envelope(code)
-    outcome = KLING.outcome(status, NO_HEADERS, body)
+    outcome = KLING.outcome(status, NO_HEADERS, body, UPSTREAM)
     assert isinstance(outcome, Refused)
     assert type(outcome.error) is error
     assert outcome.elsewhere is elsewhere
@@ -615,15 +615,15 @@ def test_refused(status: int, code: int | None, error: type[ProxyError], elsewhe
     ],
 )
 def test_anything_that_proves_nothing_is_unknown(status: int, body: bytes) -> None:
-    assert isinstance(KLING.outcome(status, NO_HEADERS, body), Unknown)
+    assert isinstance(KLING.outcome(status, NO_HEADERS, body, UPSTREAM), Unknown)
 
 
 def test_refusals_carry_the_time_to_wait() -> None:
-    named = KLING.outcome(429, CIMultiDict({"retry-after": "7"}), envelope(1303))
+    named = KLING.outcome(429, CIMultiDict({"retry-after": "7"}), envelope(1303), UPSTREAM)
     assert isinstance(named, Refused)
     assert named.retry_after_s == 7
     assert named.error.headers == {"Retry-After": "7"}
-    unnamed = KLING.outcome(429, NO_HEADERS, envelope(1302))
+    unnamed = KLING.outcome(429, NO_HEADERS, envelope(1302), UPSTREAM)
     assert isinstance(unnamed, Refused)
     assert unnamed.retry_after_s == 2
 
@@ -631,7 +631,10 @@ def test_refusals_carry_the_time_to_wait() -> None:
 @pytest.mark.parametrize("code", [1000, 1101, 1103, 1304])
 def test_clients_learn_nothing_of_our_accounts(code: int) -> None:
     outcome = KLING.outcome(
-        429, NO_HEADERS, envelope(code, message="Account AK123 in arrears, see https://kling/x")
+        429,
+        NO_HEADERS,
+        envelope(code, message="Account AK123 in arrears, see https://kling/x"),
+        UPSTREAM,
     )
     assert isinstance(outcome, Refused)
     assert outcome.error.message == (
@@ -641,7 +644,10 @@ def test_clients_learn_nothing_of_our_accounts(code: int) -> None:
 
 def test_a_refusal_of_the_request_says_why_on_one_clean_line() -> None:
     outcome = KLING.outcome(
-        400, NO_HEADERS, envelope(1201, message="duration\nis wrong, see https://kling.example/x")
+        400,
+        NO_HEADERS,
+        envelope(1201, message="duration\nis wrong, see https://kling.example/x"),
+        UPSTREAM,
     )
     assert isinstance(outcome, Refused)
     assert outcome.error.message == ("The provider refused the request: duration is wrong, see …")
@@ -823,7 +829,7 @@ def test_what_says_nothing_about_the_task_is_transient(status: int, body: bytes)
 
 def test_a_rate_limited_poll_waits_as_long_as_it_is_told() -> None:
     state = KLING.state(task(), 429, CIMultiDict({"Retry-After": "30"}), envelope(1302))
-    assert state == Transient("HTTP 429: code 1302", 30.0)
+    assert state == Transient("HTTP 429: code 1302", 30.0, "rate_limited")
 
 
 @pytest.mark.parametrize(
@@ -937,7 +943,7 @@ BODIES = st.binary(max_size=40) | st.builds(
 def test_no_answer_makes_the_readers_raise(
     status: int, headers: dict[str, str], body: bytes
 ) -> None:
-    outcome = KLING.outcome(status, headers, body)
+    outcome = KLING.outcome(status, headers, body, UPSTREAM)
     assert isinstance(outcome, Accepted | Refused | Unknown)
     assert 200 <= status < 300 or not isinstance(outcome, Accepted)
     state = KLING.state(task(), status, headers, body)

@@ -43,6 +43,7 @@ from proxy.model import (
     TaskError,
     TaskState,
     Transient,
+    TransientKind,
     Unknown,
     Upstream,
     VideoRequest,
@@ -571,11 +572,11 @@ def error_of(**error: object) -> bytes:
 
 
 def test_a_submit_that_is_named_is_accepted() -> None:
-    outcome = ADAPTER.outcome(200, {}, SUBMITTED)
+    outcome = ADAPTER.outcome(200, {}, SUBMITTED, upstream())
     assert outcome == Accepted(
         VIDEO_ID, TaskState(Status.QUEUED, progress=0, seconds=8, size=(1280, 720))
     )
-    assert ADAPTER.outcome(201, {}, b'{"id": "x"}') == Accepted("x")
+    assert ADAPTER.outcome(201, {}, b'{"id": "x"}', upstream()) == Accepted("x")
 
 
 @pytest.mark.parametrize(
@@ -604,7 +605,7 @@ def test_a_submit_that_is_named_is_accepted() -> None:
     ],
 )
 def test_what_may_have_been_taken_is_never_sent_again(status: int, body: bytes) -> None:
-    assert isinstance(ADAPTER.outcome(status, {}, body), Unknown)
+    assert isinstance(ADAPTER.outcome(status, {}, body, upstream()), Unknown)
 
 
 REFUSALS: list[tuple[int, bytes, type[ProxyError], bool, str | None, str]] = [
@@ -654,7 +655,7 @@ def test_refusals_are_classed(
     param: str | None,
     code: str,
 ) -> None:
-    outcome = ADAPTER.outcome(status, {}, body)
+    outcome = ADAPTER.outcome(status, {}, body, upstream())
     assert isinstance(outcome, Refused)
     assert type(outcome.error) is kind
     assert (outcome.elsewhere, outcome.error.param, outcome.provider_code) == (
@@ -680,7 +681,7 @@ def test_a_refusal_says_when_to_come_back(
     status: int, headers: dict[str, str], wait_s: float
 ) -> None:
     code = "slow_down" if status == 503 else "x"
-    outcome = ADAPTER.outcome(status, CIMultiDict(headers), error_of(code=code))
+    outcome = ADAPTER.outcome(status, CIMultiDict(headers), error_of(code=code), upstream())
     assert isinstance(outcome, Refused)
     assert outcome.retry_after_s == outcome.error.retry_after_s == wait_s
 
@@ -706,7 +707,7 @@ LEAKS = (
 @pytest.mark.parametrize("message", SECRETS)
 def test_no_upstream_secret_reaches_a_client(message: str) -> None:
     for status in (400, 401, 403, 404, 409, 413, 429):
-        outcome = ADAPTER.outcome(status, {}, error_of(message=message, param=message))
+        outcome = ADAPTER.outcome(status, {}, error_of(message=message, param=message), upstream())
         assert isinstance(outcome, Refused)
         shown = f"{outcome.error.message} {outcome.error.param}"
         assert not [leak for leak in LEAKS if leak in shown]
@@ -730,7 +731,9 @@ def test_useful_words_reach_the_client_unharmed(message: str) -> None:
 
 def test_a_refused_credential_is_not_the_clients_401() -> None:
     """The client's own token is fine; telling it 401 would make it rotate the wrong key."""
-    outcome = ADAPTER.outcome(401, {}, error_of(message="Incorrect API key provided: sk-abcdef"))
+    outcome = ADAPTER.outcome(
+        401, {}, error_of(message="Incorrect API key provided: sk-abcdef"), upstream()
+    )
     assert isinstance(outcome, Refused)
     assert outcome.error.status == 502
     assert "credential" in outcome.error.message
@@ -879,27 +882,34 @@ def test_members_are_read_in_every_form_they_come_in(
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "body", "reason", "wait_s"),
+    ("status", "headers", "body", "reason", "wait_s", "kind"),
     [
-        (200, {}, b"", "unreadable", None),
-        (200, {}, b"<html>", "unreadable", None),
-        (200, {}, b"[]", "unreadable", None),
-        (200, {}, b"{}", "unreadable", None),
-        (200, {}, b'{"status": 7}', "unreadable", None),
-        (200, {}, error_of(), "unreadable", None),
-        (401, {}, b"", "credential_refused", None),
-        (403, {}, b"", "credential_refused", None),
-        (404, {}, body_of({"detail": "Video not found"}), "not_found", None),
-        (429, {"Retry-After": "9"}, b"", "rate_limited", 9),
-        (500, {}, failed_with(None), "http_500", None),
-        (503, {"Retry-After": "2"}, b"", "http_503", 2),
-        (302, {}, b"", "http_302", None),
+        (200, {}, b"", "unreadable", None, "unreadable"),
+        (200, {}, b"<html>", "unreadable", None, "unreadable"),
+        (200, {}, b"[]", "unreadable", None, "unreadable"),
+        (200, {}, b"{}", "unreadable", None, "unreadable"),
+        (200, {}, b'{"status": 7}', "unreadable", None, "unreadable"),
+        (200, {}, error_of(), "unreadable", None, "unreadable"),
+        (401, {}, b"", "credential_refused", None, "credential_refused"),
+        (403, {}, b"", "credential_refused", None, "credential_refused"),
+        (404, {}, body_of({"detail": "Video not found"}), "not_found", None, "not_found"),
+        (429, {"Retry-After": "9"}, b"", "rate_limited", 9, "rate_limited"),
+        (500, {}, error_of(), "http_500", None, "http_5xx"),
+        (503, {"Retry-After": "2"}, b"", "http_503", 2, "http_5xx"),
+        (302, {}, b"", "http_302", None, "http_3xx"),
     ],
 )
 def test_a_poll_that_says_nothing_never_fails_a_task(
-    status: int, headers: dict[str, str], body: bytes, reason: str, wait_s: float | None
+    status: int,
+    headers: dict[str, str],
+    body: bytes,
+    reason: str,
+    wait_s: float | None,
+    kind: TransientKind,
 ) -> None:
-    assert ADAPTER.state(task(), status, CIMultiDict(headers), body) == Transient(reason, wait_s)
+    assert ADAPTER.state(task(), status, CIMultiDict(headers), body) == Transient(
+        reason, wait_s, kind
+    )
 
 
 NAMES = (
@@ -926,7 +936,7 @@ json_values = st.recursive(
     st.dictionaries(st.sampled_from(["retry-after", "retry-after-ms"]), st.text(max_size=8)),
 )
 def test_no_answer_whatsoever_raises(status: int, body: bytes, headers: dict[str, str]) -> None:
-    outcome = ADAPTER.outcome(status, headers, body)
+    outcome = ADAPTER.outcome(status, headers, body, upstream())
     assert isinstance(outcome, Accepted | Refused | Unknown)
     state = ADAPTER.state(task(), status, headers, body)
     assert isinstance(state, TaskState | Transient)

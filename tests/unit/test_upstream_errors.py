@@ -143,7 +143,9 @@ async def test_an_answer_to_a_submit_is_a_yes_a_no_or_unknown(
     wire.post(URL_, status=said.status, body=body, headers=said.headers)
     async with way_out() as out:
         answer = await out.submit(upstream(), Outbound("POST", URL_))
-    outcome = PROVIDERS[said.provider].outcome(answer.status, answer.headers, answer.body)
+    outcome = PROVIDERS[said.provider].outcome(
+        answer.status, answer.headers, answer.body, upstream()
+    )
     assert type(outcome) is said.meaning
     if isinstance(outcome, Refused):
         assert (outcome.error.status, outcome.error.code) == said.client

@@ -359,7 +359,7 @@ class Conversation:
         task, provider = self.task, self.house.provider
         self.error = None
         if self.asks_for == "submit":
-            outcome = provider.outcome(status, message.headers, message.body)
+            outcome = provider.outcome(status, message.headers, message.body, self.house.upstream)
             if isinstance(outcome, Accepted):
                 self.keep(lifecycle.bound(task, outcome, self.now_ms))
             elif isinstance(outcome, Refused):
