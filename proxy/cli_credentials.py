@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from proxy.command import (
+    FOR_STORE,
     InOrder,
     config_option,
     json_option,
@@ -49,7 +50,7 @@ def credential_list(config_path: Path | None, as_json: bool) -> None:
     cooling: over its provider's rate; out: refused for its key or balance; broken: the upstream
     failed too often. The last two are tried by one submit when their time is over.
     """
-    config = load_config(config_path)
+    config = load_config(config_path, FOR_STORE)
     names = _names(config)
 
     async def go(store: Store) -> None:
@@ -78,9 +79,10 @@ def credential_list(config_path: Path | None, as_json: bool) -> None:
 @json_option
 def credential_restore(name: str, config_path: Path | None, as_json: bool) -> None:
     """Put a credential (UPSTREAM/NAME) or a whole upstream (UPSTREAM) back to use at once."""
-    config = load_config(config_path)
+    config = load_config(config_path, FOR_STORE)
     names = _names(config)
-    if name not in names:
+    # An upstream with a mistake in it is left out of the names, and may be the one in need.
+    if name not in names and not config.passed_over:
         raise click.ClickException(f"there is no {name}; `credential list` shows them")
 
     async def go(store: Store) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from proxy.command import (
+    FOR_STORE,
     InOrder,
     config_option,
     json_option,
@@ -70,7 +71,7 @@ def webhook_list(state: str | None, limit: int, config_path: Path | None, as_jso
         if has_more:
             click.echo(f"There are more than {limit}; --limit shows them.", err=True)
 
-    with_store(load_config(config_path), go)
+    with_store(load_config(config_path, FOR_STORE), go)
 
 
 @webhook.command("replay")
@@ -95,7 +96,7 @@ def webhook_replay(name: str, config_path: Path | None, as_json: bool) -> None:
         else:
             click.echo(f"{name} is due now; a running gateway sends it")
 
-    with_store(load_config(config_path), go)
+    with_store(load_config(config_path, FOR_STORE), go)
 
 
 def _public(hook: Hook) -> dict[str, object]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from proxy.command import (
+    FOR_STORE,
     InOrder,
     config_option,
     counted,
@@ -71,7 +72,7 @@ def ledger_verify(owner: str | None, config_path: Path | None, as_json: bool) ->
             f"{counted(found.tasks, 'task')}, {counted(found.owners, 'owner')}"
         )
 
-    with_store(load_config(config_path), go)
+    with_store(load_config(config_path, FOR_STORE), go)
     if faults:
         raise SystemExit(1)
 
@@ -91,7 +92,7 @@ def ledger_export(
     owner: str | None, month: str | None, form: str, config_path: Path | None
 ) -> None:
     """Every entry, by owner and time. As json one object a line."""
-    config = load_config(config_path)
+    config = load_config(config_path, FOR_STORE)
     currency = config.billing.currency
 
     async def entries(store: Store) -> AsyncIterator[dict[str, str]]:
@@ -139,7 +140,7 @@ def usage(owner: str | None, token_id: str | None, config_path: Path | None, as_
     """What has been spent, is held and is left."""
     if owner is not None and token_id is not None:
         raise click.UsageError("--owner and --token exclude each other.")
-    config = load_config(config_path)
+    config = load_config(config_path, FOR_STORE)
 
     async def go(store: Store) -> None:
         rows = [

@@ -7,7 +7,15 @@ from pathlib import Path
 import click
 
 from proxy.cli_limits import limited, limits_options, shown, words_of
-from proxy.command import InOrder, config_option, json_option, load_config, say_json, with_store
+from proxy.command import (
+    FOR_STORE,
+    InOrder,
+    config_option,
+    json_option,
+    load_config,
+    say_json,
+    with_store,
+)
 from proxy.model import Limits
 from proxy.routing import columns
 from proxy.store import OwnerRecord, Store
@@ -76,7 +84,7 @@ def owner_set(
         await store.owners.put(changed)
         _tell(changed, as_json)
 
-    with_store(load_config(config_path), go)
+    with_store(load_config(config_path, FOR_STORE), go)
 
 
 @owner.command("show")
@@ -89,7 +97,7 @@ def owner_show(name: str, config_path: Path | None, as_json: bool) -> None:
     async def go(store: Store) -> None:
         _tell(await store.owners.get(name), as_json)
 
-    with_store(load_config(config_path), go)
+    with_store(load_config(config_path, FOR_STORE), go)
 
 
 @owner.command("list")
@@ -112,7 +120,7 @@ def owner_list(config_path: Path | None, as_json: bool) -> None:
         ]
         click.echo(columns(("OWNER", "LIMITS", "MODELS"), rows))
 
-    with_store(load_config(config_path), go)
+    with_store(load_config(config_path, FOR_STORE), go)
 
 
 def _tell(record: OwnerRecord, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from proxy.command import (
+    FOR_STORE,
     InOrder,
     config_option,
     json_option,
@@ -79,7 +80,7 @@ def task_list(
         if has_more:
             click.echo(f"There are more than {limit}; --limit shows them.", err=True)
 
-    with_store(load_config(config_path), go)
+    with_store(load_config(config_path, FOR_STORE), go)
 
 
 @task.command("show")
@@ -88,7 +89,7 @@ def task_list(
 @json_option
 def task_show(task_id: str, config_path: Path | None, as_json: bool) -> None:
     """All that is known of one task."""
-    config = load_config(config_path)
+    config = load_config(config_path, FOR_STORE)
 
     async def go(store: Store) -> None:
         found = await _known(store, task_id)
@@ -119,7 +120,7 @@ def task_timeline(task_id: str, config_path: Path | None, as_json: bool) -> None
         rows = [[str(value) for value in _entry(entry).values()] for entry in line]
         click.echo(columns(names, rows))
 
-    with_store(load_config(config_path), go)
+    with_store(load_config(config_path, FOR_STORE), go)
 
 
 # ---------------------------------------------------------------- finding

@@ -15,7 +15,16 @@ import click
 
 from proxy import globs, grants
 from proxy.cli_limits import limited, limits_options, shown, span
-from proxy.command import InOrder, config_option, json_option, load_config, say_json, with_store
+from proxy.command import (
+    FOR_KEYS,
+    FOR_STORE,
+    InOrder,
+    config_option,
+    json_option,
+    load_config,
+    say_json,
+    with_store,
+)
 from proxy.config import Config
 from proxy.ground import signing_secrets
 from proxy.model import NO_LIMITS
@@ -159,7 +168,7 @@ def token_create(
     as_json: bool,
 ) -> None:
     """Make a key and show its secrets, once."""
-    config = load_config(config_path)
+    config = load_config(config_path, FOR_KEYS)
     _check_webhook(config, scope)
     wanted = NewToken(
         name=name,
@@ -207,7 +216,7 @@ def token_list(config_path: Path | None, as_json: bool) -> None:
         ]
         click.echo(columns(rows[0], rows[1:]))
 
-    with_store(load_config(config_path), go)
+    with_store(load_config(config_path, FOR_STORE), go)
 
 
 @token.command("show")
@@ -229,7 +238,7 @@ def token_show(token_id: str, config_path: Path | None, as_json: bool) -> None:
             return
         _tell(record)
 
-    with_store(load_config(config_path), go)
+    with_store(load_config(config_path, FOR_STORE), go)
 
 
 @token.command("set")
@@ -252,7 +261,7 @@ def token_set(
     ID is the key's id, or the whole key. An empty list (--models '') means any; labels are
     replaced as a whole.
     """
-    config = load_config(config_path)
+    config = load_config(config_path, FOR_STORE)
     _check_webhook(config, scope)
     _warn_of_unmatched(config, scope.get("models", ()))
 
@@ -283,7 +292,7 @@ def token_rotate(token_id: str, overlap_s: int, config_path: Path | None, as_jso
     ID is the key's id, or the whole key. The secret it has now stays good for the overlap; the
     access-key pair and the webhook secret end at once.
     """
-    config = load_config(config_path)
+    config = load_config(config_path, FOR_KEYS)
 
     async def go(store: Store) -> None:
         made = await rotate_token(
@@ -318,7 +327,7 @@ def token_expire(
         raise click.UsageError("--in and --never exclude each other.")
     ends_ms = None if never else int((time.time() + (in_s or 0)) * 1000)
     _change(
-        load_config(config_path),
+        load_config(config_path, FOR_STORE),
         token_id,
         lambda record: replace(record, expires_ms=ends_ms),
         ["expires_ms"],
@@ -337,7 +346,7 @@ def token_disable(token_id: str, config_path: Path | None, as_json: bool) -> Non
     """
     now_ms = int(time.time() * 1000)
     _change(
-        load_config(config_path),
+        load_config(config_path, FOR_STORE),
         token_id,
         lambda record: replace(record, disabled_ms=record.disabled_ms or now_ms),
         ["disabled_ms"],
@@ -359,7 +368,7 @@ def token_enable(token_id: str, config_path: Path | None, as_json: bool) -> None
         _check_not_revoked(record)
         return replace(record, disabled_ms=None)
 
-    _change(load_config(config_path), token_id, change, ["disabled_ms"], as_json)
+    _change(load_config(config_path, FOR_STORE), token_id, change, ["disabled_ms"], as_json)
 
 
 @token.command("revoke")
@@ -380,7 +389,7 @@ def token_revoke(token_id: str, config_path: Path | None, as_json: bool) -> None
         else:
             click.echo(f"{token_id} is revoked")
 
-    with_store(load_config(config_path), go)
+    with_store(load_config(config_path, FOR_STORE), go)
 
 
 # ---------------------------------------------------------------- reading and showing

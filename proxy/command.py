@@ -7,15 +7,15 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from proxy.config import Config, load
-from proxy.config_source import ConfigErrors
+from proxy.config_source import ConfigErrors, Loc
 from proxy.errors import ProxyError
 from proxy.ground import CannotServe, make_state_dir, new_event_loop
 from proxy.providers import PROVIDERS
@@ -60,19 +60,34 @@ def file_of(path: Path | None) -> Path | None:
     return path
 
 
-def read_config(path: Path | None) -> Config:
-    """The configuration in `file_of`. ConfigErrors."""
-    return load(file_of(path), os.environ, PROVIDERS)
+# What a command on the store needs of a configuration, and one that derives keys beside that.
+FOR_STORE: Final[tuple[Loc, ...]] = (("redis",), ("server", "state_dir"))
+FOR_KEYS: Final[tuple[Loc, ...]] = (*FOR_STORE, ("server", "secrets"))
 
 
-def load_config(path: Path | None) -> Config:
-    """`read_config` for a command that cannot go on without: all mistakes are told, exit 1."""
+def read_config(path: Path | None, needs: Sequence[Loc] | None = None) -> Config:
+    """Read the configuration in `file_of`. ConfigErrors."""
+    return load(file_of(path), os.environ, PROVIDERS, needs=needs)
+
+
+def load_config(path: Path | None, needs: Sequence[Loc] | None = None) -> Config:
+    """`read_config` for a command that cannot go on without: it prints all mistakes, exit 1.
+
+    With `needs` it goes on where these places are sound, and says on stderr what it passed over:
+    in an emergency a mistake elsewhere in the file must not keep an operator from a key or a task.
+    """
     try:
-        return read_config(path)
+        config = read_config(path, needs)
     except ConfigErrors as errors:
         for problem in errors.problems:
             click.echo(str(problem), err=True)
         raise SystemExit(1) from None
+    for problem in config.passed_over:
+        click.echo(f"warning: {problem}", err=True)
+    if config.passed_over:
+        mistakes = counted(len(config.passed_over), "mistake")
+        click.echo(f"Going on without what {mistakes} above would set.", err=True)
+    return config
 
 
 def config_option(command: Callable[..., Any]) -> Callable[..., Any]:

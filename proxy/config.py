@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar, cast
@@ -103,6 +103,7 @@ class Config:
     routes: tuple[Route, ...] = ()
     path: Path | None = None
     text: str = field(default="", repr=False)  # of the file, as it was read
+    passed_over: tuple[Problem, ...] = ()  # mistakes where nothing was needed; see `load`
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -141,15 +142,18 @@ def load(
     env: Mapping[str, str],
     providers: Mapping[str, Provider],
     text: str | None = None,
+    needs: Sequence[Loc] | None = None,
 ) -> Config:
     """The configuration in this file; without a file the defaults, which have no upstreams.
     `text` stands for what is in the file, which is then not read.
 
-    `ConfigErrors` has every problem at once.
+    `ConfigErrors` has every problem at once. With `needs` only problems that concern these
+    places are errors; the others stand in `passed_over`, and what they spoil has its default or
+    is left out.
     """
     if path is not None and text is None:
         text = text_of(path)
-    source = EMPTY if path is None else parse(text or "", str(path), env)
+    source = EMPTY if path is None else parse(text or "", str(path), env, needs)
     findings = Findings(source)
     known = (*SECTIONS, "upstreams", "routes")
     for name in source.data:
@@ -170,7 +174,7 @@ def load(
     check_amounts(timeouts, limits, cors, findings)
     check_shadows(routes, findings)
     check_default_models(defaults, routes, findings)
-    findings.raise_if_any()
+    passed_over = findings.settle(needs)
 
     beside = (path.parent if path else Path()).absolute()
     return Config(
@@ -189,6 +193,7 @@ def load(
         routes=tuple(routes.values()),
         path=path,
         text=text or "",
+        passed_over=passed_over,
         origins=_origins(source),
     )
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import tomllib
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -113,15 +113,32 @@ class Findings:
                 self.add((*loc, *at), message_of(error, table))
             return None
 
-    def raise_if_any(self) -> None:
-        if not self._found:
-            return
+    def settle(self, needs: Sequence[Loc] | None = None) -> tuple[Problem, ...]:
+        """Raise `ConfigErrors` with every problem. With `needs` only a problem that concerns one
+        of these places raises; the others are returned, in the order of the file."""
         source = self.source
-        found = [
-            Problem(source.label, source.line(loc), dotted(loc), message)
+        found = {
+            loc: Problem(source.label, source.line(loc), dotted(loc), message)
             for loc, message in self._found.items()
-        ]
-        raise ConfigErrors(sorted(found, key=lambda problem: problem.line))
+        }
+        grave = [at for loc, at in found.items() if needs is None or concerns(loc, needs)]
+        if grave:
+            raise ConfigErrors(sorted(grave, key=lambda problem: problem.line))
+        return tuple(sorted(found.values(), key=lambda problem: problem.line))
+
+
+def concerns(loc: Loc, needs: Sequence[Loc]) -> bool:
+    """Whether a problem at `loc` touches a needed place: the place itself, a place inside it or
+    around it, or a name so close to it that it may be meant (`[reddis]`)."""
+    for need in needs:
+        pairs = zip(loc, need, strict=False)
+        if all(have == want or _is_near(have, want) for have, want in pairs):
+            return True
+    return False
+
+
+def _is_near(have: str | int, want: str | int) -> bool:
+    return bool(get_close_matches(str(have), [str(want)], n=1, cutoff=0.75))
 
 
 def text_of(path: Path) -> str:
@@ -137,16 +154,51 @@ def text_of(path: Path) -> str:
         raise ConfigErrors([Problem(label, line, "file", "is not UTF-8")]) from exc
 
 
-def parse(text: str, label: str, env: Mapping[str, str]) -> Source:
-    """Expands a file's text; `ConfigErrors` when it is not TOML."""
+def parse(
+    text: str, label: str, env: Mapping[str, str], needs: Sequence[Loc] | None = None
+) -> Source:
+    """Expand a file's text; `ConfigErrors` when it is not TOML.
+
+    With `needs` a mistake outside the tables of these places is noted under `syntax`, and only
+    these tables are read.
+    """
     text = text.replace("\r\n", "\n")
+    syntax: dict[Loc, str] = {}
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
-        raise ConfigErrors([_syntax_problem(str(exc), text, label)]) from exc
+        problem = _syntax_problem(str(exc), text, label)
+        if needs is None:
+            raise ConfigErrors([problem]) from exc
+        text = only_tables(text, {str(need[0]) for need in needs})
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError:
+            raise ConfigErrors([problem]) from exc
+        syntax["syntax",] = f"line {problem.line}: {problem.message}"
     expansion = _Expansion(env)
+    expansion.problems |= syntax
     expanded = {key: expansion.walk(value, (key,)) for key, value in data.items()}
     return Source(label, expanded, key_lines(text), expansion.names, expansion.problems)
+
+
+_HEADER: Final = re.compile(r"^[ \t]*\[+[ \t]*[\"']?([A-Za-z0-9_-]+)")
+_DOTTED: Final = re.compile(r"^[ \t]*[\"']?([A-Za-z0-9_-]+)[\"']?[ \t]*[.=]")
+
+
+def only_tables(text: str, names: Collection[str]) -> str:
+    """The same lines, those outside the tables of these names left empty: each line that stays
+    keeps its number. The text need not be TOML."""
+    kept, inside, is_top = [], False, True
+    for line in text.split("\n"):
+        header = _HEADER.match(line)
+        if header is not None:
+            inside, is_top = header[1] in names, False
+        elif is_top:
+            key = _DOTTED.match(line)
+            inside = key is not None and key[1] in names
+        kept.append(line if inside else "")
+    return "\n".join(kept)
 
 
 def _syntax_problem(message: str, text: str, label: str) -> Problem:

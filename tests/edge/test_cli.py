@@ -390,6 +390,78 @@ def test_a_key_is_made_listed_shown_and_revoked_without_a_gateway(config: Path) 
     assert (shown["state"], shown["revoked"] is None) == ("revoked", False)
 
 
+SOUND = """\
+[server]
+secrets = ["0123456789abcdef0123456789abcdef"]
+[redis]
+url = "embedded"
+"""
+ELSEWHERE = {
+    "a wrong route": ROUTED + '[[routes]]\nmodel = "m"\nupstream = "nobody"\n',
+    "a variable this shell lacks": ROUTED.replace('"b" }', '"${NOT_SET_ANYWHERE}" }'),
+    "an unknown table": "[webhook]\nallow = []\n",
+    "a wrong value beside": '[timeouts]\npoll_s = "soon"\n',
+    "an open string": ROUTED + 'queue = "100\n',
+    "a line that is no TOML": "[limits]\nthis is no setting\n",
+}
+
+
+@pytest.mark.parametrize("mistake", ELSEWHERE.values(), ids=[*ELSEWHERE])
+def test_a_mistake_elsewhere_stops_no_command_of_an_emergency(mistake: str, tmp_path: Path) -> None:
+    """A key is revoked, a task looked at, a webhook replayed and a credential restored with what
+    the store needs alone; what was passed over is said."""
+    path = tmp_path / "config.toml"
+    path.write_text(SOUND)
+    made = told("token", "create", "--name", "me", "--config", path)
+    path.write_text(SOUND + mistake)
+    assert invoke("check", "--config", path).exit_code == 1
+
+    revoked = invoke("token", "revoke", made["id"], "--config", path)
+    assert revoked.exit_code == 0, revoked.output
+    assert "Going on without what 1 mistake above would set." in revoked.stderr
+    assert f"warning: {path}:" in revoked.stderr
+    assert told("token", "show", made["id"], "--config", path)["state"] == "revoked"
+    assert told("task", "list", "--config", path)["tasks"] == []
+    timeline = invoke("task", "timeline", "video_none", "--config", path)
+    assert "there is no task video_none" in timeline.stderr
+    assert invoke("webhook", "list", "--config", path).exit_code == 0
+    restored = invoke("credential", "restore", "k/a", "--config", path)
+    assert restored.exit_code == 0, restored.output
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[redis]\nurl = "nowhere"\n', "redis.url: must be embedded or one of"),
+        ('[reddis]\nurl = "embedded"\n', "reddis: unknown table; did you mean 'redis'?"),
+        ('[redis]\nurl = "${NOT_SET_ANYWHERE}"\n', "NOT_SET_ANYWHERE is not set"),
+        ('[server]\nstate_dirr = "x"\n', "server.state_dirr: unknown key"),
+        ('[redis]\nurl = "embedded\n', "syntax: not TOML"),
+    ],
+    ids=["a value", "a table's name", "a variable", "a key's name", "syntax"],
+)
+def test_a_mistake_in_what_names_the_store_stops_every_command(
+    text: str, words: str, tmp_path: Path
+) -> None:
+    """A command must not work on another store than the one that was meant."""
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    for command in (["token", "revoke", "x"], ["task", "list"], ["webhook", "list"]):
+        result = invoke(*command, "--config", path)
+        assert result.exit_code == 1, result.output
+        assert words in result.stderr
+    assert not (tmp_path / ".reelway").exists()
+
+
+def test_keys_are_made_only_with_a_sound_secret(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[server]\nsecrets = ["short"]\n')
+    result = invoke("token", "create", "--name", "me", "--config", path)
+    assert result.exit_code == 1
+    assert "server.secrets" in result.stderr
+    assert invoke("token", "list", "--config", path).exit_code == 0
+
+
 def test_in_words_the_secrets_are_shown_once(config: Path) -> None:
     at = ("--config", config)
     made = invoke("token", "create", "--name", "me", *at)

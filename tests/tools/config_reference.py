@@ -68,6 +68,10 @@ Every key of `config.toml`: what it means, what it accepts, its default. This pa
 
 - `reelway check --config config.toml` reports every mistake as `path:line: key: message`;
   `reelway config show --origin` prints what is in force and where each value came from.
+- In an emergency a mistake elsewhere in the file stops no command. `token`, `owner`, `task`,
+  `webhook`, `credential`, `ledger` and `usage` need `[redis]` and `server.state_dir` only
+  (`token create` and `token rotate` also `server.secrets`). They warn on standard error about
+  every mistake they passed over, also when a provider's variable is missing in this shell.
 - `${{NAME}}` inside any string is the environment variable `NAME`, as it was when the process
   started; unset or empty is a mistake. `$${{` is a literal `${{`.
 - Unknown keys are mistakes. A missing key has its default; a missing file has all of them.

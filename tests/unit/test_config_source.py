@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.config_source import ConfigErrors, Loc, did_you_mean, dotted, key_lines, parse, text_of
+from proxy.config_source import (
+    ConfigErrors,
+    Loc,
+    concerns,
+    did_you_mean,
+    dotted,
+    key_lines,
+    only_tables,
+    parse,
+    text_of,
+)
 
 SAMPLE = '''\
 # a comment with key = "value" and [brackets]
@@ -245,3 +255,35 @@ def test_a_place_is_written_as_toml_would(loc: Loc, text: str) -> None:
 )
 def test_a_near_name_is_offered(name: str, accepted: list[str], text: str) -> None:
     assert did_you_mean(name, accepted) == text
+
+
+@pytest.mark.parametrize(
+    ("loc", "is_concern"),
+    [
+        (("redis", "url"), True),
+        (("redis",), True),
+        (("reddis",), True),
+        (("server", "state_dir"), True),
+        (("server", "statedir"), True),
+        (("server",), True),
+        (("server", "listen"), False),
+        (("routes", 0, "upstream"), False),
+        (("upstreams", 0, "credentials", 0, "secret_key"), False),
+        (("webhook",), False),
+        (("syntax",), False),
+    ],
+)
+def test_a_problem_concerns_a_place_it_is_in_around_or_may_be_meant_for(
+    loc: Loc, is_concern: bool
+) -> None:
+    assert concerns(loc, [("redis",), ("server", "state_dir")]) is is_concern
+
+
+def test_tables_are_kept_line_by_line_and_the_rest_is_left_empty() -> None:
+    text = (
+        'redis.url = "a"\nother = 1\n[server]\nlisten = "x"\n'
+        "[[routes]]\nno toml\n[redis.more] # here\na = 1\n[limits]\nb ="
+    )
+    assert only_tables(text, {"redis", "server"}) == (
+        'redis.url = "a"\n\n[server]\nlisten = "x"\n\n\n[redis.more] # here\na = 1\n\n'
+    )
