@@ -41,11 +41,13 @@ from proxy.model import (
     TaskError,
     TaskState,
     Transient,
+    TransientKind,
     Unknown,
     Upstream,
     VideoRequest,
 )
-from proxy.providers import answers, demands, serial
+from proxy.providers import demands, refusals, serial, states, values
+from proxy.providers.results import result_url
 from proxy.signing import sign_volc
 
 VERSION = "2022-08-31"
@@ -136,15 +138,6 @@ _NEWER = _Family()  # a req_key newer than this table goes as it is
 
 _MODE_LINES = {"std": 720, "pro": 1080}  # what a Kling client means by its modes
 
-_STATES = {
-    "in_queue": Status.QUEUED,
-    "generating": Status.IN_PROGRESS,
-    "processing": Status.IN_PROGRESS,
-    "done": Status.COMPLETED,
-    "not_found": Status.FAILED,
-    "expired": Status.FAILED,
-}
-
 SUCCESS = 10000
 # Business codes. The 505xx are found in the output, the others in the input.
 _MODERATION = frozenset({50411, 50412, 50413, 50511, 50512, 50516, 50517, 50518, 50519})
@@ -161,9 +154,14 @@ _KNOWN_MEMBERS = frozenset({"task_id", "status", "video_url"})
 
 
 class Options(BaseModel):
-    """Jimeng upstreams have no options."""
+    """`options` of an upstream with `provider = "jimeng"`.
+
+    `refused_statuses` are HTTP statuses by which the server says that it began nothing.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    refused_statuses: refusals.RefusedStatuses = ()
 
 
 class Jimeng:
@@ -222,7 +220,7 @@ class Jimeng:
     def rendered(self, draft: Draft) -> Rendered:
         req_key = draft.handle.get("req_key", "")
         family = _FAMILY_OF.get(req_key, _NEWER)
-        frames = answers.number(draft.fields.get("frames", DEFAULT_FRAMES))
+        frames = values.number(draft.fields.get("frames", DEFAULT_FRAMES))
         has_picture = "image_urls" in draft.fields or "binary_data_base64" in draft.fields
         shape = str(draft.fields.get("aspect_ratio", DEFAULT_RATIO))
         return Rendered(
@@ -259,18 +257,23 @@ class Jimeng:
     def outcome(
         self, status: int, headers: Mapping[str, str], body: bytes, upstream: Upstream
     ) -> Outcome:
-        answer = answers.document(body) or {}
-        code = answers.integer(answer.get("code"))
-        if code == SUCCESS and 200 <= status < 300:
-            upstream_id = answers.text(answers.member(answer, "data").get("task_id"))
-            if upstream_id is None:
-                return Unknown(f"HTTP {status}, code {code} without a task_id")
+        """A task id under `data` was given to a task, whatever the code and status around it.
+        Jimeng's `request_id` names the request, also of a refusal."""
+        answer = _plain(values.exact_document(body) or {})
+        code = values.integer(answer.get("code"))
+        is_plain = 200 <= status < 300 and code in (SUCCESS, 0, None)
+        job = values.job_of(answer)
+        upstream_id = values.id_of(job)
+        is_job = job is not answer or is_plain or answer.get("object") == "video"
+        if upstream_id is not None and is_job:
             return Accepted(upstream_id)
         refused = _refused(code, headers, answer.get("message")) or _refused_on_top(answer)
-        if refused is None:
+        if refused is None and code != SUCCESS:
             shown = None if code is None else str(code)
-            refused = answers.refused_by_status(status, headers, shown, answer.get("message"))
-        return refused or Unknown(f"HTTP {status}, code {code}")
+            listed = _options(upstream).refused_statuses
+            message = answer.get("message")
+            refused = refusals.refused_by_status(status, headers, shown, message, listed)
+        return refused or Unknown(f"HTTP {status}, code {code}, and no task_id")
 
     def poll(self, task: Task, upstream: Upstream) -> Draft:
         return Draft(
@@ -287,22 +290,25 @@ class Jimeng:
     def state(
         self, task: Task, status: int, headers: Mapping[str, str], body: bytes
     ) -> TaskState | Transient:
-        answer = answers.document(body)
+        answer = values.document(body)
         if answer is None:
-            return answers.unread(status, headers, "not JSON")
-        code = answers.integer(answer.get("code"))
-        data = answers.member(answer, "data")
-        word = answers.text(data.get("status"))
-        if code != SUCCESS:
+            return refusals.unread(status, headers, "not JSON")
+        answer = _plain(answer)
+        code = values.integer(answer.get("code"))
+        data = values.member(answer, "data") or values.job_of(answer)
+        word = values.state_word(data)
+        if code not in (SUCCESS, 0):
             error = _task_error(code, word, answer.get("message"))
             if error is not None:
                 return TaskState(Status.FAILED, error=error)
-            return answers.unread(status, headers, f"code {code}")
-        if word is None or not 200 <= status < 300:
-            return answers.unread(status, headers, "no task state in it")
-        made_ms = answers.sent_ms(headers) or task.updated_ms
+            return refusals.unread(status, headers, f"code {code}", _silence(code, answer))
+        told = None if word is None else _status(word)
+        is_success = 200 <= status < 300
+        if word is None or not (is_success or (told is not None and told.is_final)):
+            return refusals.unread(status, headers, "no task state in it")
+        made_ms = values.sent_ms(headers) or task.updated_ms
         state = _state(word, data, made_ms + RESULT_LIFE_MS)
-        return state or answers.unread(status, headers, "done, but no video_url yet")
+        return state or refusals.unread(status, headers, "done, but no video_url yet", "unreadable")
 
     def find(self, task: Task, upstream: Upstream) -> Draft | None:
         return None
@@ -311,7 +317,7 @@ class Jimeng:
         return Transient("Jimeng has no look-up by an id of ours", kind="no_lookup")
 
     def content(self, task: Task, upstream: Upstream, variant: str, index: int) -> Draft | str:
-        return answers.result_url(task, variant, index)
+        return result_url(task, variant, index)
 
     def cancel(self, task: Task, upstream: Upstream) -> Draft | None:
         return None
@@ -455,28 +461,28 @@ def _refused(code: int | None, headers: Mapping[str, str], message: object) -> R
         return None
     shown = str(code)
     if code in _MODERATION:
-        return answers.blocked(shown, message)
+        return refusals.blocked(shown, message)
     if code in _CHECK_FAILED:
-        return answers.out_of_order(shown)
+        return refusals.out_of_order(shown)
     if code == _INVALID:
-        return answers.at_fault(shown, message)
+        return refusals.at_fault(shown, message)
     if code == _DENIED:  # a wrong req_key among others: the account renders its other models
-        return answers.account_trouble(shown, "none")
+        return refusals.account_trouble(shown, "none")
     if code == _RATE:
-        return answers.over_rate(shown, headers, wait_s=2.0)
+        return refusals.over_rate(shown, headers, wait_s=2.0)
     if code == _IN_FLIGHT:
-        return answers.too_many(shown, headers, wait_s=10.0)
+        return refusals.too_many(shown, headers, wait_s=10.0)
     return None
 
 
 def _refused_on_top(answer: Mapping[str, object]) -> Refused | None:
     """A refusal of the gateway before the service: our signature, account or path."""
-    error = answers.member(answers.member(answer, "ResponseMetadata"), "Error")
-    code = answers.integer(error.get("CodeN"))
+    error = values.member(values.member(answer, "ResponseMetadata"), "Error")
+    code = values.integer(error.get("CodeN"))
     if code in _TOP_ACCOUNT:
-        return answers.account_trouble(str(code), "take_out")
+        return refusals.account_trouble(str(code), "take_out")
     if code in _TOP_REQUEST:
-        return answers.out_of_order(str(code))
+        return refusals.out_of_order(str(code))
     return None
 
 
@@ -488,27 +494,59 @@ def _task_error(code: int | None, word: str | None, message: object) -> TaskErro
     """
     if code is None:
         return None
-    words = answers.public(message, "The provider gave no reason.")
+    said = values.words(message, "The provider gave no reason.")
     if code in _MODERATION:
-        return TaskError("moderation_blocked", words, str(code))
+        return TaskError("moderation_blocked", said, str(code))
     if code in _CHECK_FAILED or word == "done":
-        return TaskError("upstream_error", words, str(code))
+        return TaskError("upstream_error", said, str(code))
     return None
 
 
 def _state(word: str, data: Mapping[str, object], expires_ms: int) -> TaskState | None:
     """None: done, but without an address."""
-    native = answers.remaining(data, _KNOWN_MEMBERS)
-    status = _STATES.get(word)
+    native = values.remaining(data, _KNOWN_MEMBERS)
+    status = _status(word)
     if status is None:
-        return TaskState(Status.IN_PROGRESS, native=native, unknown_state=word[:64])
+        shown = values.words(word)[: values.CODE_MAX_CHARS]
+        return TaskState(Status.IN_PROGRESS, native=native, unknown_state=shown)
     if status is Status.FAILED:
-        error = TaskError("expired", "The provider no longer has this task.", word)
-        return TaskState(status, error=error, native=native)
+        return TaskState(status, error=_end(word, data), native=native)
     if status is not Status.COMPLETED:
         return TaskState(status, native=native)
-    url = answers.web_url(data.get("video_url"))
-    if url is None:
+    results = tuple(Result(url=url, expires_ms=expires_ms) for url in values.result_urls(data))
+    if not results:
         return None
-    result = Result(url=url, expires_ms=expires_ms)
-    return TaskState(status, 100, (result,), native=native, expires_ms=expires_ms)
+    return TaskState(status, 100, results, native=native, expires_ms=expires_ms)
+
+
+def _status(word: str) -> Status | None:
+    """Jimeng's own word for a task it has dropped is no family's."""
+    return Status.FAILED if word.lower() == "not_found" else states.status_of(word)
+
+
+def _end(word: str, data: Mapping[str, object]) -> TaskError:
+    if word.lower() in ("not_found", "expired"):
+        return TaskError("expired", "The provider no longer has this task.", word.lower())
+    message = data.get("message") or data.get("fail_reason") or data.get("error")
+    said = values.words(message, "The provider gave no reason.")
+    code = states.ENDS.get(states.plain(word), "upstream_error")
+    return TaskError("moderation_blocked" if values.is_moderation(message) else code, said)
+
+
+def _silence(code: int | None, answer: Mapping[str, object]) -> TransientKind | None:
+    """What a code says of a poll; None: what the HTTP status says."""
+    if code in (_RATE, _IN_FLIGHT):
+        return "rate_limited"
+    if code == _DENIED or _refused_on_top(answer) is not None:
+        return "credential_refused"
+    return "http_5xx" if code in (50500, 50501) else None
+
+
+def _plain(answer: values.Object) -> values.Object:
+    """The answer itself, out of the envelope that Volcengine's universal API puts around it."""
+    result = values.member(answer, "Result")
+    return result if result and "code" not in answer else answer
+
+
+def _options(upstream: Upstream) -> Options:
+    return upstream.options if isinstance(upstream.options, Options) else Options()

@@ -40,11 +40,13 @@ from proxy.model import (
     TaskError,
     TaskState,
     Transient,
+    TransientKind,
     Unknown,
     Upstream,
     VideoRequest,
 )
-from proxy.providers import answers, demands, serial
+from proxy.providers import demands, refusals, serial, states, values
+from proxy.providers.results import result_url
 from proxy.signing import kling_jwt
 
 PROMPT_MAX_CHARS = 2500
@@ -84,13 +86,6 @@ _MODELS: Mapping[str, _Model] = {
 # A model newer than this table: the widest known range, and the provider judges the rest.
 _NEWER = _Model(seconds=tuple(range(3, 16)), sound=True)
 
-_STATES = {
-    "submitted": Status.QUEUED,
-    "processing": Status.IN_PROGRESS,
-    "succeed": Status.COMPLETED,  # sic
-    "failed": Status.FAILED,
-}
-
 # Kling's error codes. 5000 (internal) and 5002 (backlog time-out) prove nothing and are not here.
 # What no waiting mends is out of use until it is checked; 1103 names the model or the call.
 _ACCOUNT: Mapping[int, Cooldown] = {
@@ -102,6 +97,17 @@ _INPUT = frozenset({1200, 1201})
 _METHOD_MISSING = 1202
 _RESOURCE_MISSING = 1203
 _RATE, _IN_FLIGHT, _MAINTENANCE = 1302, 1303, 5001
+
+# What a code says of a poll.
+_SILENCE: Mapping[int, TransientKind] = {
+    **dict.fromkeys(
+        (1000, 1001, 1002, 1003, 1004, 1100, 1101, 1102, 1103, 1304),
+        "credential_refused",
+    ),
+    _RESOURCE_MISSING: "not_found",
+    **dict.fromkeys((_RATE, _IN_FLIGHT), "rate_limited"),
+    **dict.fromkeys((5000, 5001, 5002), "http_5xx"),
+}
 
 _BLOCKED_IN_MESSAGE = re.compile(r"\b(1300|1301)\b")
 
@@ -119,9 +125,14 @@ _KNOWN_MEMBERS = frozenset(
 
 
 class Options(BaseModel):
-    """Kling upstreams have no options."""
+    """`options` of an upstream with `provider = "kling"`.
+
+    `refused_statuses` are HTTP statuses by which the server says that it began nothing.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    refused_statuses: refusals.RefusedStatuses = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,14 +215,14 @@ class Kling:
         fields = draft.fields
         model = _MODELS.get(str(fields.get("model_name")), _NEWER)
         modes = dict(model.modes)
-        mode = answers.text(fields.get("mode", "std"))
+        mode = values.text(fields.get("mode", "std"))
         lines = modes.get(None) or modes.get(mode)
         shape = demands.ratio(str(fields.get("aspect_ratio", RATIOS[0])))
         size = None
         if draft.handle.get("kind") == Kind.TEXT and lines is not None and shape is not None:
             size = _size(str(fields.get("aspect_ratio", RATIOS[0])), lines)
         return Rendered(
-            seconds=answers.number(fields.get("duration", DEFAULT_SECONDS)),
+            seconds=values.number(fields.get("duration", DEFAULT_SECONDS)),
             size=size,
             audio=fields.get("sound") == "on",
             mode=mode,
@@ -232,20 +243,19 @@ class Kling:
     def outcome(
         self, status: int, headers: Mapping[str, str], body: bytes, upstream: Upstream
     ) -> Outcome:
-        answer = answers.document(body)
-        code = answers.integer(answer.get("code")) if answer else None
-        if 200 <= status < 300 and answer is not None and code in (0, None):
-            data = answers.member(answer, "data")
-            upstream_id = answers.text(data.get("task_id"))
-            if upstream_id is None:
-                return Unknown(f"HTTP {status} without a task_id")
-            return Accepted(upstream_id, _state(data, None))
+        """A task id under `data` was given to a task, whatever the code and status around it.
+        Kling's `request_id` names the request, also of a refusal."""
+        answer = values.exact_document(body)
+        if answer is not None and (accepted := _accepted(answer, status)) is not None:
+            return accepted
+        code = values.integer(answer.get("code")) if answer else None
         message = answer.get("message") if answer else None
         refused = _refused(code, headers, message)
         if refused is None:
             shown = None if code is None else str(code)
-            refused = answers.refused_by_status(status, headers, shown, message)
-        return refused or Unknown(f"HTTP {status}, code {code}")
+            listed = _options(upstream).refused_statuses
+            refused = refusals.refused_by_status(status, headers, shown, message, listed)
+        return refused or Unknown(f"HTTP {status}, code {code}, and no task_id")
 
     def poll(self, task: Task, upstream: Upstream) -> Draft:
         return _query(task, upstream, task.upstream_id or task.id)
@@ -253,12 +263,19 @@ class Kling:
     def state(
         self, task: Task, status: int, headers: Mapping[str, str], body: bytes
     ) -> TaskState | Transient:
-        answer = answers.document(body)
-        code = answers.integer(answer.get("code")) if answer else None
-        if answer is None or not 200 <= status < 300 or code not in (0, None):
-            return answers.unread(status, headers, f"code {code}" if answer else "not JSON")
-        state = _state(answers.member(answer, "data"), task.updated_ms)
-        return state or answers.unread(status, headers, "no task state in it")
+        """A task that has ended counts whatever the status and code around it, if it is ours."""
+        answer = values.document(body)
+        if answer is None:
+            return refusals.unread(status, headers, "not JSON")
+        code = values.integer(answer.get("code"))
+        job = values.job_of(answer)
+        is_plain = 200 <= status < 300 and code in (0, None)
+        if is_plain or (_is_end(job) and (code in (0, None) or _is_ours(job, task))):
+            state = _state(job, task.updated_ms)
+            if state is not None:
+                return state
+            return refusals.unread(status, headers, "no task state in it")
+        return refusals.unread(status, headers, f"code {code}", _SILENCE.get(code or 0))
 
     def find(self, task: Task, upstream: Upstream) -> Draft | None:
         return _query(task, upstream, task.id)
@@ -266,21 +283,18 @@ class Kling:
     def found(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome | Transient:
         """Only Kling's own word that it knows no such task counts: a bare 404 may come from a
         proxy or a wrong path, and taking it for an answer would pay for a second render."""
-        answer = answers.document(body)
-        code = answers.integer(answer.get("code")) if answer else None
+        answer = values.exact_document(body)
+        code = values.integer(answer.get("code")) if answer else None
         if answer is None or code is None:
-            return answers.unread(status, headers, "no answer of Kling's")
+            return refusals.unread(status, headers, "no answer of Kling's")
         if code == _RESOURCE_MISSING or (status == 404 and code not in (0, _METHOD_MISSING)):
-            return answers.out_of_order(str(code))
-        if code == 0 and 200 <= status < 300:
-            data = answers.member(answer, "data")
-            upstream_id = answers.text(data.get("task_id"))
-            if upstream_id is not None:
-                return Accepted(upstream_id, _state(data, None))
-        return answers.unread(status, headers, f"code {code}")
+            return refusals.out_of_order(str(code))
+        if code == 0 and (accepted := _accepted(answer, status)) is not None:
+            return accepted
+        return refusals.unread(status, headers, f"code {code}", _SILENCE.get(code))
 
     def content(self, task: Task, upstream: Upstream, variant: str, index: int) -> Draft | str:
-        return answers.result_url(task, variant, index)
+        return result_url(task, variant, index)
 
     def cancel(self, task: Task, upstream: Upstream) -> Draft | None:
         return None
@@ -408,22 +422,22 @@ def _refused(code: int | None, headers: Mapping[str, str], message: object) -> R
         return None
     shown = str(code)
     if code in _MODERATION:
-        return answers.blocked(shown, message)
+        return refusals.blocked(shown, message)
     if code in _INPUT:
-        return answers.at_fault(shown, message)
+        return refusals.at_fault(shown, message)
     if code in _ACCOUNT:
-        return answers.account_trouble(shown, _ACCOUNT[code])
+        return refusals.account_trouble(shown, _ACCOUNT[code])
     if code == _METHOD_MISSING:  # our path is wrong, not the client's request
-        return answers.out_of_order(shown)
+        return refusals.out_of_order(shown)
     if code == _RESOURCE_MISSING:  # on a submit: the model; another account may have it
         error = Invalid("The provider does not have this model.", param="model")
         return Refused(error, elsewhere=True, provider_code=shown)
     if code == _RATE:
-        return answers.over_rate(shown, headers, wait_s=2.0)
+        return refusals.over_rate(shown, headers, wait_s=2.0)
     if code == _IN_FLIGHT:
-        return answers.too_many(shown, headers, wait_s=10.0)
+        return refusals.too_many(shown, headers, wait_s=10.0)
     if code == _MAINTENANCE:
-        return answers.closed(shown, headers)
+        return refusals.closed(shown, headers)
     return None
 
 
@@ -432,18 +446,19 @@ def _state(data: Mapping[str, object], fallback_ms: int | None) -> TaskState | N
 
     `fallback_ms` dates the results when the answer does not.
     """
-    word = answers.text(data.get("task_status"))
-    if word is None:
+    word = values.text(data.get("task_status")) or values.state_word(data)
+    if word is None or word.lower() == "not_found":
         return None
-    native = answers.remaining(data, _KNOWN_MEMBERS)
-    status = _STATES.get(word)
+    native = values.remaining(data, _KNOWN_MEMBERS)
+    status = states.status_of(word)
     if status is None:
-        return TaskState(Status.IN_PROGRESS, native=native, unknown_state=word[:64])
+        shown = values.words(word)[: values.CODE_MAX_CHARS]
+        return TaskState(Status.IN_PROGRESS, native=native, unknown_state=shown)
     if status is Status.FAILED:
-        return TaskState(status, error=_task_error(data), native=native)
+        return TaskState(status, error=_task_error(data, word), native=native)
     if status is not Status.COMPLETED:
         return TaskState(status, native=native)
-    made_ms = answers.integer(data.get("updated_at")) or fallback_ms
+    made_ms = values.moment_ms(data.get("updated_at")) or fallback_ms
     expires_ms = None if made_ms is None else made_ms + RESULT_LIFE_MS
     results = _results(data, expires_ms)
     if not results:
@@ -453,30 +468,62 @@ def _state(data: Mapping[str, object], fallback_ms: int | None) -> TaskState | N
 
 def _results(data: Mapping[str, object], expires_ms: int | None) -> tuple[Result, ...]:
     """Several videos for a multi-shot prompt. Entries without a URL are no results."""
-    videos = answers.member(data, "task_result").get("videos")
-    results = []
+    videos = values.member(data, "task_result").get("videos")
+    found: list[tuple[str, dict[str, object]]] = []
     for video in videos if isinstance(videos, list) else ():
-        url = answers.web_url(video.get("url")) if isinstance(video, dict) else None
-        if url is None:
-            continue
-        watermark = answers.web_url(video.get("watermark_url"))
+        url = values.web_url(video.get("url")) if isinstance(video, dict) else None
+        if url is not None:
+            found.append((url, video))
+    if not found:  # gateways in front of Kling put it elsewhere
+        found = [(url, {}) for url in values.result_urls(data)]
+    kept = values.bounded_urls([url for url, _ in found])
+    room = values.URLS_MAX_CHARS - sum(map(len, kept))
+    results = []
+    for url, video in found[: len(kept)]:
+        watermark = values.web_url(video.get("watermark_url"))
+        room -= len(watermark or "")
         results.append(
             Result(
                 url=url,
-                id=answers.text(video.get("id")),
-                seconds=answers.number(video.get("duration")),
-                variants={"watermark": watermark} if watermark else {},
+                id=values.identifier(video.get("id")),
+                seconds=values.quantity(video.get("duration")),
+                variants={"watermark": watermark} if watermark and room >= 0 else {},
                 expires_ms=expires_ms,
             )
         )
     return tuple(results)
 
 
-def _task_error(data: Mapping[str, object]) -> TaskError:
+def _task_error(data: Mapping[str, object], word: str) -> TaskError:
     """Kling gives a reason in words only; a code, if any, stands inside them."""
-    message = data.get("task_status_msg")
+    message = data.get("task_status_msg") or data.get("message") or data.get("fail_reason")
     match = _BLOCKED_IN_MESSAGE.search(message) if isinstance(message, str) else None
-    words = answers.public(message, "The provider gave no reason.")
-    if match or answers.is_moderation(message):
-        return TaskError("moderation_blocked", words, match[1] if match else None)
-    return TaskError("upstream_error", words)
+    said = values.words(message, "The provider gave no reason.")
+    if match or values.is_moderation(message):
+        return TaskError("moderation_blocked", said, match[1] if match else None)
+    return TaskError(states.ENDS.get(states.plain(word), "upstream_error"), said)
+
+
+def _accepted(answer: values.Object, status: int) -> Accepted | None:
+    """None: no task is named. Outside `data` an id counts only in a success."""
+    job = values.job_of(answer)
+    upstream_id = values.id_of(job)
+    is_plain = 200 <= status < 300 and values.integer(answer.get("code")) in (0, None)
+    is_job = job is not answer or is_plain or answer.get("object") == "video"
+    if upstream_id is None or not is_job:
+        return None
+    return Accepted(upstream_id, _state(job, None))
+
+
+def _is_end(job: Mapping[str, object]) -> bool:
+    word = values.state_word(job)
+    status = None if word is None else states.status_of(word)
+    return status is not None and status.is_final
+
+
+def _is_ours(job: Mapping[str, object], task: Task) -> bool:
+    return values.id_of(job) in (task.upstream_id, task.id)
+
+
+def _options(upstream: Upstream) -> Options:
+    return upstream.options if isinstance(upstream.options, Options) else Options()

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeAlias, cast
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 from multidict import CIMultiDict
@@ -49,10 +49,12 @@ from proxy.providers.demands import (
     frames_of,
     spelled,
 )
+from proxy.providers.openai_answers import OPEN_DOOR, Door, outcome, state
 from proxy.providers.parts import boundary_for, multipart_pieces
 from proxy.providers.pixels import fit_size, size_of
-from proxy.providers.replies import outcome, quantity, state
+from proxy.providers.refusals import RefusedStatuses
 from proxy.providers.serial import address, json_pieces, length, segment
+from proxy.providers.values import quantity
 
 Server: TypeAlias = Literal["openai", "azure", "vllm-omni", "sglang"]
 
@@ -65,7 +67,8 @@ class Options(BaseModel):
 
     `server` is the software behind `base_url`; any other that speaks `/v1/videos` as OpenAI's
     document has it is "openai". `seconds` and `sizes` are what its model renders: a request is
-    fitted to the next one up; None sends on whatever is asked.
+    fitted to the next one up; None sends on whatever is asked. `refused_statuses` are HTTP
+    statuses by which it says that it began nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,6 +82,7 @@ class Options(BaseModel):
         ]
         | None
     ) = None
+    refused_statuses: RefusedStatuses = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ class Traits:
     `plain` in `reference_url`. `nested_as_text`: other objects and lists go as JSON text too,
     since the form's parser knows no bracketed names. `audio` is the field that switches sound
     on, `always` or `never` where there is none. `fields` are those beyond OpenAI's that it
-    understands.
+    understands. `door` is how it refuses a submit.
     """
 
     operations: frozenset[Operation] = _ALL
@@ -103,6 +107,7 @@ class Traits:
     fields: frozenset[str] = frozenset()
     default_seconds: str = "4"  # "": its model decides
     default_size: str = "720x1280"
+    door: Door = OPEN_DOOR
 
 
 SERVERS: Mapping[Server, Traits] = {
@@ -116,6 +121,8 @@ SERVERS: Mapping[Server, Traits] = {
         fields=frozenset({"negative_prompt", "seed", "fps"}),
         default_seconds="",
         default_size="",
+        # With --api-server-count above 1 every call of /v1/videos is a 409.
+        door=Door(overloaded=frozenset({503}), absent=frozenset({409})),
     ),
     "sglang": Traits(
         operations=_CREATE,
@@ -125,6 +132,7 @@ SERVERS: Mapping[Server, Traits] = {
         audio="never",
         fields=frozenset({"negative_prompt", "seed", "fps"}),
         default_size="",
+        door=Door(overloaded=frozenset({503})),  # "Scheduler worker exited; restart the server."
     ),
 }
 
@@ -262,7 +270,9 @@ class OpenAI:
     def outcome(
         self, status: int, headers: Mapping[str, str], body: bytes, upstream: Upstream
     ) -> Outcome:
-        return outcome(status, headers, body)
+        options = _options(upstream)
+        door = SERVERS[options.server].door
+        return outcome(status, headers, body, door, options.refused_statuses)
 
     def poll(self, task: Task, upstream: Upstream) -> Draft:
         return Draft("GET", *_target(upstream, "poll", _upstream_id(task)), _ACCEPT)
@@ -270,7 +280,7 @@ class OpenAI:
     def state(
         self, task: Task, status: int, headers: Mapping[str, str], body: bytes
     ) -> TaskState | Transient:
-        return state(status, headers, body)
+        return state(task, status, headers, body)
 
     def find(self, task: Task, upstream: Upstream) -> Draft | None:
         return None  # nothing in this API carries an id of ours
@@ -279,6 +289,12 @@ class OpenAI:
         return Transient("this provider has no lookup by our id", kind="no_lookup")
 
     def content(self, task: Task, upstream: Upstream, variant: str, index: int) -> Draft | str:
+        """A result's own address, where the job has one elsewhere (SGLang with S3: its content
+        path is a 400 then); at the upstream itself its content path, with our key."""
+        result = task.results[index] if 0 <= index < len(task.results) else None
+        url = result.url if result is not None and variant == self.variants[0] else None
+        if url is not None and not _is_at(url, upstream):
+            return url
         path, query = _target(upstream, "content", _upstream_id(task))
         if variant != self.variants[0]:
             query = (*query, ("variant", variant))
@@ -466,6 +482,12 @@ def _target(
     if upstream_id is not None:
         path = path.replace("{id}", segment(upstream_id))
     return path, tuple(parse_qsl(query, keep_blank_values=True))
+
+
+def _is_at(url: str, upstream: Upstream) -> bool:
+    """Whether a URL is one of the upstream's own server."""
+    there, here = urlsplit(url), urlsplit(upstream.base_url)
+    return (there.scheme.lower(), there.netloc.lower()) == (here.scheme, here.netloc.lower())
 
 
 def _options(upstream: Upstream) -> Options:

@@ -610,7 +610,7 @@ def test_refused(status: int, code: int | None, error: type[ProxyError], elsewhe
         (200, envelope(0)),
         (200, envelope(0, {"task_id": ""})),
         (200, envelope(0, {"task_id": True})),
-        (200, envelope(7777, SUBMITTED)),
+        (200, envelope(7777)),
         (202, b"\xff"),
     ],
 )
@@ -650,7 +650,9 @@ def test_a_refusal_of_the_request_says_why_on_one_clean_line() -> None:
         UPSTREAM,
     )
     assert isinstance(outcome, Refused)
-    assert outcome.error.message == ("The provider refused the request: duration is wrong, see …")
+    assert outcome.error.message == (
+        "The provider refused the request: duration is wrong, see [address]"
+    )
 
 
 # ---------------------------------------------------------------- polls
@@ -945,7 +947,6 @@ def test_no_answer_makes_the_readers_raise(
 ) -> None:
     outcome = KLING.outcome(status, headers, body, UPSTREAM)
     assert isinstance(outcome, Accepted | Refused | Unknown)
-    assert 200 <= status < 300 or not isinstance(outcome, Accepted)
     state = KLING.state(task(), status, headers, body)
     assert isinstance(state, TaskState | Transient)
     if isinstance(state, TaskState):

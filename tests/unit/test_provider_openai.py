@@ -52,8 +52,8 @@ from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
 from proxy.providers.openai import SERVERS, OpenAI, Options
 from proxy.providers.parts import boundary_for, multipart_pieces
-from proxy.providers.replies import sanitised
 from proxy.providers.serial import encoded
+from proxy.providers.values import words
 
 ADAPTER: Provider = OpenAI()
 KEY = Credential("k1", api_key="sk-upstream-secret")
@@ -587,7 +587,9 @@ def test_a_submit_that_is_named_is_accepted() -> None:
         (200, b"[]"),
         (200, b"{}"),
         (200, b'{"id": ""}'),
-        (200, b'{"id": 7}'),
+        (200, b'{"id": true}'),
+        (200, b'{"id": 0}'),
+        (200, b'{"id": [7]}'),
         (200, b'{"id": "a\\nb"}'),
         (200, body_of({"id": "x" * 513})),
         (200, error_of()),
@@ -726,7 +728,7 @@ def test_no_upstream_secret_reaches_a_client(message: str) -> None:
     ],
 )
 def test_useful_words_reach_the_client_unharmed(message: str) -> None:
-    assert sanitised(message) == message
+    assert words(message) == message
 
 
 def test_a_refused_credential_is_not_the_clients_401() -> None:
