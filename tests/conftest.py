@@ -67,6 +67,7 @@ name = "sim-openai"
 provider = "openai"
 base_url = "$openai_url"
 credentials = [{ name = "a", api_key = "sk-sim" }]
+$openai
 [[upstreams]]
 name = "sim-kling"
 provider = "kling"
@@ -231,7 +232,8 @@ class House:
 @dataclass(frozen=True)
 class Plan:
     """How a test's house differs from the usual one. Text parts are TOML; `poll` is how often
-    its tasks are asked after, the rest of `[timeouts]` is in `timeouts`."""
+    its tasks are asked after, the rest of `[timeouts]` is in `timeouts`; `openai` are more keys of
+    the OpenAI-style upstream, with `$cdn` for the file host."""
 
     poll: str = "poll_first_s = 0.02\npoll_interval_s = 0.03\npoll_max_s = 0.05"
     speed: float = 500
@@ -241,6 +243,7 @@ class Plan:
     limits: str = ""
     sections: str = ""
     routes: str = ""
+    openai: str = ""
 
 
 def write_config(path: Path, plan: Plan, sim: Simulator, listen: str) -> None:
@@ -254,6 +257,7 @@ def write_config(path: Path, plan: Plan, sim: Simulator, listen: str) -> None:
             limits=plan.limits,
             sections=plan.sections,
             routes=plan.routes,
+            openai=Template(plan.openai).substitute(cdn=sim.cdn_url.removeprefix("http://")),
             openai_url=sim.openai_url,
             kling_url=sim.kling_url,
             jimeng_url=sim.jimeng_url,

@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from proxy.sim.faults import Fault
+from proxy.sim.openai_servers import as_server
 from proxy.sim.tasks import as_state
 
 if TYPE_CHECKING:
     from proxy.sim.simulator import Simulator
 
+_SETTINGS = (
+    *("speed", "manual", "size_bytes"),
+    *("openai_server", "openai_cloud", "openai_numeric_ids"),
+)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -43,6 +48,7 @@ class Control:
             ("POST", "/links/expire", self._expire_links),
             ("POST", "/services/{name}/refuse", self._refuse),
             ("POST", "/services/{name}/accept", self._accept),
+            ("POST", "/services/{name}/restart", self._restart),
             ("POST", "/reset", self._reset),
         )
         for method, path, handler in routes:
@@ -111,13 +117,18 @@ class Control:
         return web.json_response({})
 
     async def _change(self, request: web.Request) -> web.Response:
-        """Any of {"speed": >0, "manual": bool, "size_bytes": n or null}."""
+        """Any of {"speed": >0, "manual": bool, "size_bytes": n or null, "openai_server": name,
+        "openai_cloud": bool, "openai_numeric_ids": bool}."""
         value = await _object(request)
-        unknown = sorted(value.keys() - {"speed", "manual", "size_bytes"})
+        unknown = sorted(value.keys() - set(_SETTINGS))
         if unknown:
-            raise ValueError(
-                f"Unknown setting {unknown[0]!r}; accepted: speed, manual, size_bytes."
-            )
+            raise ValueError(f"Unknown setting {unknown[0]!r}; accepted: {', '.join(_SETTINGS)}.")
+        openai = self._simulator.openai
+        server = as_server(value.get("openai_server", openai.server))
+        cloud = value.get("openai_cloud", openai.cloud)
+        numeric_ids = value.get("openai_numeric_ids", openai.numeric_ids)
+        if not isinstance(cloud, bool) or not isinstance(numeric_ids, bool):
+            raise ValueError("'openai_cloud' and 'openai_numeric_ids' must be true or false.")
         tasks = self._simulator.tasks
         speed = value.get("speed", tasks.speed)
         manual = value.get("manual", tasks.manual)
@@ -129,6 +140,7 @@ class Control:
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
             raise ValueError("'size_bytes' must be a whole number from 0, or null.")
         tasks.speed, tasks.manual, tasks.size_bytes = float(speed), manual, size
+        openai.server, openai.cloud, openai.numeric_ids = server, cloud, numeric_ids
         return web.json_response({"speed": speed, "manual": manual, "size_bytes": size})
 
     async def _expire_links(self, request: web.Request) -> web.Response:
@@ -141,6 +153,10 @@ class Control:
 
     async def _accept(self, request: web.Request) -> web.Response:
         await self._simulator.accept(request.match_info["name"])
+        return web.json_response({})
+
+    async def _restart(self, request: web.Request) -> web.Response:
+        self._simulator.restart(request.match_info["name"])
         return web.json_response({})
 
     async def _reset(self, request: web.Request) -> web.Response:

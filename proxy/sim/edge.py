@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from aiohttp import web
@@ -124,6 +125,13 @@ class Edge:
             reply = refusal.reply
         if (fault := call.plan.get("accepted_status")) is not None:
             return self._failed(fault.fault)
+        if (fault := call.plan.get("members")) is not None:
+            reply = _with_members(reply, dict(fault.fault.members))
+        if call.plan.get("bom") is not None:
+            reply = replace(reply, body=b"\xef\xbb\xbf" + reply.body)
+        if (fault := call.plan.get("big_head")) is not None:
+            padding = ("X-Padding", "x" * fault.fault.rate)
+            reply = replace(reply, headers=(*reply.headers, padding))
         if (fault := call.plan.get("malformed")) is not None:
             half = reply.body[: len(reply.body) // 2]
             text = fault.fault.body
@@ -138,6 +146,22 @@ class Edge:
         if fault.retry_after is not None:
             headers.append(("Retry-After", fault.retry_after))
         return replace(reply, headers=tuple(headers))
+
+
+def _with_members(reply: Reply, members: Mapping[str, object]) -> Reply:
+    """A JSON reply, changed; any other as it is."""
+    try:
+        value = json.loads(reply.body)
+    except ValueError:
+        return reply
+    if not isinstance(value, dict):
+        return reply
+    changed = {
+        name: item
+        for name, item in {**value, **members}.items()
+        if name not in members or item is not None
+    }
+    return replace(reply, body=json.dumps(changed).encode())
 
 
 def _peer(request: web.Request) -> str:

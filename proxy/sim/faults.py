@@ -21,6 +21,9 @@ Kind = Literal[
     "lost",  # processed, then closed without a byte of the reply
     "accepted_status",  # processed, then answered like "status"
     "malformed",  # processed, then answered with half of the JSON (or `body`)
+    "members",  # processed; `members` of the JSON reply are replaced (null: left out)
+    "bom",  # processed; the reply's body begins with a byte order mark
+    "big_head",  # the reply carries a header of `rate` bytes
     "stall",  # stops at body byte `at` (null: before the head) until released
     "cut",  # closed at body byte `at`, the bytes before it delivered
     "drip",  # `rate` bytes a second
@@ -54,6 +57,8 @@ class Fault:
     body: str | None = None
     retry_after: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    #: With "members": other states, numbers as text, an `id` of another type, an address.
+    members: tuple[tuple[str, object], ...] = ()
     location: str = ""
     rate: int = 65536
     delta: int = 0
@@ -88,7 +93,12 @@ class Fault:
             types = _ACCEPTED[name]
             if not isinstance(item, types) or (isinstance(item, bool) and bool not in types):
                 raise ValueError(f"'{name}' has the wrong type.")
-            given[name] = _pairs(item) if name == "headers" else item
+            if name == "headers":
+                given[name] = _pairs(item)
+            elif name == "members":
+                given[name] = tuple(cast("dict[str, object]", item).items())
+            else:
+                given[name] = item
         return cls(**given)  # type: ignore[arg-type]  # each type was checked above
 
     def to_json(self) -> dict[str, object]:
@@ -110,6 +120,7 @@ _ACCEPTED: Mapping[str, tuple[type, ...]] = {
     "body": (str, _NONE),
     "retry_after": (str, _NONE),
     "headers": (dict, list),
+    "members": (dict,),
     "location": (str,),
     "rate": (int,),
     "delta": (int,),

@@ -1,4 +1,4 @@
-"""The Videos API: OpenAI's, and what self-hosted servers make of it.
+"""The Videos API: OpenAI's, and what self-hosted servers make of it (`openai_servers`).
 
 A model named `sora…` is checked as OpenAI's own service does (its enums of seconds and size);
 any other model as vLLM-Omni does (`^[1-9]\\d*$`, any width and height).
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from multidict import MultiMapping
 
+from proxy.sim import openai_servers as servers
 from proxy.sim.body import Upload
 from proxy.sim.files import file_reply
-from proxy.sim.reply import Refusal, Reply, json_reply
+from proxy.sim.links import Links
+from proxy.sim.reply import Headers, Refusal, Reply, json_reply
 from proxy.sim.service import Call, Route
 from proxy.sim.settings import Settings
 from proxy.sim.tasks import Failure, Ids, Task, Tasks, Variant
@@ -37,8 +40,14 @@ _MAX_IMAGE_BYTES = 20 * 1024 * 1024
 class OpenAI:
     name = "openai"
 
-    def __init__(self, settings: Settings, tasks: Tasks) -> None:
+    def __init__(self, settings: Settings, tasks: Tasks, links: Links) -> None:
         self._settings = settings
+        self._links = links
+        #: May change at any time, and holds for what is answered then.
+        self.server = servers.as_server(settings.openai_server)
+        self.cloud = settings.openai_cloud
+        self.numeric_ids = settings.openai_numeric_ids
+        self._dropped: set[str] = set()  # records that DELETE dropped while the render goes on
         self._tasks = tasks
         self._ids = Ids(settings.seed, self.name)
         self._keys = {a.openai_api_key: n for n, a in enumerate(settings.accounts)}
@@ -115,7 +124,7 @@ class OpenAI:
         return self._derive(call, source, prompt, seconds or str(source.request["seconds"]))
 
     def _get(self, call: Call) -> Reply:
-        return self._ok(self._video(self._owned(call, call.path["id"])))
+        return self._answer(self._owned(call, call.path["id"]))
 
     def _list(self, call: Call) -> Reply:
         account = self._account(call)
@@ -146,7 +155,15 @@ class OpenAI:
         )
 
     def _delete(self, call: Call) -> Reply:
+        if self.server == "litellm":
+            return servers.error(self.server, 405, "Method Not Allowed", None, None)
         task = self._owned(call, call.path["id"])
+        if self.server == "sglang":
+            self._dropped.add(task.id)
+            return self._ok({**self._video(task), "status": "deleted"})
+        if self.server == "vllm-omni":
+            self._tasks.forget(task.id)
+            return self._ok({"id": task.id, "deleted": True, "object": "video.deleted"})
         if task.is_open:
             raise self._invalid("Only completed or failed videos can be deleted.", None)
         self._tasks.forget(task.id)
@@ -158,6 +175,9 @@ class OpenAI:
         if variant is None:
             raise self._invalid(f"'variant' must be one of {', '.join(_VARIANTS)}.", "variant")
         if task.state != "completed":
+            unfinished = servers.unfinished(self.server, task)
+            if unfinished is not None:
+                return unfinished
             raise Refusal(
                 self._error(
                     404,
@@ -169,6 +189,9 @@ class OpenAI:
         expires = self._expires_at(task)
         if expires is not None and expires <= self._settings.clock():
             raise Refusal(self._error(404, "Video has expired.", None, "video_expired"))
+        url = self._cloud_url(task)
+        if url is not None:
+            return servers.in_cloud(url)
         clip = self._tasks.clip(task, task.results[0], variant)
         return file_reply(clip, call.headers, call.plan)
 
@@ -204,7 +227,9 @@ class OpenAI:
         limit = self._settings.max_in_flight
         if limit is not None and self._tasks.in_flight(self.name, account) >= limit:
             raise Refusal(self.error(429, None, "Too many videos are being generated."))
-        task_id = f"video_{self._ids.hexadecimal(48)}"
+        task_id = servers.new_id(self.server, self._ids)
+        if self.numeric_ids:
+            task_id = self._ids.digits(18)
         task = self._tasks.add(
             task_id=task_id,
             service=self.name,
@@ -222,14 +247,23 @@ class OpenAI:
             doom=self.failure(None),
         )
         call.entry.task_id = task.id
-        return self._ok(self._video(task))
+        return self._answer(task)
+
+    def _answer(self, task: Task) -> Reply:
+        reply = servers.video(self.server, task, self._video(task), self._cloud_url(task))
+        return replace(reply, headers=(*reply.headers, *self._headers()))
+
+    def _cloud_url(self, task: Task) -> str | None:
+        if not self.cloud or task.state != "completed":
+            return None
+        return self._links.make(task.results[0].id)
 
     def _video(self, task: Task) -> dict[str, object]:
         """The Video object: all 13 keys, always."""
         failure = task.failure and {"code": task.failure.code, "message": task.failure.message}
         done = task.state == "completed" and task.completed_s is not None
         return {
-            "id": task.id,
+            "id": int(task.id) if task.id.isdigit() else task.id,
             "object": "video",
             "model": task.request["model"],
             "status": task.state,
@@ -265,7 +299,8 @@ class OpenAI:
         account = self._account(call)
         call.entry.task_id = task_id
         task = self._tasks.get(task_id)
-        if task is None or task.service != self.name or task.account != account:
+        is_theirs = task is not None and task.service == self.name and task.account == account
+        if task is None or not is_theirs or task_id in self._dropped:
             raise self._not_found(task_id)
         return task
 
@@ -346,29 +381,25 @@ class OpenAI:
     # -- replies -----------------------------------------------------------------------------
 
     def _ok(self, value: object) -> Reply:
+        return json_reply(200, value, self._headers())
+
+    def _headers(self) -> Headers:
         poll_after_ms = 10 if self._tasks.manual else max(10, int(1000 / self._tasks.speed))
-        return json_reply(
-            200,
-            value,
-            (
-                ("x-request-id", f"req_{self._ids.hexadecimal(32)}"),
-                ("openai-version", "2020-10-01"),
-                ("openai-poll-after-ms", str(poll_after_ms)),
-            ),
+        return (
+            ("x-request-id", f"req_{self._ids.hexadecimal(32)}"),
+            ("openai-version", "2020-10-01"),
+            ("openai-poll-after-ms", str(poll_after_ms)),
         )
 
     def _error(self, status: int, message: str, param: str | None, code: str | None) -> Reply:
-        kind = "invalid_request_error"
-        if status == 429:
-            kind = "rate_limit_error"
-        elif status >= 500:
-            kind = "server_error"
-        error = {"message": message, "type": kind, "param": param, "code": code}
-        headers = (("x-request-id", f"req_{self._ids.hexadecimal(32)}"),)
-        return json_reply(status, {"error": error}, headers)
+        reply = servers.error(self.server, status, message, param, code)
+        request_id = ("x-request-id", f"req_{self._ids.hexadecimal(32)}")
+        return replace(reply, headers=(*reply.headers, request_id))
 
     def _invalid(self, message: str, param: str | None) -> Refusal:
         return Refusal(self._error(400, message, param, None))
 
     def _not_found(self, task_id: str) -> Refusal:
-        return Refusal(self._error(404, f"Video with id '{task_id}' not found.", None, None))
+        own = self.server in ("vllm-omni", "sglang")
+        message = "Video not found" if own else f"Video with id '{task_id}' not found."
+        return Refusal(self._error(404, message, None, None))

@@ -44,6 +44,12 @@ class Settings:
     size_bytes: int | None = None
     #: Unfinished tasks one account may have at one provider; None is no limit.
     max_in_flight: int | None = None
+    #: The software that the OpenAI-style service is: openai, vllm-omni, sglang or litellm.
+    openai_server: str = "openai"
+    #: It keeps files at the file host, and its jobs name their address (SGLang with S3).
+    openai_cloud: bool = False
+    #: It gives its jobs whole numbers as ids.
+    openai_numeric_ids: bool = False
     #: How long a result link (and an OpenAI-style result) lives; Jimeng says one hour.
     link_ttl_s: int = 3600
     #: How long Jimeng remembers a task; then its state is `not_found`.

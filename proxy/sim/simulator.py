@@ -20,6 +20,7 @@ from proxy.sim.kling import Kling
 from proxy.sim.links import Links
 from proxy.sim.log import SUBMITS, Entry, Log
 from proxy.sim.openai import OpenAI
+from proxy.sim.openai_servers import as_server
 from proxy.sim.pattern import Assets
 from proxy.sim.service import Service
 from proxy.sim.settings import SERVICES, Settings
@@ -39,8 +40,9 @@ class Simulator:
         self.tasks = Tasks(settings, Assets.load())
         self._callbacks = Callbacks(self.log)
         self._links = Links(_link_key(settings.seed), settings.link_ttl_s, settings.clock)
+        self.openai = OpenAI(settings, self.tasks, self._links)
         self._services: dict[str, Service] = {
-            "openai": OpenAI(settings, self.tasks),
+            "openai": self.openai,
             "kling": Kling(settings, self.tasks, self._links, self._callbacks.notify),
             "jimeng": Jimeng(settings, self.tasks, self._links),
             "cdn": Cdn(self.tasks, self._links),
@@ -150,6 +152,9 @@ class Simulator:
         self.tasks.speed = self.settings.speed
         self.tasks.manual = self.settings.manual
         self.tasks.size_bytes = self.settings.size_bytes
+        self.openai.server = as_server(self.settings.openai_server)
+        self.openai.cloud = self.settings.openai_cloud
+        self.openai.numeric_ids = self.settings.openai_numeric_ids
         self.log.clear()
         for service in SERVICES:
             await self.accept(service)
@@ -229,6 +234,12 @@ class Simulator:
     def forget(self, upstream_id: str) -> None:
         """The provider has never heard of the task."""
         self.tasks.forget(upstream_id)
+
+    def restart(self, service: str) -> None:
+        """The provider has never heard of any of its tasks: a server that keeps its jobs in memory
+        was started again."""
+        for task in self.tasks.of(service):
+            self.tasks.forget(task.id)
 
     def expire_links(self) -> None:
         """Every result link given so far answers 403; asking for the task gives a new one."""

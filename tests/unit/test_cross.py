@@ -350,7 +350,7 @@ class Witness:
         self._tasks = Tasks(world, Assets.load())
         links = Links(b"k", 3600, world.clock)
         self._services: dict[str, Service] = {
-            "openai": OpenAI(world, self._tasks),
+            "openai": OpenAI(world, self._tasks, links),
             "kling": Kling(world, self._tasks, links, lambda url, task_id, body: None),
             "jimeng": Jimeng(world, self._tasks, links),
         }
