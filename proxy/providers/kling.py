@@ -268,7 +268,7 @@ class Kling:
         if answer is None:
             return refusals.unread(status, headers, "not JSON")
         code = values.integer(answer.get("code"))
-        job = values.job_of(answer)
+        job = values.job_of(answer, task.upstream_id)
         is_plain = 200 <= status < 300 and code in (0, None)
         if is_plain or (_is_end(job) and (code in (0, None) or _is_ours(job, task))):
             state = _state(job, task.updated_ms)

@@ -251,7 +251,7 @@ def state(
     or one that has the id we ask for.
     """
     answer = values.document(body)
-    job = {} if answer is None else values.job_of(answer)
+    job = {} if answer is None else values.job_of(answer, task.upstream_id)
     word = values.state_word(job)
     if 200 <= status < 300:
         if word is None:
@@ -341,6 +341,8 @@ def _seconds(job: Object) -> float | None:
 def _results(job: Object, seconds: float | None, expires_ms: int | None) -> tuple[Result, ...]:
     """By the addresses in the answer (SGLang with S3, gateways); without any, by the upstream's
     own content path. An address of that path is none: it wants our key."""
+    if job.get("object") == "video":  # whose `metadata` is the client's own, repeated
+        job = {name: value for name, value in job.items() if name != "metadata"}
     urls = [url for url in values.result_urls(job) if not _CONTENT.search(url)]
     if not urls:
         return (Result(seconds=seconds, expires_ms=expires_ms),)

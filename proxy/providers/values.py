@@ -329,16 +329,21 @@ def state_word(holder: object) -> str | None:
     return None
 
 
-def job_of(answer: Object) -> Object:
+def job_of(answer: Object, known_id: str | None = None) -> Object:
     """The object of an answer that describes the job: it, or one inside it.
 
     An envelope has a `status` of its own ("success", 200), which says nothing about the job: an
     object inside that names an id and a state comes first, unless the answer is a Video object.
+    One that names the id we know comes before all others.
     """
     if answer.get("object") == "video":
         return answer
     nested = list(_inside(answer, 3))
     inner = [holder for holder in nested if id_of(holder) and state_word(holder)]
+    if known_id is not None:
+        for holder in (*inner, answer):
+            if id_of(holder) == known_id and state_word(holder) is not None:
+                return holder
     if inner:
         return inner[0]
     if id_of(answer) is not None:

@@ -423,6 +423,29 @@ def test_silence_has_a_kind(provider: str, status: int, body: object, kind: str)
     assert state.kind == kind
 
 
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"id": OURS, "status": "processing"}, Status.IN_PROGRESS),
+        ({"status": "success", "data": {"status": "processing"}}, Status.IN_PROGRESS),
+        ({"status": "success", "data": {"id": OURS, "state": "FAILURE"}}, Status.FAILED),
+        (
+            {"task_id": OURS, "status": "queued", "data": {"id": "theirs", "status": "failed"}},
+            Status.QUEUED,
+        ),
+        (
+            {"id": OURS, "status": "success", "data": {"id": OURS, "status": "running"}},
+            Status.IN_PROGRESS,
+        ),
+        ({"code": 0, "data": {"task": {"id": OURS, "status": "done"}}}, Status.COMPLETED),
+    ],
+)
+def test_the_state_is_the_jobs_not_its_envelopes(body: object, status: Status) -> None:
+    state = polled(body)
+    assert isinstance(state, TaskState)
+    assert state.status is status
+
+
 # ---------------------------------------------------------------- what was made
 
 
@@ -469,6 +492,14 @@ def test_an_address_of_the_upstream_itself_is_asked_for_with_our_key(url: str) -
     draft = PROVIDERS["openai"].content(task(results=state.results), upstream(), "video", 0)
     assert isinstance(draft, Draft)
     assert draft.path == f"/videos/{OURS}/content"
+
+
+def test_a_clients_own_metadata_names_no_result() -> None:
+    """It is repeated in the job, and would let a client have any file of the web delivered."""
+    job = {"id": OURS, "object": "video", "status": "completed"}
+    state = polled({**job, "metadata": {"url": "https://elsewhere.example/x.mp4"}})
+    assert isinstance(state, TaskState)
+    assert [result.url for result in state.results] == [None]
 
 
 # ---------------------------------------------------------------- any answer at all
