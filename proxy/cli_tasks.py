@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from proxy.command import (
     when_ms,
     with_store,
 )
+from proxy.errors import Conflict, NotFound
+from proxy.lifecycle import BY_OPERATOR, ended_by_operator
 from proxy.model import Status, Task
 from proxy.pricing import money
 from proxy.routing import columns
@@ -37,7 +40,7 @@ def _id_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group(cls=InOrder)
 def task() -> None:
-    """List and show the tasks of all owners, deleted ones too."""
+    """List, show and end the tasks of all owners, deleted ones too."""
 
 
 @task.command("list")
@@ -121,6 +124,33 @@ def task_timeline(task_id: str, config_path: Path | None, as_json: bool) -> None
         click.echo(columns(names, rows))
 
     with_store(load_config(config_path, FOR_STORE), go)
+
+
+@task.command("fail")
+@_id_argument
+@click.option("--reason", default="", help="Why, for its time line.")
+@config_option
+def task_fail(task_id: str, reason: str, config_path: Path | None) -> None:
+    """Fail an open task: refunded, its place free, its webhook sent.
+
+    The upstream is not asked to stop: a render under way goes on there, and may be charged.
+    """
+    config = load_config(config_path)
+
+    async def go(store: Store) -> None:
+        try:
+            await store.tasks.fail(
+                task_id,
+                BY_OPERATOR,
+                ended_by_operator(reason),
+                int(time.time() * 1000),
+                config.limits.retention_s,
+            )
+        except (NotFound, Conflict) as refusal:
+            raise click.ClickException(refusal.message) from None
+        click.echo(f"{task_id} has failed; nothing is charged.")
+
+    with_store(config, go)
 
 
 # ---------------------------------------------------------------- finding

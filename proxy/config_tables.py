@@ -325,6 +325,8 @@ class Timeouts(Table):
     poll_interval_s: Seconds = 5.0
     poll_max_s: Seconds = 30.0
     task_max_age_s: Seconds = float(DAY_S)
+    forgotten_after_s: Seconds = 300.0
+    lost_after_s: Seconds = 3600.0
     redis_grace_s: Seconds = 60.0
     drain_s: Seconds = 30.0
 

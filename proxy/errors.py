@@ -318,4 +318,6 @@ FAILURES: dict[str, str] = {
     "cancelled": "It was cancelled.",
     "not_submitted": "It never reached the provider.",
     "submission_unconfirmed": "Nobody can say whether the provider took it; it is not charged.",
+    "ended_by_operator": "The operator of the gateway ended it; it is not charged.",
+    "lost": "The upstream no longer knows this task; it is not charged.",
 }

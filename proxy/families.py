@@ -12,6 +12,7 @@ from typing import Final, Literal, get_args
 
 from proxy.config import Config
 from proxy.errors import Limit
+from proxy.lifecycle import Loss
 from proxy.model import Stage
 
 NONE: Final = "-"  # in place of a name: there is none
@@ -66,6 +67,10 @@ def _each(*words: str) -> Callable[[Config], Iterable[Labels]]:
 
 def _upstreams(config: Config) -> Iterable[Labels]:
     return ((upstream,) for upstream in config.upstreams)
+
+
+def _losses(config: Config) -> Iterable[Labels]:
+    return ((upstream, how) for upstream in config.upstreams for how in get_args(Loss))
 
 
 def _submits(config: Config) -> Iterable[Labels]:
@@ -154,6 +159,14 @@ UNKNOWN_STATES: Final = Family(
     "Answers to polls with a state no table has, shown as in_progress.",
     ("upstream",),
     known=_upstreams,
+)
+TASKS_LOST: Final = Family(
+    "reelway_tasks_lost",
+    "counter",
+    "Tasks that failed, refunded, because their upstream says for too long that it does not know "
+    "them (forgotten), or nothing of them at all (silent).",
+    ("upstream", "how"),
+    known=_losses,
 )
 STANDING: Final = Family(
     "reelway_standing",
@@ -287,6 +300,7 @@ FAMILIES: Final = (
     UPSTREAM_SECONDS,
     UPSTREAM_FAILURES,
     UNKNOWN_STATES,
+    TASKS_LOST,
     STANDING,
     PLACES,
     QUEUED,

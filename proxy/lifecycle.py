@@ -11,11 +11,12 @@ compare-and-set, or None when there is nothing to write.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
-from proxy.errors import Family
+from proxy.errors import FAILURES, Family
 from proxy.model import (
     Accepted,
     Credential,
@@ -28,6 +29,7 @@ from proxy.model import (
     Task,
     TaskError,
     TaskState,
+    TransientKind,
     Upstream,
 )
 from proxy.pricing import settle_micro
@@ -41,6 +43,16 @@ _ORDER: Final = {stage: place for place, stage in enumerate(Stage)}
 # A signed link and a finished task are good for this long where the provider names no end.
 RESULT_LIFE_MS: Final = 24 * 3600 * 1000
 
+# A task is lost after so many answers in a row, beside the time they take.
+MISSING_ANSWERS: Final = 3
+MISSING_ANSWERS_SINGLE: Final = 2
+MISSING_PAUSE_MS: Final = 10_000  # between the first and the last of a single server
+SILENT_ANSWERS: Final = 3
+_SILENCE: Final = frozenset(
+    {"not_found", "no_answer", "http_3xx", "http_4xx", "http_5xx", "unreadable"}
+)
+
+BY_OPERATOR: Final = TaskError("ended_by_operator", FAILURES["ended_by_operator"])
 CANCELLED: Final = TaskError("cancelled", "It was cancelled by its owner.")
 _FAILURE_OF: Final = {
     Family.INVALID: "invalid_input",
@@ -56,13 +68,16 @@ class Schedule:
     """When a task is asked after. `first_ms` after it was bound, then every `interval_ms`,
     stretched towards `max_ms` for tasks that take long.
     `settle_ms` is how long a submit may still be under way to the upstream; a submit nobody
-    can confirm fails after `confirm_ms`."""
+    can confirm fails after `confirm_ms`. A task is lost when its upstream has said for
+    `forgotten_ms` that it does not know it, or has said nothing of it for `lost_ms`."""
 
     first_ms: int
     interval_ms: int
     max_ms: int
     settle_ms: int
     confirm_ms: int
+    forgotten_ms: int = 300_000
+    lost_ms: int = 3_600_000
 
 
 def sent(
@@ -148,6 +163,12 @@ def end_of_wait(task: Task, now_ms: int, max_age_ms: int, *, has_place: bool) ->
     return None
 
 
+def ended_by_operator(reason: str) -> str:
+    """The event of a task ended by its operator's word; the reason on one line, cut short."""
+    words = " ".join("".join(c if c.isprintable() else " " for c in reason).split())[:200]
+    return f"ended by the operator: {words}" if words else "ended by the operator"
+
+
 def failure_of(refusal: Refused) -> TaskError:
     """A provider's refusal as the end of a task whose client already has it."""
     code = _FAILURE_OF.get(refusal.error.family, "upstream_error")
@@ -209,7 +230,8 @@ def advanced(task: Task, state: TaskState, now_ms: int) -> Task | None:
     progress = max(task.progress, state.progress or 0)
     progress = 100 if stage is Stage.COMPLETED else min(progress, 99)
     native = dict(state.native) or task.native
-    if (stage, progress, native) == (task.stage, task.progress, task.native):
+    was_silent = (task.silent_ms, task.missing_ms) != (None, None)
+    if not was_silent and (stage, progress, native) == (task.stage, task.progress, task.native):
         return None
     changed = replace(
         task,
@@ -218,6 +240,8 @@ def advanced(task: Task, state: TaskState, now_ms: int) -> Task | None:
         updated_ms=now_ms,
         progress=progress,
         native=native,
+        silent_ms=None,
+        missing_ms=None,
     )
     if stage is Stage.COMPLETED:
         done = replace(
@@ -233,6 +257,77 @@ def advanced(task: Task, state: TaskState, now_ms: int) -> Task | None:
         error = state.error or TaskError("upstream_error", "The provider gave no reason.")
         return replace(changed, completed_ms=now_ms, error=error, settled_micro=0)
     return changed
+
+
+def is_silence(kind: TransientKind) -> bool:
+    """Whether this answer to a poll counts towards the task's loss. An upstream that refuses our
+    key or our rate, or that nobody has configured, says nothing against the task."""
+    return kind in _SILENCE
+
+
+def silent(task: Task, kind: TransientKind, now_ms: int) -> Task | None:
+    """The task with the beginning of its silence noted; None when that stands there already, so
+    that polls without an answer cost no writes."""
+    if task.stage.is_final or not is_silence(kind):
+        return None
+    silent_ms = now_ms if task.silent_ms is None else task.silent_ms
+    missing_ms = now_ms if task.missing_ms is None and kind == "not_found" else task.missing_ms
+    if (silent_ms, missing_ms) == (task.silent_ms, task.missing_ms):
+        return None
+    return replace(
+        task,
+        version=task.version + 1,
+        updated_ms=now_ms,
+        silent_ms=silent_ms,
+        missing_ms=missing_ms,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """How many answers in a row said nothing of a task, and how many of them that its upstream
+    does not know it. The moment each row began stands in the task."""
+
+    answers: int = 0
+    missing: int = 0
+
+
+Loss: TypeAlias = Literal["forgotten", "silent"]
+LOST: Final[Mapping[Loss, TaskError]] = {
+    "forgotten": TaskError("lost", FAILURES["lost"]),
+    "silent": TaskError("lost", "The upstream no longer answers for this task; it is not charged."),
+}
+
+
+def loss_of(
+    task: Task, silence: Silence, now_ms: int, schedule: Schedule, *, has_replicas: bool
+) -> Loss | None:
+    """How the task is lost; None: it is not. It takes both time and a number of answers.
+
+    A 404 of an upstream with replicas may come from one that never had the task. A single
+    server that says it twice, and not just after the submit, has restarted.
+    """
+    if task.stage.is_final or task.upstream_id is None:
+        return None
+    ends_ms = loss_due_ms(task, schedule, has_replicas=has_replicas)
+    enough = MISSING_ANSWERS if has_replicas else MISSING_ANSWERS_SINGLE
+    is_over = ends_ms is not None and now_ms >= ends_ms
+    if task.missing_ms is not None and is_over and silence.missing >= enough:
+        return "forgotten"
+    if task.silent_ms is not None and now_ms >= task.silent_ms + schedule.lost_ms:
+        return "silent" if silence.answers >= SILENT_ANSWERS else None
+    return None
+
+
+def loss_due_ms(task: Task, schedule: Schedule, *, has_replicas: bool) -> int | None:
+    """When a silent task can be called lost; None: its latest answer spoke of it."""
+    if task.missing_ms is None:
+        return None if task.silent_ms is None else task.silent_ms + schedule.lost_ms
+    if has_replicas:
+        return task.missing_ms + schedule.forgotten_ms
+    pause_ms = min(MISSING_PAUSE_MS, schedule.forgotten_ms)
+    settled_ms = (task.sent_ms or task.created_ms) + schedule.settle_ms
+    return max(task.missing_ms + pause_ms, settled_ms)
 
 
 def refreshed(task: Task, results: tuple[Result, ...], now_ms: int) -> Task | None:

@@ -494,6 +494,9 @@ class Unknown:
 
 Outcome: TypeAlias = "Accepted | Refused | Unknown"
 
+# What became of a render whose task was deleted: it does not go on, it goes on, nobody can say.
+Cancelled = Literal["stopped", "will_finish", "unknown"]
+
 
 @dataclass(frozen=True, slots=True)
 class Hook:
@@ -570,6 +573,10 @@ class Task:
     queue: str = ""  # the upstream in whose queue it waits or has waited: its client has it since
     sent_ms: int | None = None  # when its last attempt began
     trace: str | None = None  # the traceparent its client began it with, where tracing is on
+    # When its upstream stopped answering polls for it, and when it began to say that it does not
+    # know the task. None: the latest answer spoke of the task.
+    silent_ms: int | None = None
+    missing_ms: int | None = None
 
     @property
     def status(self) -> Status:

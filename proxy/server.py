@@ -542,6 +542,8 @@ class Server:
             max_ms=round(timeouts.poll_max_s * 1000),
             settle_ms=round((timeouts.submit_s + timeouts.connect_s) * 1000),
             confirm_ms=round(timeouts.confirm_s * 1000),
+            forgotten_ms=round(timeouts.forgotten_after_s * 1000),
+            lost_ms=round(timeouts.lost_after_s * 1000),
         )
 
 

@@ -14,7 +14,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 
@@ -23,9 +23,9 @@ import structlog
 from proxy import lifecycle
 from proxy.config import Config
 from proxy.errors import ProxyError, Unavailable
-from proxy.families import POLL_LAG, UNKNOWN_STATES
+from proxy.families import POLL_LAG, TASKS_LOST, UNKNOWN_STATES
 from proxy.keyring import Keyring
-from proxy.lifecycle import Schedule
+from proxy.lifecycle import Schedule, Silence
 from proxy.metrics import Elders, Metrics
 from proxy.model import (
     Accepted,
@@ -39,6 +39,7 @@ from proxy.model import (
     TaskError,
     TaskState,
     Transient,
+    TransientKind,
     Upstream,
 )
 from proxy.planning import max_age_ms, places_of, reach_of
@@ -52,8 +53,14 @@ AT_ONCE = 256  # tasks leased by one worker
 AT_ONCE_EACH = 64  # of them being asked after with one credential
 FAILURES_KEPT = 20_000
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-# A DELETE these answer has been read and refused: the render goes on. A 404 says less.
-_NOT_STOPPED = (400, 403, 405, 409, 422, 501)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failures:
+    """What one worker remembers of a task's polls without an answer."""
+
+    polls: int = 0
+    silence: Silence = field(default_factory=Silence)
 
 
 class Tracker:
@@ -91,9 +98,9 @@ class Tracker:
         self._keyring = Keyring(store, schedule, clock, metrics, log)
         self._called: dict[str, bool] = {}  # asked after at once; True: and once more
         self._calls: set[asyncio.Task[None]] = set()
-        # Polls in a row that said nothing, by task. The oldest are forgotten: another worker
-        # may have had the task's end.
-        self._failures: OrderedDict[str, int] = OrderedDict()
+        # Polls in a row of this worker that said nothing, by task. The oldest are forgotten:
+        # another worker may have had the task's end.
+        self._failures: OrderedDict[str, _Failures] = OrderedDict()
         self._metrics = metrics
         self._lag = metrics.spread(POLL_LAG)
         self.elders = Elders()
@@ -350,7 +357,7 @@ class Tracker:
                 start_ns = 0 if self._tracing is None else self._tracing.now_ns()
                 said = await self.ask_state(task, *place)
             if self._tracing is not None:
-                failures = self._failures.get(task.id, 0) + 1
+                failures = self._failed_polls(task.id) + 1
                 self._tracing.polled(task, place[0], start_ns, said, failures)
         expected_ms = await self._store.durations.usual_ms(task.upstream, task.upstream_model)
         now_ms = self._now_ms()
@@ -358,9 +365,12 @@ class Tracker:
             self._failures.pop(task.id, None)
             if await self._take_in(task, said, now_ms, expected_ms):
                 return
+            noted = None
         else:
-            self._count_failure(task.id)
-            self._log.info("poll says nothing", task_id=task.id, why=said.reason)
+            self._log.info("poll inconclusive", task_id=task.id, why=said.reason, kind=said.kind)
+            if await self._lose(task, said.kind, now_ms):
+                return
+            noted = lifecycle.silent(task, said.kind, now_ms)
         if lifecycle.is_overdue(task, now_ms, self._max_age_ms(task)):
             error = TaskError("timeout", "The provider did not finish in time.")
             await self._end(task, error, "gave up waiting")
@@ -372,10 +382,40 @@ class Tracker:
             self._random01(),
             expected_ms=expected_ms,
             retry_after_s=said.retry_after_s if isinstance(said, Transient) else None,
-            failures=self._failures.get(task.id, 0),
+            failures=self._failed_polls(task.id),
         )
         assert due_ms is not None
-        await self._store.tasks.reschedule(task.id, due_ms)
+        ends_ms = lifecycle.loss_due_ms(
+            noted or task, self._schedule(), has_replicas=self._has_replicas(task)
+        )
+        if ends_ms is not None and now_ms < ends_ms:
+            due_ms = min(due_ms, ends_ms)
+        if noted is None:
+            await self._store.tasks.reschedule(task.id, due_ms)
+            return
+        event = None if noted.missing_ms == task.missing_ms else "its upstream does not know it"
+        await self._write(task, noted, due_ms, event)
+
+    async def _lose(self, task: Task, kind: TransientKind, now_ms: int) -> bool:
+        """Count an answer that says nothing of the task. True when it was one too many: then the
+        task has ended, refunded."""
+        silence = self._count_failure(task, kind)
+        if not lifecycle.is_silence(kind):
+            return False
+        how = lifecycle.loss_of(
+            task, silence, now_ms, self._schedule(), has_replicas=self._has_replicas(task)
+        )
+        if how is None:
+            return False
+        error = lifecycle.LOST[how]
+        if await self._end(task, error, f"lost ({how})"):
+            self._metrics.count(TASKS_LOST, task.upstream, how)
+            self._log.warning("task lost", task_id=task.id, upstream=task.upstream, how=how)
+        return True
+
+    def _has_replicas(self, task: Task) -> bool:
+        upstream = self._config().upstreams.get(task.upstream)
+        return upstream is None or self._providers[task.provider].has_replicas(upstream)
 
     async def _take_in(
         self, task: Task, said: TaskState, now_ms: int, expected_ms: int | None
@@ -410,11 +450,30 @@ class Tracker:
         """TurnedAway when the account has been too slow for too long."""
         return self._turnstile.turn((task.upstream, task.credential), self._patience_s)
 
-    def _count_failure(self, task_id: str) -> None:
-        self._failures[task_id] = self._failures.get(task_id, 0) + 1
-        self._failures.move_to_end(task_id)
+    def _failed_polls(self, task_id: str) -> int:
+        known = self._failures.get(task_id)
+        return 0 if known is None else known.polls
+
+    def _count_failure(self, task: Task, kind: TransientKind) -> Silence:
+        """One more poll of this worker that said nothing. Where a silence stands in the task that
+        this worker has not counted from its beginning, another worker had the first answer."""
+        known = self._failures.get(task.id) or _Failures()
+        silence = known.silence
+        if task.silent_ms is None:
+            silence = Silence()
+        else:
+            silence = replace(silence, answers=max(silence.answers, 1))
+        if task.missing_ms is None:
+            silence = replace(silence, missing=0)
+        else:
+            silence = replace(silence, missing=max(silence.missing, 1))
+        if lifecycle.is_silence(kind):
+            silence = Silence(silence.answers + 1, silence.missing + (kind == "not_found"))
+        self._failures[task.id] = _Failures(known.polls + 1, silence)
+        self._failures.move_to_end(task.id)
         if len(self._failures) > FAILURES_KEPT:
             self._failures.popitem(last=False)
+        return silence
 
     def _max_age_ms(self, task: Task) -> int:
         config = self._config()
@@ -473,37 +532,51 @@ class Tracker:
         return other or fresh
 
     async def cancel(self, task: Task, forwarded: Mapping[str, str]) -> str:
-        """Ask the provider to stop a deleted task's render: `stopped`, `will_finish` (it knows
-        no stopping, or says no to it), or `unknown`. `forwarded` are headers of whoever deleted
-        it."""
+        """Ask the provider to stop a deleted task's render: `stopped`, `will_finish` (it cannot
+        stop a render, or says no to it), or `unknown`. Only a render that really stops is not
+        charged; any other is followed to its end. `forwarded` are headers of whoever deleted it.
+        """
         place = self._place(task)
         if task.upstream_id is None or place is None:
             return "unknown"
-        draft = self._providers[task.provider].cancel(task, place[0])
+        if task.missing_ms is not None:
+            await self._poll_missing(task)
+            return "unknown"
+        provider = self._providers[task.provider]
+        draft = provider.cancel(task, place[0])
         if draft is None:
             return "will_finish"
         answer = await self._ask(task, draft, *place, forwarded)
         if answer is None:
             return "unknown"
-        if not 200 <= answer.status < 300:
-            return "will_finish" if answer.status in _NOT_STOPPED else "unknown"
-        stopped = TaskError("cancelled", "It was cancelled by its owner.")
-        await self._end(task, stopped, "cancelled at the provider")
-        return "stopped"
+        became = provider.cancelled(task, place[0], answer.status, answer.headers, answer.body)
+        if became == "stopped":
+            await self._end(task, lifecycle.CANCELLED, "cancelled at the provider")
+        return became
+
+    async def _poll_missing(self, task: Task) -> None:
+        """Ask once more after a task its upstream did not know lately: if that was often enough,
+        it has ended and its place is free."""
+        with suppress(TurnedAway):  # then it is asked after at its next due time
+            await self._poll(task)
 
     # ------------------------------------------------------------ writing
 
     async def _end(
         self, task: Task, error: TaskError, event: str, *, never_sent: bool = False
-    ) -> None:
-        """Fail a task. One that was deleted or polled meanwhile fails all the same; one that was
-        sent or bound meanwhile is not what its caller has judged."""
+    ) -> bool:
+        """Fail a task; False when it was not ours to fail. One that was deleted or polled
+        meanwhile fails all the same; one that has ended, or was sent or bound meanwhile, is not
+        what its caller has judged."""
         known: Task | None = task
         while known is not None and (known.stage is task.stage or task.upstream_id is not None):
             ended = lifecycle.failed(known, error, self._now_ms())
             if ended is None:
-                return
+                return False
             known = await self._write(known, ended, None, event, never_sent=never_sent)
+            if known is None:
+                return True
+        return False
 
     async def _write(
         self,

@@ -9,11 +9,23 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 from urllib.parse import urlencode
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from proxy.admin.desk import Action, Asked, Desk
-from proxy.admin.shapes import Item, Listing, Micro, Ms, NoBody, NoQuery, Page, cursor_of, place_of
+from proxy.admin.shapes import (
+    Body,
+    Item,
+    Listing,
+    Micro,
+    Ms,
+    NoBody,
+    NoQuery,
+    Page,
+    cursor_of,
+    place_of,
+)
 from proxy.errors import NotFound
+from proxy.lifecycle import BY_OPERATOR, ended_by_operator
 from proxy.links import Links
 from proxy.model import DialectName, Kind, Operation, Stage, Status, Task
 from proxy.signing import sign_link
@@ -151,6 +163,25 @@ async def show(desk: Desk, asked: Asked[NoQuery, NoBody]) -> WholeTaskItem:
     )
 
 
+class FailBody(Body):
+    """`reason` stands in the task's time line."""
+
+    reason: str = Field(default="", max_length=200)
+
+
+async def fail(desk: Desk, asked: Asked[NoQuery, FailBody]) -> TaskItem:
+    """Fail an open task by the operator's word. Its upstream is not asked to stop."""
+    task = await desk.store.tasks.fail(
+        asked.params["id"],
+        BY_OPERATOR,
+        ended_by_operator(asked.body.reason),
+        desk.now_ms(),
+        desk.config().limits.retention_s,
+    )
+    desk.log.info("task ended by the operator", task_id=task.id)
+    return TaskItem(**_fields(desk, task))
+
+
 def content_urls(task: Task, secret: bytes) -> list[str]:
     """One of each result; none of a task that is not completed, or was deleted."""
     if task.stage is not Stage.COMPLETED or task.deleted:
@@ -218,5 +249,14 @@ ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
         "One task and what happened to it",
         show,
         WholeTaskItem,
+    ),
+    Action(
+        "POST",
+        "/api/tasks/{id}/fail",
+        "Fail an open task, refunded",
+        fail,
+        TaskItem,
+        body=FailBody,
+        refusals=(409,),
     ),
 )

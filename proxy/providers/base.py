@@ -21,6 +21,7 @@ from typing import Protocol
 from pydantic import BaseModel
 
 from proxy.model import (
+    Cancelled,
     Credential,
     Draft,
     Operation,
@@ -96,6 +97,11 @@ class Provider(Protocol):
 
     def poll(self, task: Task, upstream: Upstream) -> Draft: ...
 
+    def has_replicas(self, upstream: Upstream) -> bool:
+        """Whether a poll may be answered by another server than the one that has the task, so
+        that its 404 says less."""
+        ...
+
     def state(
         self, task: Task, status: int, headers: Mapping[str, str], body: bytes
     ) -> TaskState | Transient:
@@ -116,5 +122,17 @@ class Provider(Protocol):
         ...
 
     def cancel(self, task: Task, upstream: Upstream) -> Draft | None:
-        """A request that stops the render; None where the provider has none."""
+        """A request that stops the render; None where the provider has none. One that only drops
+        the record is none: its render goes on and is paid for, and could not be followed."""
+        ...
+
+    def cancelled(
+        self,
+        task: Task,
+        upstream: Upstream,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+    ) -> Cancelled:
+        """What the answer to `cancel` says of the render."""
         ...

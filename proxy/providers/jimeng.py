@@ -26,6 +26,7 @@ from proxy.model import (
     Accepted,
     Adjustment,
     Base64,
+    Cancelled,
     Credential,
     Draft,
     DraftValue,
@@ -275,6 +276,9 @@ class Jimeng:
             refused = refusals.refused_by_status(status, headers, shown, message, listed)
         return refused or Unknown(f"HTTP {status}, code {code}, and no task_id")
 
+    def has_replicas(self, upstream: Upstream) -> bool:
+        return True
+
     def poll(self, task: Task, upstream: Upstream) -> Draft:
         return Draft(
             method="POST",
@@ -321,6 +325,16 @@ class Jimeng:
 
     def cancel(self, task: Task, upstream: Upstream) -> Draft | None:
         return None
+
+    def cancelled(
+        self,
+        task: Task,
+        upstream: Upstream,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+    ) -> Cancelled:
+        return "will_finish"  # it knows no cancel
 
 
 # ---------------------------------------------------------------- drafting

@@ -23,6 +23,7 @@ from proxy.model import (
     Accepted,
     Adjustment,
     Base64,
+    Cancelled,
     Cooldown,
     Credential,
     Draft,
@@ -257,6 +258,9 @@ class Kling:
             refused = refusals.refused_by_status(status, headers, shown, message, listed)
         return refused or Unknown(f"HTTP {status}, code {code}, and no task_id")
 
+    def has_replicas(self, upstream: Upstream) -> bool:
+        return True
+
     def poll(self, task: Task, upstream: Upstream) -> Draft:
         return _query(task, upstream, task.upstream_id or task.id)
 
@@ -298,6 +302,16 @@ class Kling:
 
     def cancel(self, task: Task, upstream: Upstream) -> Draft | None:
         return None
+
+    def cancelled(
+        self,
+        task: Task,
+        upstream: Upstream,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+    ) -> Cancelled:
+        return "will_finish"  # it knows no cancel
 
 
 # ---------------------------------------------------------------- drafting

@@ -11,6 +11,7 @@ sglang multimodal_gen/runtime/entrypoints/openai/video_api.py (2026-11), Microso
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeAlias, cast
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from proxy.errors import Invalid
 from proxy.model import (
     Adjustment,
+    Cancelled,
     Credential,
     Draft,
     DraftValue,
@@ -66,14 +68,16 @@ class Options(BaseModel):
     """`options` of an upstream with `provider = "openai"`.
 
     `server` is the software behind `base_url`; any other that speaks `/v1/videos` as OpenAI's
-    document has it is "openai". `seconds` and `sizes` are what its model renders: a request is
-    fitted to the next one up; None sends on whatever is asked. `refused_statuses` are HTTP
-    statuses by which it says that it began nothing.
+    document has it is "openai". `version` is that software's, where an older one does less; None
+    is its newest. `seconds` and `sizes` are what its model renders: a request is fitted to the
+    next one up; None sends on whatever is asked. `refused_statuses` are HTTP statuses by which it
+    says that it began nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     server: Server = "openai"
+    version: Annotated[str, Field(pattern=r"^\d{1,4}\.\d{1,4}(\.\w{1,16})*$")] | None = None
     seconds: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
     sizes: (
         Annotated[
@@ -94,7 +98,8 @@ class Traits:
     `plain` in `reference_url`. `nested_as_text`: other objects and lists go as JSON text too,
     since the form's parser knows no bracketed names. `audio` is the field that switches sound
     on, `always` or `never` where there is none. `fields` are those beyond OpenAI's that it
-    understands. `door` is how it refuses a submit.
+    understands. `door` is how it refuses a submit. `stops_from` is the first version whose DELETE stops a render; None: its DELETE
+    drops the record at most. `replicas` is False for a single server that keeps its jobs in memory.
     """
 
     operations: frozenset[Operation] = _ALL
@@ -108,6 +113,8 @@ class Traits:
     default_seconds: str = "4"  # "": its model decides
     default_size: str = "720x1280"
     door: Door = OPEN_DOOR
+    stops_from: tuple[int, int] | None = None
+    replicas: bool = True
 
 
 SERVERS: Mapping[Server, Traits] = {
@@ -123,6 +130,8 @@ SERVERS: Mapping[Server, Traits] = {
         default_size="",
         # With --api-server-count above 1 every call of /v1/videos is a 409.
         door=Door(overloaded=frozenset({503}), absent=frozenset({409})),
+        stops_from=(0, 30),
+        replicas=False,
     ),
     "sglang": Traits(
         operations=_CREATE,
@@ -133,6 +142,7 @@ SERVERS: Mapping[Server, Traits] = {
         fields=frozenset({"negative_prompt", "seed", "fps"}),
         default_size="",
         door=Door(overloaded=frozenset({503})),  # "Scheduler worker exited; restart the server."
+        replicas=False,
     ),
 }
 
@@ -274,6 +284,9 @@ class OpenAI:
         door = SERVERS[options.server].door
         return outcome(status, headers, body, door, options.refused_statuses)
 
+    def has_replicas(self, upstream: Upstream) -> bool:
+        return SERVERS[_options(upstream).server].replicas
+
     def poll(self, task: Task, upstream: Upstream) -> Draft:
         return Draft("GET", *_target(upstream, "poll", _upstream_id(task)), _ACCEPT)
 
@@ -301,10 +314,24 @@ class OpenAI:
         return Draft("GET", path, query, {"Accept": "*/*"})
 
     def cancel(self, task: Task, upstream: Upstream) -> Draft | None:
-        """vLLM-Omni stops the render; the others drop the record at most."""
-        if task.upstream_id is None:
+        """Only for a server that stops the render: see `_stops`."""
+        if task.upstream_id is None or not _stops(task, _options(upstream)):
             return None
         return Draft("DELETE", *_target(upstream, "poll", task.upstream_id), _ACCEPT)
+
+    def cancelled(
+        self,
+        task: Task,
+        upstream: Upstream,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+    ) -> Cancelled:
+        """A refusal that was read says that the render goes on. A 404 says less, and so does
+        vLLM-Omni's 409 "Cancellation in progress"."""
+        if 200 <= status < 300:
+            return "stopped"
+        return "will_finish" if status in (400, 403, 405, 422, 501) else "unknown"
 
 
 # ---------------------------------------------------------------- the request
@@ -488,6 +515,26 @@ def _is_at(url: str, upstream: Upstream) -> bool:
     """Whether a URL is one of the upstream's own server."""
     there, here = urlsplit(url), urlsplit(upstream.base_url)
     return (there.scheme.lower(), there.netloc.lower()) == (here.scheme, here.netloc.lower())
+
+
+# Models whose render vLLM-Omni cannot abort (vllm-omni#7844, open in 2026-11).
+_UNSTOPPABLE = re.compile(r"minimax.?h3", re.IGNORECASE)
+
+
+def _stops(task: Task, options: Options) -> bool:
+    """Whether a DELETE stops the render, by the server's kind and version:
+
+    vllm-omni ≥ 0.30 aborts it, all but `_UNSTOPPABLE`; before that its engine ran on. SGLang
+    drops the record (sglang#24547). OpenAI and Azure refuse a DELETE of a running job, LiteLLM
+    refuses every one.
+    """
+    first = SERVERS[options.server].stops_from
+    if first is None or _UNSTOPPABLE.search(task.upstream_model):
+        return False
+    if options.version is None:
+        return True
+    major, minor = options.version.split(".")[:2]
+    return (int(major), int(minor)) >= first
 
 
 def _options(upstream: Upstream) -> Options:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal, TypeAlias
 
-from proxy.errors import Invalid, NotFound, ProxyError
-from proxy.lifecycle import notice_of
-from proxy.model import NO_LIMITS, Kind, Limits, Task
+from proxy.errors import Conflict, Invalid, NotFound, ProxyError
+from proxy.lifecycle import failed, notice_of
+from proxy.model import NO_LIMITS, Kind, Limits, Task, TaskError
 from proxy.store import keys, usage
 from proxy.store.batch import Answer, Batcher, Durability, Script
 from proxy.store.codec import (
@@ -43,6 +43,7 @@ from proxy.store.wire import Arg
 _LONGEST_OPEN_MS: Final = 7 * 24 * 3600 * 1000
 _WINDOWS: Final = (32, 256)  # index entries looked at in one step of a listing: least, most
 
+MAX_EVENT_CHARS: Final = 500
 KEY_LIFE_MS: Final = 24 * 3600 * 1000
 RECENT_MS: Final = 10 * 60 * 1000
 MAX_RECENT: Final = 16
@@ -169,6 +170,7 @@ class Tasks:
         ends = new.stage.is_final and not old.stage.is_final
         entries = _closing(new) if ends else ()
         counters = usage.counters(new) if ends else ()
+        line = None if event is None else _ending(new, event) if ends else _entry(new, event)
         answer = await self._batch.run(
             self._swap,
             (
@@ -182,7 +184,7 @@ class Tasks:
                 new.id,
                 old.version,
                 "" if due_ms is None else due_ms,
-                "" if event is None else encode_line(_entry(new, event)),
+                b"" if line is None else encode_line(line),
                 MAX_LINE_ENTRIES,
                 keys.CHANNEL,
                 _message(new),
@@ -215,6 +217,22 @@ class Tasks:
         if ends and new.queue:
             await self._waiting.forget(new)
         return None
+
+    async def fail(
+        self, task_id: str, error: TaskError, event: str, now_ms: int, retention_s: int
+    ) -> Task:
+        """Fail an open task whatever its stage: refunded, its place free, the names it took kept.
+        Returns it as it ended. NotFound when there is none; Conflict when it has ended."""
+        task = await self.get(task_id)
+        while task is not None:
+            ended = failed(task, error, now_ms)
+            if ended is None:
+                raise Conflict(f"Task {task_id} has ended already: it is {task.status.value}.")
+            other = await self.swap(task, ended, None, event, retention_s)
+            if other is None:
+                return ended
+            task = other
+        raise NotFound(f"There is no task '{task_id[:80]}'; it may have expired.")
 
     async def secure(self, task_id: str, durability: Durability) -> None:
         """Wait until all that was written of the task is safe as `durability` says. StoreUnsafe
@@ -503,6 +521,14 @@ def _shard(task_id: str) -> str:
 
 def _entry(task: Task, event: str) -> LineEntry:
     return LineEntry(task.updated_ms, task.version, task.stage, task.attempt, event)
+
+
+def _ending(task: Task, event: str) -> LineEntry:
+    """The line of a task's end. Of a failure it names the reason, however it came about."""
+    if task.error is not None:
+        reason = f"{task.error.code}: {task.error.message}"
+        event = f"{event}: {reason}" if event == "failed" else f"{event}; failed: {reason}"
+    return _entry(task, event[:MAX_EVENT_CHARS])
 
 
 def _message(task: Task) -> str:

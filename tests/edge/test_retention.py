@@ -364,7 +364,9 @@ def test_an_operator_sees_all_of_one_task(kept: tuple[Path, dict[str, str]]) -> 
     assert shown["created"] == "2026-11-18T11:06:40.002Z"
     assert shown["error"] == {"code": "timeout", "message": "Too late.", "provider_code": "50500"}
     line = said(config, "task", "timeline", ids["deleted"])
-    assert [entry["event"] for entry in line] == ["reserved", "sent", "gave up", "deleted"]
+    assert [entry["event"] for entry in line] == [
+        *("reserved", "sent", "gave up; failed: timeout: Too late.", "deleted")
+    ]
     assert [entry["version"] for entry in line] == [1, 2, 3, 4]
     text = invoke(config, "task", "show", ids["open"]).stdout
     assert "prompt          a cat\n" in text

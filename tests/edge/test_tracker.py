@@ -330,7 +330,7 @@ max_age_s = 0.3
         video = await house.finished(hasty)
         assert (video["status"], video["error"]["code"]) == ("failed", "timeout")
         events = [entry.event for entry in await house.server.store.tasks.time_line(hasty)]
-        assert events[-1] == "gave up waiting"
+        assert events[-1].startswith("gave up waiting; failed: timeout: ")
         assert (await house.get(f"/v1/videos/{patient}")).json()["status"] == "queued"
         house.sim.finish(await upstream_id(house, patient))
         assert (await house.finished(patient))["status"] == "completed"

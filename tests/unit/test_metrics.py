@@ -104,6 +104,7 @@ def test_what_alerts_count_is_there_before_it_happens(metrics: Metrics) -> None:
         'reelway_submits_total{credential="a",outcome="unknown",upstream="up"}',
         'reelway_money_total{currency="USD",kind="loss",upstream="up"}',
         'reelway_unknown_states_total{upstream="up"}',
+        'reelway_tasks_lost_total{how="forgotten",upstream="up"}',
         'reelway_heals_total{outcome="gave_up"}',
         'reelway_webhooks_total{outcome="dead"}',
         'reelway_limited_total{limit="connections"}',

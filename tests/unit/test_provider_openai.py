@@ -207,10 +207,11 @@ def test_every_request_carries_the_credential_in_one_place(
 ) -> None:
     at = replace(upstream(server), headers={"x-team": "video", name: "overridden"})
     bound = task()
-    drafts = [drafted(asked(), at), ADAPTER.poll(bound, at), ADAPTER.cancel(bound, at)]
+    drafts = [drafted(asked(), at), ADAPTER.poll(bound, at)]
     drafts.append(cast("Draft", ADAPTER.content(bound, at, "video", 0)))
+    if server == "vllm-omni":
+        drafts.append(cast("Draft", ADAPTER.cancel(bound, at)))
     for draft in drafts:
-        assert draft is not None
         sent = ADAPTER.seal(draft, at, KEY, 0)
         assert sent.headers.getall(name) == [value]
         assert sent.headers["X-Team"] == "video"
@@ -315,10 +316,11 @@ def test_content_comes_from_the_upstreams_own_path(
 
 
 def test_cancel_deletes_and_an_unbound_task_has_nothing_to_cancel() -> None:
-    draft = ADAPTER.cancel(task(), upstream())
+    omni = upstream("vllm-omni")
+    draft = ADAPTER.cancel(task(), omni)
     assert draft is not None
     assert (draft.method, draft.path, draft.encoding) == ("DELETE", f"/videos/{VIDEO_ID}", "none")
-    assert ADAPTER.cancel(replace(task(), upstream_id=None), upstream()) is None
+    assert ADAPTER.cancel(replace(task(), upstream_id=None), omni) is None
 
 
 def test_no_lookup_by_our_id_is_pretended() -> None:
