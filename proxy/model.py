@@ -103,17 +103,19 @@ class Blob(Protocol):
 
 
 class Role(StrEnum):
-    """What a picture or video is for."""
+    """What a picture, video or sound is for."""
 
     FIRST_FRAME = "first_frame"
     LAST_FRAME = "last_frame"
-    REFERENCE = "reference"
+    REFERENCE_IMAGE = "reference_image"
+    REFERENCE_VIDEO = "reference_video"
+    REFERENCE_AUDIO = "reference_audio"
     SOURCE = "source"  # the video an edit or extension works on
 
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """One picture or video of a request: exactly one of `url` (http, https) and `blob`.
+    """One picture, video or sound of a request: exactly one of `url` (http, https) and `blob`.
 
     `param` is the client's own name of the field, for error messages.
     """
@@ -139,7 +141,8 @@ class VideoRequest:
     kind: Kind = Kind.TEXT
     prompt: str | None = None
     negative_prompt: str | None = None
-    seconds: float | None = None
+    seconds: float | None = None  # the longest of what its length fields say
+    frames: int | None = None  # where the client counts frames; `seconds` then covers them
     size: tuple[int, int] | None = None
     aspect_ratio: str | None = None  # "16:9"
     resolution: str | None = None  # "720p", "1080p"

@@ -164,6 +164,7 @@ _FAILURE: Final = _object(
     code=_maybe(_TEXT),
 )
 _TASK_FAILURE: Final = _object(code=_TEXT, message=_TEXT)
+_LINK: Final = _said(_TEXT, "A signed link of this gateway's, once completed.")
 _VIDEO: Final[Mapping[str, Schema]] = {
     "id": _TEXT,
     "object": {"const": "video"},
@@ -227,7 +228,7 @@ def _jimeng(data: Schema) -> Schema:
 
 
 ANSWERS: Final[Mapping[str, Schema]] = {
-    "Video": _object(also=_VIDEO, optional={"quality": _TEXT}),
+    "Video": _object(also=_VIDEO, optional={"quality": _TEXT, "url": _LINK}),
     "VideoList": _object(
         object={"const": "list"},
         data=_list(ref("Video")),
@@ -262,7 +263,7 @@ ANSWERS: Final[Mapping[str, Schema]] = {
         dropped=_list(_TEXT),
         limits=_ANYTHING,
     ),
-    "VideoResponse": _object(task_id=_TEXT, also=_VIDEO),
+    "VideoResponse": _object(task_id=_TEXT, also=_VIDEO, optional={"quality": _TEXT, "url": _LINK}),
     "VideoTaskResponse": _object(
         also=_VIDEO,
         task_id=_TEXT,

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import orjson
 
+from proxy.dialects.base import View
 from proxy.errors import FAILURES
 from proxy.model import Json, Operation, Status, Task, TaskError, VideoRequest
 
@@ -87,8 +88,13 @@ def _joined(entries: Iterable[str]) -> str:
     return ",".join(shown)
 
 
-def video_object(task: Task) -> dict[str, Json]:
-    """The OpenAI Video object: its 13 keys, always all, and `quality` when the client's counted."""
+def video_object(view: View) -> dict[str, Json]:
+    """The OpenAI Video object: its 13 keys, always all, `quality` when the client's counted, and
+    `url`, our signed link, once completed.
+
+    Never `data`: clients that unwrap it would take the object for an envelope.
+    """
+    task = view.task
     video: dict[str, Json] = {
         "id": task.id,
         "object": "video",
@@ -107,6 +113,8 @@ def video_object(task: Task) -> dict[str, Json]:
     quality = _honoured(task, "quality_level")
     if quality is not None:
         video["quality"] = quality
+    if task.status is Status.COMPLETED and view.links:
+        video["url"] = view.links[0]
     return video
 
 

@@ -20,8 +20,10 @@ from proxy.dialects.answers import (
     video_object,
 )
 from proxy.dialects.base import Endpoint, View, error_object, json_reply
+from proxy.dialects.body import Body
 from proxy.dialects.fields import Fields
-from proxy.dialects.wishes import first_frame, require_prompt, video_request
+from proxy.dialects.roles import content_of, media_of, ordered
+from proxy.dialects.wishes import require_prompt, video_request
 from proxy.errors import NotFound, ProxyError, UnsupportedOperation
 from proxy.model import Call, DialectName, Json, Operation, PageRequest, Reply, Status, VideoRequest
 
@@ -33,8 +35,6 @@ ENDPOINTS = tuple(
         Endpoint("GET", f"{prefix}/video/generations/{{task_id}}", Operation.GET),
     )
 )
-
-_PICTURES = ("image", "image_url", "input_reference")
 
 # new-api's own words for a task's state (its model/task.go).
 _STATES: dict[Status, str] = {
@@ -55,9 +55,10 @@ class Generic:
 
     def submission(self, call: Call, fields: Fields, default_model: str) -> VideoRequest:
         """A prompt is needed unless a picture is there."""
-        picture = first_frame(fields, *_PICTURES)
-        media = () if picture is None else (picture,)
-        request = video_request(call, fields, default_model, media)
+        body = Body(fields)
+        text, content = content_of(body)
+        media = ordered((*media_of(body), *content))
+        request = video_request(call, body, default_model, media, text=text)
         return request if media else require_prompt(request)
 
     def reference(self, call: Call, fields: Fields) -> str:
@@ -68,7 +69,7 @@ class Generic:
 
     def created(self, view: View, request_id: str) -> Reply:
         task = view.task
-        body = {"task_id": task.id, **video_object(task)}
+        body = {"task_id": task.id, **video_object(view)}
         return json_reply(200, encoded(body), task_headers(task))
 
     def task(self, view: View, request_id: str) -> Reply:
@@ -89,7 +90,7 @@ class Generic:
             "url": url,
             "format": "mp4",
             "metadata": metadata_of(task),
-            **video_object(task),
+            **video_object(view),
             "code": "success",
             "message": "",
             "data": data,

@@ -16,13 +16,17 @@ own. The vendor's Python SDK raises the body's text for any status but 200.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import orjson
 
 from proxy.dialects.answers import encoded, event_of, task_headers
 from proxy.dialects.base import Endpoint, View, error_object, json_reply
+from proxy.dialects.body import Body, disagreeing
 from proxy.dialects.fields import Fields, kind_of
-from proxy.dialects.media import picture, web_address
+from proxy.dialects.roles import PAIRS, content_of, has_media, media_of, ordered
+from proxy.dialects.shape import FRAMES, count
+from proxy.dialects.wishes import check_no_media, made, read_wishes
 from proxy.errors import (
     FAILURES,
     AuthFault,
@@ -43,7 +47,6 @@ from proxy.model import (
     Operation,
     PageRequest,
     Reply,
-    Role,
     Status,
     Task,
     TaskError,
@@ -57,6 +60,7 @@ FRAMES_MIN = 25  # one second: a clip of s seconds has 24·s + 1 frames
 VERSION = "2022-08-31"
 
 _OK = 10000
+_MODELS = (("reqkey",), ("model", "modelname", "modelid"))
 _PATHS = ("/jimeng/", "/jimeng", "/")
 _ACTIONS = (
     ("CVSync2AsyncSubmitTask", Operation.CREATE),
@@ -118,34 +122,41 @@ class Jimeng:
         """Raises `Invalid`. Fields of one model only (`template_id`, `camera_strength`, …) and
         unknown ones go to `native`; so does a seed of -1, the vendor's word for "any": a Jimeng
         upstream gets it, so that no default of a route's stands in, and for others it is none."""
-        media = _media(fields)
-        prompt = fields.prose("prompt", max_chars=PROMPT_MAX_CHARS)
-        if prompt is None and not media:
+        body = Body(fields)
+        text, content = content_of(body)
+        media = ordered((*_media(body), *content))
+        wishes = read_wishes(
+            body,
+            models=_MODELS,
+            prompt_chars=PROMPT_MAX_CHARS,
+            count_frames=False,
+            text=text,
+        )
+        if wishes.prompt is None and not media:
             raise Invalid(
                 "'prompt' is required, unless there is a picture in 'image_urls' or "
                 "'binary_data_base64'.",
                 param="prompt",
             )
-        frames = fields.integer("frames", low=FRAMES_MIN)
-        seed = fields.integer("seed", low=ANY_SEED)
-        callback = fields.name_of("callback_url", "webhook")
-        callback_url = fields.long_text("callback_url", "webhook")
-        if callback_url is not None:
-            web_address(callback_url, callback)
-        is_any_seed = seed == ANY_SEED
-        return VideoRequest(
-            operation=Operation.CREATE,
-            dialect=self.name,
-            model=fields.word("req_key") or default_model,
-            kind=Kind.IMAGE if media else Kind.TEXT,
-            prompt=prompt,
-            seconds=None if frames is None else (frames - 1) / FRAMES_PER_SECOND,
-            aspect_ratio=fields.word("aspect_ratio"),
-            seed=None if is_any_seed else seed,
-            media=media,
-            callback_url=callback_url,
-            native=fields.rest() | ({"seed": ANY_SEED} if is_any_seed else {}),
+        seconds = _seconds(body, wishes.length.seconds)
+        is_any_seed = wishes.seed == ANY_SEED
+        if wishes.seed is not None and wishes.seed < ANY_SEED:
+            raise Invalid(f"'seed' must be at least {ANY_SEED}, not {wishes.seed}.", param="seed")
+        native, entries = body.leftover()
+        check_no_media(entries, body.metadata.prefix)
+        request = made(
+            call,
+            replace(
+                wishes,
+                length=replace(wishes.length, seconds=seconds),
+                seed=None if is_any_seed else wishes.seed,
+            ),
+            default_model,
+            media,
+            extra={"metadata": entries} if entries else {},
+            native=native | ({"seed": ANY_SEED} if is_any_seed else {}),
         )
+        return replace(request, kind=Kind.IMAGE if media else Kind.TEXT)
 
     def reference(self, call: Call, fields: Fields) -> str:
         """`task_id` of a GetResult. Its `req_key` is not compared with the task's: the id says
@@ -219,23 +230,28 @@ class Jimeng:
         return json_reply(error.status, encoded(body), error.headers)
 
 
-def _media(fields: Fields) -> tuple[Media, ...]:
-    urls = fields.strings("image_urls") or []
-    inline = fields.strings("binary_data_base64") or []
-    if urls and inline:
+def _media(body: Body) -> tuple[Media, ...]:
+    named = [name for name in ("imageurls", "binarydatabase64") if has_media(body, name)]
+    if len(named) > 1:
         raise Invalid(
             "Send pictures in 'image_urls' or in 'binary_data_base64', not in both.",
             param="binary_data_base64",
         )
-    param = "image_urls" if urls else "binary_data_base64"
-    pictures = urls or inline
-    if len(pictures) > 2:
-        raise Invalid(
-            f"'{param}' takes a first frame and at most a last one, not {len(pictures)} pictures.",
-            param=param,
-        )
-    roles = (Role.FIRST_FRAME, Role.LAST_FRAME)
-    return tuple(picture(value, param, role) for value, role in zip(pictures, roles, strict=False))
+    return media_of(body, PAIRS | {"imageurls", "binarydatabase64"})
+
+
+def _seconds(body: Body, said: float | None) -> float | None:
+    """The length that `frames` means, else the one that other fields say. Jimeng counts one frame
+    more than the seconds have."""
+    frames = body.read(FRAMES, count)
+    if frames is None:
+        return said
+    if frames < FRAMES_MIN:
+        raise Invalid(f"'frames' must be at least {FRAMES_MIN}, not {frames}.", param="frames")
+    seconds = (frames - 1) / FRAMES_PER_SECOND
+    if said is not None and said != seconds:
+        raise disagreeing("duration", "frames")
+    return seconds
 
 
 def _check_req_json(fields: Fields) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from proxy.dialects.answers import (
     encoded,
@@ -28,8 +27,10 @@ from proxy.dialects.answers import (
     whole,
 )
 from proxy.dialects.base import Endpoint, View, error_object, json_reply
+from proxy.dialects.body import Body
 from proxy.dialects.fields import Fields, shown
-from proxy.dialects.media import picture, web_address
+from proxy.dialects.roles import content_of, media_of, ordered
+from proxy.dialects.wishes import check_no_media, made, read_wishes
 from proxy.errors import (
     AuthFault,
     EndpointNotFound,
@@ -46,11 +47,9 @@ from proxy.model import (
     DialectName,
     Json,
     Kind,
-    Media,
     Operation,
     PageRequest,
     Reply,
-    Role,
     Status,
     Task,
     VideoRequest,
@@ -94,6 +93,9 @@ _AUTH_CODES = {
 }
 _METHOD_INVALID = 1202
 
+# Kling itself ignores `model`; the generic form has it. Either may name the model.
+_MODELS = (("modelname",), ("model", "modelid"), ("reqkey",))
+
 # Kling's own fields that clients of the best-known gateway put into `metadata`, where that
 # gateway reads them from; beside the common ones lifted in `submission`.
 _NATIVE_IN_METADATA = (
@@ -108,8 +110,6 @@ _NATIVE_IN_METADATA = (
     "element_list",
     "voice_list",
 )
-
-_T = TypeVar("_T")
 
 
 def _endpoints() -> Iterable[Endpoint]:
@@ -133,54 +133,39 @@ class Kling:
         The generic form has `image` under text2video too: a picture makes the request an
         image-to-video one under either path.
         """
-        metadata = Fields(fields.mapping("metadata") or {}, "metadata.")
-        both = (fields, metadata)
-        media = _media(both)
+        body = Body(fields)
+        text, content = content_of(body)
+        media = ordered((*media_of(body), *content))
         if Kind(call.params["kind"]) is Kind.IMAGE and not media:
             raise Invalid(
                 "'image' or 'image_tail' is required: an http(s) URL, base64 or a data: URL.",
                 param="image",
             )
-        callback_url = fields.long_text("callback_url")
-        if callback_url is not None:
-            web_address(callback_url, "callback_url")
-        wanted = VideoRequest(
-            operation=Operation.CREATE,
-            dialect=self.name,
-            model=fields.word("model_name", "model") or default_model,
-            kind=Kind.IMAGE if media else Kind.TEXT,
-            prompt=fields.prose("prompt", max_chars=PROMPT_MAX_CHARS),
-            negative_prompt=_first(
-                [f.prose("negative_prompt", max_chars=PROMPT_MAX_CHARS) for f in both]
-            ),
-            seconds=fields.number("duration", low=0.001),
-            size=_size(fields),
-            aspect_ratio=_first([f.word("aspect_ratio") for f in both]),
-            mode=_first([f.word("mode") for f in both]),
-            audio=_first([_sound(fields, "sound"), _sound(metadata, "metadata.sound")]),
-            fps=_first([f.integer("fps", low=1) for f in both]),
-            seed=_first([f.integer("seed") for f in both]),
-            n=fields.integer("n", low=1),
-            style=metadata.word("style"),
-            quality_level=metadata.word("quality_level"),
-            user=fields.word("user"),
-            response_format=fields.word("response_format"),
-            media=media,
-            external_id=fields.word("external_task_id", max_chars=EXTERNAL_ID_MAX_CHARS),
-            callback_url=callback_url,
+        wishes = read_wishes(body, models=_MODELS, prompt_chars=PROMPT_MAX_CHARS, text=text)
+        external_id = body.read(
+            ("externaltaskid",), lambda f, name: f.word(name, max_chars=EXTERNAL_ID_MAX_CHARS)
         )
-        native, entries = fields.rest(), metadata.rest()
+        native, entries = body.leftover()
         for name in _NATIVE_IN_METADATA:
             if name in entries:
                 native.setdefault(name, entries.pop(name))
-        if wanted.prompt is None and not media and not _has_shot_prompts(native):
+        check_no_media(entries, body.metadata.prefix)
+        if wishes.prompt is None and not media and not _has_shot_prompts(native):
             raise Invalid(
                 "'prompt' is required, unless 'multi_shot' is true with 'shot_type' "
                 "\"customize\" and each shot's prompt in 'multi_prompt'.",
                 param="prompt",
             )
-        extra: dict[str, Json] = {"metadata": entries} if entries else {}
-        return replace(wanted, native=native, extra=extra)
+        request = made(
+            call,
+            wishes,
+            default_model,
+            media,
+            external_id=external_id,
+            extra={"metadata": entries} if entries else {},
+            native=native,
+        )
+        return replace(request, kind=Kind.IMAGE if media else Kind.TEXT)
 
     def reference(self, call: Call, fields: Fields) -> str:
         """Our task id or the client's external_task_id: Kling looks up both in one place."""
@@ -243,47 +228,6 @@ class Kling:
             "error": error_object(error),
         }
         return json_reply(error.status, encoded(body), error.headers)
-
-
-def _first(values: Sequence[_T | None]) -> _T | None:
-    return next((value for value in values if value is not None), None)
-
-
-def _media(both: tuple[Fields, Fields]) -> tuple[Media, ...]:
-    fields, metadata = both
-    found = (
-        ("image", fields.raw("image"), Role.FIRST_FRAME),
-        ("image_tail", fields.raw("image_tail"), Role.LAST_FRAME),
-        ("metadata.image_tail", metadata.raw("image_tail"), Role.LAST_FRAME),
-    )
-    pictures: dict[Role, Media] = {}
-    for param, value, role in found:
-        if value is not None and role not in pictures:
-            pictures[role] = picture(value, param, role)
-    return tuple(pictures.values())
-
-
-def _size(fields: Fields) -> tuple[int, int] | None:
-    width = fields.integer("width", low=1, high=99999)
-    height = fields.integer("height", low=1, high=99999)
-    if width is None and height is None:
-        return None
-    if width is None or height is None:
-        alone, absent = ("width", "height") if height is None else ("height", "width")
-        raise Invalid(
-            f"'{alone}' needs '{absent}' beside it; or send 'aspect_ratio' instead.", param=absent
-        )
-    return width, height
-
-
-def _sound(fields: Fields, param: str) -> bool | None:
-    value = fields.raw("sound")
-    if value is None or isinstance(value, bool):
-        return value
-    word = value.lower() if isinstance(value, str) else ""
-    if word not in ("on", "off"):
-        raise Invalid(f"'{param}' must be 'on' or 'off', not {shown(value)}.", param=param)
-    return word == "on"
 
 
 def _has_shot_prompts(native: Mapping[str, Json]) -> bool:

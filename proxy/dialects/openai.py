@@ -12,9 +12,11 @@ from typing import Literal, cast
 
 from proxy.dialects.answers import encoded, event_of, task_headers, video_object
 from proxy.dialects.base import Endpoint, View, error_object, json_reply
+from proxy.dialects.body import Body, json_text
 from proxy.dialects.fields import Fields, kind_of
 from proxy.dialects.media import clip
-from proxy.dialects.wishes import first_frame, json_text, require_prompt, video_request
+from proxy.dialects.roles import content_of, media_of, ordered
+from proxy.dialects.wishes import require_prompt, video_request
 from proxy.errors import Invalid, NotFound, ProxyError
 from proxy.model import (
     Call,
@@ -50,8 +52,6 @@ ENDPOINTS = tuple(
     for row in _ROWS
 )
 
-_PICTURES = ("input_reference", "image")  # `image` is the generic API's name for the same thing
-
 
 class OpenAI:
     """Dialect `openai`."""
@@ -61,16 +61,16 @@ class OpenAI:
 
     def submission(self, call: Call, fields: Fields, default_model: str) -> VideoRequest:
         """Also the remix, edit and extension bodies; `source_id` is the video they work on."""
-        media: tuple[Media, ...] = ()
+        body = Body(fields)
+        source: tuple[Media, ...] = ()
         source_id = None
         if call.operation is Operation.REMIX:
             source_id = call.params["task_id"]
         elif call.operation in (Operation.EDIT, Operation.EXTEND):
-            source_id, media = _source(fields)
-        picture = first_frame(fields, *_PICTURES)
-        if picture is not None:
-            media = (*media, picture)
-        return require_prompt(video_request(call, fields, default_model, media, source_id))
+            source_id, source = _source(body.top)
+        text, content = content_of(body)
+        media = ordered((*media_of(body), *content, *source))
+        return require_prompt(video_request(call, body, default_model, media, source_id, text))
 
     def reference(self, call: Call, fields: Fields) -> str:
         return call.params["task_id"]
@@ -91,7 +91,7 @@ class OpenAI:
         return self.task(view, request_id)
 
     def task(self, view: View, request_id: str) -> Reply:
-        return _reply(video_object(view.task), task_headers(view.task))
+        return _reply(video_object(view), task_headers(view.task))
 
     def listing(
         self, page: PageRequest, views: Sequence[View], has_more: bool, request_id: str
@@ -99,7 +99,7 @@ class OpenAI:
         return _reply(
             {
                 "object": "list",
-                "data": [video_object(view.task) for view in views],
+                "data": [video_object(view) for view in views],
                 "first_id": views[0].task.id if views else None,
                 "last_id": views[-1].task.id if views else None,
                 "has_more": has_more and bool(views),  # of none there is no `after` to go on from

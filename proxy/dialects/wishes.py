@@ -1,98 +1,197 @@
-"""The fields that the OpenAI dialect and the generic one take alike.
+"""The request that a body of any dialect makes, under whatever names its fields came.
 
 Each field is read at the top level, else in `metadata`, where the generic API keeps its
 "extended parameters" (negative_prompt, style, quality_level, …) and where openai-python's
-`extra_body` users put them too. What no rule knows stays in `extra`, never an error: SDKs and
-self-hosted servers add fields faster than anybody lists them.
+`extra_body` users put them too. What no rule knows is left over, never an error, unless it is a
+picture, video or sound: SDKs and self-hosted servers add fields faster than anybody lists them.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from typing import TypeVar, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import orjson
-
-from proxy.dialects.fields import Fields, kind_of
-from proxy.dialects.media import picture, web_address
+from proxy.dialects.body import Body, disagreeing
+from proxy.dialects.fields import Fields, folded
+from proxy.dialects.media import media_in, web_address
+from proxy.dialects.roles import TAKEN
+from proxy.dialects.shape import AUTO, Length, Shape, count, is_lines, length_of, shape_of
 from proxy.errors import Invalid
-from proxy.model import Call, Json, Kind, Media, Role, VideoRequest
+from proxy.model import Call, Json, Kind, Media, Operation, Role, VideoRequest
 
-T = TypeVar("T")
+MODELS = (("model", "modelname", "modelid", "reqkey"),)
+_PROMPT = ("prompt", "prompttext", "textprompt")
+_NEGATIVE = ("negativeprompt", "negprompt", "negativeprompttext")
+_COUNTS = (
+    *("n", "numvideos", "numberofvideos", "videocount", "numoutputs", "numoutputsperprompt"),
+    *("numvideosperprompt", "numsamples", "samples", "samplecount", "candidatecount", "batchsize"),
+)
+_AUDIO = (
+    *("audio", "generateaudio", "withaudio", "enableaudio", "hasaudio", "audioenabled", "sound"),
+    *("generatesound", "withsound", "enablesound"),
+)
+_CALLBACK = ("webhook", "callbackurl", "webhookurl", "callback", "callbackuri", "notifyurl")
+_QUALITY = ("qualitylevel", "quality")
+_SOURCES = (  # what names the video that an edit works on; a create has none
+    *("video", "videoid", "sourcevideo", "sourcevideoid", "remixvideoid", "remixedfromvideoid"),
+    "remixid",
+)
 
 
-_SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the fields that all dialects share say."""
+
+    model: str | None
+    prompt: str | None
+    negative_prompt: str | None
+    length: Length
+    shape: Shape
+    mode: str | None
+    audio: bool | None
+    seed: int | None
+    n: int | None
+    style: str | None
+    quality_level: str | None
+    user: str | None
+    response_format: str | None
+    callback_url: str | None
+
+
+def read_wishes(
+    body: Body,
+    *,
+    models: Sequence[Sequence[str]] = MODELS,
+    prompt_chars: int = 32000,
+    count_frames: bool = True,
+    text: str | None = None,
+) -> Wishes:
+    """Read them all. Raises `Invalid` with `param`.
+
+    `models` are the names of the model, the best group first. `count_frames` False: the dialect
+    reads `frames` itself. `text` is a prompt that came elsewhere.
+    """
+    named = [body.read(names, Fields.word) for names in models]
+    prompt = body.read(_PROMPT, lambda f, name: f.prose(name, max_chars=prompt_chars))
+    if text is not None and prompt is not None and text != prompt:
+        raise disagreeing("prompt", "content")
+    return Wishes(
+        model=next((name for name in named if name is not None), None),
+        prompt=text if prompt is None else prompt,
+        negative_prompt=body.read(
+            _NEGATIVE, lambda f, name: f.prose(name, max_chars=prompt_chars), is_soft=True
+        ),
+        length=length_of(body, count_frames=count_frames),
+        shape=shape_of(body),
+        mode=body.read(("mode",), lambda f, name: f.word(name, max_chars=64)),
+        audio=body.read(_AUDIO, _audio),
+        seed=body.read(("seed", "randomseed"), _seed, is_soft=True),
+        n=body.read(_COUNTS, count),
+        style=body.read(("style",), Fields.word, is_soft=True),
+        quality_level=body.read(_QUALITY, _quality, is_soft=True),
+        user=body.read(("user",), Fields.word, is_soft=True),
+        response_format=body.read(
+            ("responseformat",), lambda f, name: f.word(name, max_chars=64), is_soft=True
+        ),
+        callback_url=body.read(_CALLBACK, _callback, is_soft=True),
+    )
 
 
 def video_request(
     call: Call,
-    fields: Fields,
+    body: Body,
     default_model: str,
     media: tuple[Media, ...] = (),
     source_id: str | None = None,
+    text: str | None = None,
 ) -> VideoRequest:
-    """The request in `fields`; `media` and `source_id` have been read by the dialect already.
+    """The request of an OpenAI or generic client; its media, source and a text of its `content`
+    have been read by the dialect already.
 
     Raises `Invalid` with `param`. Whether a prompt must be there is the dialect's rule.
     """
-    layers = _Layers(fields, _metadata(fields))
-    callback = fields.word("webhook", "callback_url", max_chars=2048)
-    if callback is not None:
-        web_address(callback, fields.name_of("webhook", "callback_url"))
-    has_picture = any(item.role is Role.FIRST_FRAME for item in media)
-    return VideoRequest(
-        operation=call.operation,
-        dialect=call.dialect,
-        model=fields.word("model") or default_model,
-        kind=Kind.IMAGE if has_picture else Kind.TEXT,
-        prompt=fields.prose("prompt"),
-        negative_prompt=layers.read(lambda f: f.prose("negative_prompt")),
-        seconds=layers.read(lambda f: f.number("seconds", "duration", low=0.001)),
-        size=layers.size(),
-        aspect_ratio=layers.read(lambda f: f.word("aspect_ratio", max_chars=32)),
-        resolution=layers.read(lambda f: f.word("resolution", max_chars=32)),
-        mode=layers.read(lambda f: f.word("mode", max_chars=64)),
-        audio=layers.read(lambda f: f.flag("audio", "generate_audio")),
-        fps=layers.read(lambda f: f.integer("fps", low=1)),
-        seed=layers.read(lambda f: f.integer("seed")),
-        n=layers.read(lambda f: f.integer("n", low=1)),
-        style=layers.read(lambda f: f.word("style")),
-        quality_level=layers.read(lambda f: f.word("quality_level", "quality", max_chars=64)),
-        user=layers.read(lambda f: f.word("user")),
-        response_format=layers.read(lambda f: f.word("response_format", max_chars=64)),
-        media=media,
+    wishes = read_wishes(body, text=text)
+    if call.operation is Operation.CREATE:
+        check_no_source(body)
+    left, metadata = body.leftover()
+    check_no_media(left)
+    check_no_media(metadata, body.metadata.prefix)
+    return made(
+        call,
+        wishes,
+        default_model,
+        media,
         source_id=source_id,
-        callback_url=callback,
-        extra=layers.leftover(),
+        extra=left | ({"metadata": metadata} if metadata else {}),
     )
 
 
-def first_frame(fields: Fields, *names: str) -> Media | None:
-    """The picture under the first of these names that is there. An object is OpenAI's form:
-    exactly one of `image_url` and `file_id`, as an object or as the JSON text of one."""
-    value = fields.raw(*names)
-    if value is None:
-        return None
-    param = fields.name_of(*names)
-    value = json_text(value, param)
-    if not isinstance(value, dict):
-        return picture(value, param, Role.FIRST_FRAME)
-    inner = Fields(cast("dict[str, object]", value), prefix=f"{param}.")
-    url, file_id = inner.raw("image_url"), inner.raw("file_id")
-    unknown = next(iter(inner.rest()), None)
-    if unknown is not None:
-        raise Invalid(
-            f"'{param}' takes 'image_url' or 'file_id', not {unknown[:40]!r}.", param=param
-        )
-    if (url is None) == (file_id is None):
-        raise Invalid(f"'{param}' takes exactly one of 'image_url' and 'file_id'.", param=param)
-    if file_id is not None:
-        raise Invalid(
-            f"'{param}.file_id' is not supported: send the picture itself or 'image_url'.",
-            param=f"{param}.file_id",
-        )
-    return picture(url, f"{param}.image_url", Role.FIRST_FRAME)
+def made(
+    call: Call,
+    wishes: Wishes,
+    default_model: str,
+    media: tuple[Media, ...],
+    *,
+    source_id: str | None = None,
+    external_id: str | None = None,
+    extra: Mapping[str, Json] | None = None,
+    native: Mapping[str, Json] | None = None,
+) -> VideoRequest:
+    starts = any(item.role in (Role.FIRST_FRAME, Role.LAST_FRAME) for item in media)
+    return VideoRequest(
+        operation=call.operation,
+        dialect=call.dialect,
+        model=wishes.model or default_model,
+        kind=Kind.IMAGE if starts else Kind.TEXT,
+        prompt=wishes.prompt,
+        negative_prompt=wishes.negative_prompt,
+        seconds=wishes.length.seconds,
+        frames=wishes.length.frames,
+        size=wishes.shape.size,
+        aspect_ratio=wishes.shape.ratio,
+        resolution=wishes.shape.lines,
+        mode=wishes.mode,
+        audio=wishes.audio,
+        fps=wishes.length.fps,
+        seed=wishes.seed,
+        n=wishes.n,
+        style=wishes.style,
+        quality_level=wishes.quality_level,
+        user=wishes.user,
+        response_format=wishes.response_format,
+        media=media,
+        source_id=source_id,
+        external_id=external_id,
+        callback_url=wishes.callback_url,
+        extra=extra or {},
+        native=native or {},
+    )
+
+
+def check_no_media(left: Mapping[str, Json], prefix: str = "") -> None:
+    """Refuse a picture, video or sound among fields that nobody has read: it would be lost, and
+    another video than was asked for be paid."""
+    for name, value in left.items():
+        path = media_in(value, name)
+        if path is not None:
+            param = prefix + path
+            raise Invalid(
+                f"'{param}' holds a picture, video or sound under a name that is not taken here: "
+                f"send {TAKEN}.",
+                param=param,
+            )
+
+
+def check_no_source(body: Body) -> None:
+    """Refuse a create that names a video to start from."""
+    for each in body.found(_SOURCES):
+        if each.value is not False:
+            raise Invalid(
+                f"'{each.param}' is not taken here: a video is edited at POST /v1/videos/edits, "
+                "extended at POST /v1/videos/extensions, and remixed at POST "
+                "/v1/videos/{id}/remix; send 'reference_videos' for a video to go by.",
+                param=each.param,
+            )
 
 
 def require_prompt(request: VideoRequest) -> VideoRequest:
@@ -101,66 +200,26 @@ def require_prompt(request: VideoRequest) -> VideoRequest:
     return request
 
 
-def json_text(value: object, param: str) -> object:
-    """An object sent as its JSON text, the only way some multipart clients have; else `value`."""
-    if not isinstance(value, str) or not value.startswith("{"):
-        return value
-    try:
-        return cast("object", orjson.loads(value))
-    except orjson.JSONDecodeError as exc:
-        raise Invalid(f"'{param}' looks like a JSON object but is not one.", param=param) from exc
-
-
-def _metadata(fields: Fields) -> Fields:
-    value = json_text(fields.raw("metadata"), "metadata")
-    if value is None:
-        return Fields({})
-    if not isinstance(value, dict):
-        raise Invalid(f"'metadata' must be an object, not {kind_of(value)}.", param="metadata")
-    return Fields(cast("dict[str, object]", value), prefix="metadata.")
-
-
-class _Layers:
-    """The body and its `metadata`; the body wins. Both are read either way, so that an entry
-    with a rule never shows up among the leftovers."""
-
-    __slots__ = ("_metadata", "_top")
-
-    def __init__(self, top: Fields, metadata: Fields) -> None:
-        self._top = top
-        self._metadata = metadata
-
-    def read(self, reader: Callable[[Fields], T | None]) -> T | None:
-        top, lifted = reader(self._top), reader(self._metadata)
-        return lifted if top is None else top
-
-    def size(self) -> tuple[int, int] | None:
-        """`size`, which outranks `width` with `height` (as on vLLM-Omni)."""
-        named = self.read(_size)
-        width = self.read(lambda f: f.integer("width", low=1, high=99999))
-        height = self.read(lambda f: f.integer("height", low=1, high=99999))
-        if named is not None:
-            return named
-        if width is None and height is None:
-            return None
-        if width is None or height is None:
-            absent = "width" if width is None else "height"
-            raise Invalid(f"'{absent}' is missing: width and height go together.", param=absent)
-        return width, height
-
-    def leftover(self) -> dict[str, Json]:
-        left = self._top.rest()
-        metadata = self._metadata.rest()
-        if metadata:
-            left["metadata"] = metadata
-        return left
-
-
-def _size(fields: Fields) -> tuple[int, int] | None:
-    text = fields.word("size")
-    if text is None:
+def _seed(fields: Fields, name: str) -> int | None:
+    value = fields.one(name)
+    if isinstance(value, str) and folded(value) in AUTO | {"random"}:
         return None
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise Invalid("'size' must be WIDTHxHEIGHT in pixels, like 1280x720.", param="size")
-    return int(match[1]), int(match[2])
+    return fields.integer(name)
+
+
+def _audio(fields: Fields, name: str) -> bool | None:
+    value = fields.one(name)
+    return (
+        None
+        if isinstance(value, str) and folded(value) in ("auto", "default")
+        else fields.flag(name)
+    )
+
+
+def _quality(fields: Fields, name: str) -> str | None:
+    return None if is_lines(fields.one(name)) else fields.word(name, max_chars=64)
+
+
+def _callback(fields: Fields, name: str) -> str | None:
+    address = fields.word(name, max_chars=2048)
+    return None if address is None else web_address(address, fields.prefix + name)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import cast
 
+from proxy.dialects.media import media_in
 from proxy.errors import Invalid, UnsupportedOperation
 from proxy.model import (
     Adjustment,
@@ -109,7 +110,7 @@ def frames_of(request: VideoRequest) -> tuple[Media | None, Media | None]:
         if item.role not in (Role.FIRST_FRAME, Role.LAST_FRAME):
             raise Invalid(
                 f"'{item.param}' is not supported: this model takes a first and a last frame, "
-                f"not a {item.role.value} picture or video.",
+                f"not a {item.role.value.replace('_', ' ')}.",
                 param=item.param,
             )
         if item.role in found:
@@ -131,8 +132,8 @@ def dropped(request: VideoRequest, kept: Collection[str] = ()) -> list[str]:
 
 def foreign(request: VideoRequest) -> list[str]:
     """The `native` fields to drop for a provider of another kind than the client's. One that
-    decides the picture is `Invalid`; null, false and empty ones, and Jimeng's "any seed", were
-    never asked for."""
+    decides the picture, or holds a picture, video or sound, is `Invalid`; null, false and empty
+    ones, and Jimeng's "any seed", were never asked for."""
     decisive = _DECISIVE.get(request.dialect, frozenset())
     names = [
         name
@@ -140,6 +141,13 @@ def foreign(request: VideoRequest) -> list[str]:
         if _is_asked(value) and (name, value) != ("seed", -1)
     ]
     for name in names:
+        path = media_in(request.native[name], name)
+        if path is not None:
+            raise Invalid(
+                f"'{path}' holds a picture, video or sound that the provider of this model does "
+                "not take; leave it out.",
+                param=path,
+            )
         if name in decisive:
             raise Invalid(
                 f"'{name}' is not supported by the provider of this model; leave it out.",

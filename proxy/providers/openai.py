@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeAlias, cast
 from urllib.parse import parse_qsl, urlsplit
@@ -125,7 +125,7 @@ SERVERS: Mapping[Server, Traits] = {
         picture_url="text",
         nested_as_text=True,
         audio="generate_sound",
-        fields=frozenset({"negative_prompt", "seed", "fps"}),
+        fields=frozenset({"negative_prompt", "seed", "fps", "num_frames"}),
         default_seconds="",
         default_size="",
         # With --api-server-count above 1 every call of /v1/videos is a 409.
@@ -139,7 +139,7 @@ SERVERS: Mapping[Server, Traits] = {
         integer_seconds=True,
         picture_url="plain",
         audio="never",
-        fields=frozenset({"negative_prompt", "seed", "fps"}),
+        fields=frozenset({"negative_prompt", "seed", "fps", "num_frames"}),
         default_size="",
         door=Door(overloaded=frozenset({503})),  # "Scheduler worker exited; restart the server."
         replicas=False,
@@ -206,7 +206,7 @@ class OpenAI:
                 path += "/remix"
                 making.add_prompt()
                 making.drop("seconds", "size", "aspect_ratio", "resolution", "audio")
-                making.drop_media()
+                making.refuse_media("a remix works on its source video alone")
             case Operation.EDIT:
                 path += "/edits"
                 making.add_prompt()
@@ -353,7 +353,11 @@ class _Making:
             self.fields["prompt"] = self.request.prompt
 
     def add_seconds(self) -> None:
-        """Whole seconds in any case: the API has no others."""
+        """Whole seconds in any case: the API has no others. Where the server counts frames, a
+        number of frames goes on as it is."""
+        if self.request.frames is not None and "num_frames" in self.traits.fields:
+            self.fields["num_frames"] = self.request.frames
+            return
         asked = self.request.seconds
         if asked is None:
             return
@@ -444,9 +448,8 @@ class _Making:
     def add_source(self, source: Task | None) -> None:
         """The video an edit or extension works on: the task it names, or an upload."""
         uploads = [item for item in self.request.media if item.role is Role.SOURCE]
-        for item in self.request.media:
-            if item not in uploads:
-                self.dropped.append(item.param)
+        word = "an edit" if self.request.operation is Operation.EDIT else "an extension"
+        self.refuse_media(f"{word} works on its source video alone", uploads)
         if source is not None:
             self.fields["video"] = _member("id", _source_id(source))
         elif uploads and uploads[0].blob is not None:
@@ -457,8 +460,11 @@ class _Making:
     def drop(self, *names: str) -> None:
         self.dropped += [name for name in names if getattr(self.request, name) is not None]
 
-    def drop_media(self) -> None:
-        self.dropped += [item.param for item in self.request.media]
+    def refuse_media(self, why: str, kept: Sequence[Media] = ()) -> None:
+        """A picture that would not be sent is refused: the client would pay for another video."""
+        for item in self.request.media:
+            if item not in kept:
+                raise Invalid(f"'{item.param}' is not supported: {why}.", param=item.param)
 
     def encoding(self) -> Literal["json", "multipart"]:
         has_file = any(hasattr(value, "chunks") for value in self.fields.values())

@@ -132,9 +132,8 @@ def wrong_fields(dialect: DialectName) -> dict[str, Bad]:
         "a number for a prompt": bad("prompt", "must be a string", prompt=5),
         "a list for a prompt": bad("prompt", "must be a string", prompt=["a"]),
         "NUL in a prompt": bad("prompt", "NUL", prompt="a\x00b"),
-        "a lone CR in a prompt": bad("prompt", "carriage return", prompt="a\rb"),
         "a prompt without end": bad("prompt", "longer than", prompt="x" * 32_001),
-        "a number for a model": bad(door.model_field, "string", **{door.model_field: 5}),
+        "a flag for a model": bad(door.model_field, "string", **{door.model_field: True}),
         "an object for a model": bad(door.model_field, "string", **{door.model_field: {}}),
         "a line in a model": bad(door.model_field, "control", **{door.model_field: "a\nb"}),
         "a long model": bad(door.model_field, "longer", **{door.model_field: "m" * 600}),
@@ -163,12 +162,14 @@ def wrong_fields(dialect: DialectName) -> dict[str, Bad]:
             "an infinite duration": bad("duration", duration="1e999"),
             "width alone": bad("height", width=1280),
             "a fraction of a width": bad("width", width=1.5, height=2),
-            "zero videos": bad("n", n=0),
+            "fewer than no videos": bad("n", "at least 1", n=-2),
+            "two lengths": bad("duration", "'seconds' and", duration=5, seconds=10),
         }
     if dialect in ("openai", "generic"):
         cases |= {
-            "a bad size": bad("size", size="1280*720"),
+            "a bad size": bad("size", "'1280#720'", size="1280#720"),
             "a size of zero": bad("size", size="0x720"),
+            "an unknown picture": bad("cover.x", "input_reference", cover={"x": "https://a/b.png"}),
             "no flag": bad("audio", audio="perhaps"),
             "metadata with a bad seed": bad("metadata.seed", metadata={"seed": "x"}),
         }
@@ -192,7 +193,7 @@ UNFIT: dict[DialectName, dict[str, tuple[str, dict[str, object]]]] = {
     "generic": {
         "n": ("sora-2-on-kling", {"n": 2}),
         "duration": ("sora-2-on-kling", {"duration": 60}),
-        "aspect_ratio": ("sora-2-on-kling", {"metadata": {"aspect_ratio": "wide"}}),
+        "metadata.aspect_ratio": ("sora-2-on-kling", {"metadata": {"aspect_ratio": "wide"}}),
         "width": ("sora-2-on-kling", {"width": 7680, "height": 4320}),
     },
     "kling": {
@@ -343,7 +344,6 @@ BROKEN_FORMS = {
         PROMPT, b"--BB\r\nContent-Disposition: form-data\r\n\r\nx\r\n", END, says="name"
     ),
     "NUL": bad_form(part("prompt", "a\x00b"), END, param="prompt", says="NUL"),
-    "a lone CR": bad_form(part("prompt", "a\rb"), END, param="prompt", says="carriage"),
     "no UTF-8": bad_form(part("prompt", b"\xff\xfe"), END, param="prompt", says="UTF-8"),
     "base64": bad_form(
         part("prompt", "YQ==", "Content-Transfer-Encoding: base64"), END,

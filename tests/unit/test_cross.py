@@ -181,7 +181,6 @@ OPENAI = st.builds(
             "seconds": SECONDS.map(str),
             "size": st.sampled_from(SIZES),
             "input_reference": PICTURES | PICTURES.map(lambda p: {"image_url": p}),
-            "image_reference": st.just("x"),  # a name of vLLM-Omni's own
             "num_inference_steps": st.just(30),
             "moved": st.just(MOVED),
             "webhook": st.just("https://client.example/hook"),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.dialects.fields import Fields, check_text, check_tree
+from proxy.dialects.fields import Fields, check_text, check_tree, folded, with_line_feeds
 from proxy.dialects.media import MemoryBlob
 from proxy.errors import Invalid, ProxyError
 
@@ -33,7 +33,7 @@ READERS: dict[str, Callable[[Fields], object]] = {
     "prose": lambda f: f.prose("x"),
     "long_text": lambda f: f.long_text("x"),
     "number": lambda f: f.number("x", low=0, high=100),
-    "integer": lambda f: f.integer("x", low=0, high=100),
+    "integer": lambda f: f.integer("x", low=-100),
     "flag": lambda f: f.flag("x"),
     "mapping": lambda f: f.mapping("x"),
     "strings": lambda f: f.strings("x"),
@@ -48,6 +48,20 @@ READERS: dict[str, Callable[[Fields], object]] = {
         ("word", "sora-2", "sora-2"),
         ("word", "a\tb", "a\tb"),
         ("prose", "one\r\ntwo\nthree", "one\r\ntwo\nthree"),
+        ("prose", "one\rtwo\r\rthree\r", "one\ntwo\n\nthree\n"),
+        ("word", 5, "5"),
+        ("word", 5.0, "5"),
+        ("word", ["sora-2"], "sora-2"),
+        ("number", "4.", 4.0),
+        ("number", [8], 8.0),
+        ("integer", 2**64 - 1, 2**64 - 1),
+        ("integer", "18446744073709551615", 2**64 - 1),
+        ("integer", 2**53 + 1, 2**53 + 1),
+        ("integer", "9007199254740993.0", 2**53 + 1),
+        ("integer", "-7", -7),
+        ("integer", 0, 0),
+        ("flag", 1, True),
+        ("flag", 0, False),
         ("long_text", "A" * 100_000, "A" * 100_000),
         ("number", 8, 8.0),
         ("number", "8", 8.0),
@@ -81,25 +95,25 @@ def test_null_and_empty_count_as_not_sent(reader: str, values: dict[str, object]
 @pytest.mark.parametrize(
     ("reader", "value", "message"),
     [
-        ("word", 5, "'x' must be a string, not a number."),
+        ("word", 5.5, "'x' must be a string, not a number."),
         ("word", FILE, "'x' must be a string, not a file."),
         ("word", "a\nb", "'x' holds a control character."),
         ("word", "a" * 513, "'x' is longer than 512 characters."),
         ("prose", ["a"], "'x' must be a string, not a list."),
         ("prose", "a\x00b", "'x' holds a NUL character."),
-        ("prose", "a\rb", "'x' holds a carriage return without a line feed."),
         ("prose", "a" * 32001, "'x' is longer than 32000 characters."),
         ("long_text", {"a": 1}, "'x' must be a string, not an object."),
         ("number", "8s", "'x' must be a number, not '8s'."),
-        ("number", True, "'x' must be a number, not a boolean."),
-        ("number", float("nan"), "'x' must be a number, not a number."),
-        ("number", float("inf"), "'x' must be a number, not a number."),
+        ("number", True, "'x' must be a number, not true."),
+        ("number", float("nan"), "'x' must be a number, not nan."),
+        ("number", float("inf"), "'x' must be a number, not inf."),
         ("number", -1, "'x' must be at least 0, not -1."),
         ("number", 101, "'x' must be at most 100, not 101."),
-        ("integer", 7.5, "'x' must be a whole number, not a number."),
+        ("integer", 7.5, "'x' must be a whole number, not 7.5."),
+        ("integer", 2**64, "'x' must be a whole number, not 18446744073709551616."),
         ("integer", "many", "'x' must be a whole number, not 'many'."),
         ("flag", "maybe", "'x' must be true or false, not 'maybe'."),
-        ("flag", 1, "'x' must be true or false, not a number."),
+        ("flag", 2, "'x' must be true or false, not 2."),
         ("mapping", "text", "'x' must be an object, not a string."),
         ("strings", [1], "'x' must be a list of strings."),
     ],
@@ -109,8 +123,7 @@ def test_a_bad_value_is_refused_with_its_field(reader: str, value: object, messa
         READERS[reader](Fields({"x": value}))
     assert caught.value.param == "x"
     assert caught.value.status == 400
-    if not isinstance(value, float):  # the wording for a number that is no number may improve
-        assert caught.value.message == message
+    assert caught.value.message == message
 
 
 def test_the_first_name_that_was_sent_wins() -> None:
@@ -145,12 +158,11 @@ def test_rest_is_what_nobody_read() -> None:
         ({"mask": FILE}, "mask"),
         ({"mask": {"a": [FILE]}}, "mask.a"),
         ({"mask": {"a": "\x00"}}, "mask.a"),
-        ({"mask": ["ok", "a\rb"]}, "mask"),
         ({"mask": {"a\x00": 1}}, "mask"),
     ],
 )
 def test_rest_refuses_what_would_be_lost_or_smuggled(values: dict[str, object], param: str) -> None:
-    """A file nobody reads, a NUL, a lone CR: at any depth."""
+    """A file nobody reads, a NUL: at any depth."""
     with pytest.raises(Invalid) as caught:
         Fields(values).rest()
     assert caught.value.param == param
@@ -175,13 +187,34 @@ def caught(read: Callable[[Fields], object], fields: Fields) -> ProxyError | Non
 
 
 @STEADY
-@given(st.text())
-def test_text_that_passes_has_no_nul_and_no_lone_cr(text: str) -> None:
+@given(st.text(alphabet=st.characters() | st.sampled_from("\r\n\x00")))
+def test_text_that_is_read_has_no_nul_and_no_lone_cr(text: str) -> None:
+    """And loses no character: a lone CR becomes LF."""
     try:
         check_text(text, "x")
     except Invalid:
-        assert "\x00" in text or "\r" in text.replace("\r\n", "")
-    else:
-        assert "\x00" not in text
-        assert "\r" not in text.replace("\r\n", "")
-    check_tree({"a": [1, None, {"b": "fine\r\n"}]}, "x")
+        assert "\x00" in text
+        return
+    check_tree({"a": [1, None, {"b": text}]}, "x")
+    kept = Fields({"a": [{"b": text}]}).rest()["a"]
+    assert kept == [{"b": with_line_feeds(text)}]
+    assert "\r" not in with_line_feeds(text).replace("\r\n", "")
+    assert len(with_line_feeds(text)) == len(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "fold"),
+    [
+        ("Seconds", "seconds"),
+        ("n-Seconds", "nseconds"),
+        ("nSeconds", "nseconds"),
+        ("Model_Name", "modelname"),
+        ("metadata[seconds]", "metadataseconds"),
+        ("metadata.seconds", "metadataseconds"),
+        ("Callback_Url ", "callbackurl"),
+        ("帧数", "帧数"),
+        ("", ""),
+    ],
+)
+def test_a_name_is_folded_as_lenient_servers_fold_it(name: str, fold: str) -> None:
+    assert folded(name) == fold == folded(name.upper()).casefold()

@@ -52,8 +52,13 @@ class Trickle:
     ],
 )
 def test_a_url_is_kept_as_it_came(url: str) -> None:
-    media = picture(url, "image", Role.REFERENCE)
-    assert (media.url, media.blob, media.role, media.param) == (url, None, Role.REFERENCE, "image")
+    media = picture(url, "image", Role.REFERENCE_IMAGE)
+    assert (media.url, media.blob, media.role, media.param) == (
+        url,
+        None,
+        Role.REFERENCE_IMAGE,
+        "image",
+    )
 
 
 @pytest.mark.parametrize(

@@ -319,7 +319,7 @@ def test_master_models_get_no_mode(model: str, size: tuple[int, int], body: dict
         (asked("kling", kind=Kind.IMAGE), "kling-v2-6", "image", "starts from a picture"),
         (asked(media=(FIRST, FIRST)), "kling-v2-6", "input_reference", "one picture too many"),
         (
-            asked(media=(Media(Role.REFERENCE, "ref", url="https://x/y"),)),
+            asked(media=(Media(Role.REFERENCE_IMAGE, "ref", url="https://x/y"),)),
             "kling-v2-6",
             "ref",
             "a first and a last frame",

@@ -247,10 +247,44 @@ def test_work_on_a_finished_video_names_it_by_the_upstreams_id(
 
 
 def test_fields_an_operation_does_not_take_are_told_as_dropped() -> None:
-    request = asked(operation=Operation.REMIX, seconds=8, size=(1280, 720), media=(FRAME,))
-    assert drafted(request, source=task()).dropped == ("seconds", "size", "input_reference")
-    request = asked(operation=Operation.EXTEND, size=(1280, 720), media=(FRAME,))
-    assert drafted(request, source=task()).dropped == ("size", "input_reference")
+    request = asked(operation=Operation.REMIX, seconds=8, size=(1280, 720))
+    assert drafted(request, source=task()).dropped == ("seconds", "size")
+    request = asked(operation=Operation.EXTEND, size=(1280, 720))
+    assert drafted(request, source=task()).dropped == ("size",)
+
+
+@pytest.mark.parametrize("operation", [Operation.REMIX, Operation.EDIT, Operation.EXTEND])
+@pytest.mark.parametrize(
+    "picture",
+    [
+        FRAME,
+        LINKED,
+        Media(Role.LAST_FRAME, "last_frame", url="https://x/y"),
+        Media(Role.REFERENCE_VIDEO, "reference_videos", url="https://x/y"),
+    ],
+)
+def test_a_picture_that_an_operation_does_not_take_is_refused(
+    operation: Operation, picture: Media
+) -> None:
+    """Left out, it would be another video than was asked for, and paid."""
+    with pytest.raises(Invalid) as caught:
+        drafted(asked(operation=operation, media=(picture,)), source=task())
+    assert caught.value.param == picture.param
+    assert f"'{picture.param}'" in caught.value.message
+
+
+@pytest.mark.parametrize("server", ["vllm-omni", "sglang"])
+def test_frames_go_on_as_they_are_to_servers_that_count_them(server: str) -> None:
+    draft = drafted(asked(seconds=3.375, frames=81), upstream(server))
+    assert draft.fields["num_frames"] == 81
+    assert "seconds" not in draft.fields
+
+
+@pytest.mark.parametrize("server", ["openai", "azure"])
+def test_frames_are_seconds_to_servers_that_do_not_count_them(server: str) -> None:
+    draft = drafted(asked(seconds=3.375, frames=81), upstream(server))
+    assert (draft.fields["seconds"], draft.adjusted[0].given) == ("4", "4")
+    assert "num_frames" not in draft.fields
 
 
 @pytest.mark.parametrize("server", ["vllm-omni", "sglang"])
@@ -446,7 +480,7 @@ def test_wrong_options_do_not_start(options: dict[str, object]) -> None:
         ("openai", {"media": (FRAME, FRAME)}, "input_reference"),
         ("openai", {"media": (Media(Role.LAST_FRAME, "image_tail", url="https://x/y"),)},
          "image_tail"),
-        ("openai", {"media": (Media(Role.REFERENCE, "refs", url="https://x/y"),)}, "refs"),
+        ("openai", {"media": (Media(Role.REFERENCE_IMAGE, "refs", url="https://x/y"),)}, "refs"),
         ("openai", {"dialect": "kling", "native": {"camera_control": {"type": "simple"}}},
          "camera_control"),
         ("openai", {"dialect": "kling", "native": {"static_mask": "x"}}, "static_mask"),

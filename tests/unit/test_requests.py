@@ -23,6 +23,7 @@ MOST = VideoRequest(
     prompt='a "cat"\n\u0000 🐈',
     negative_prompt="dogs",
     seconds=5.5,
+    frames=132,
     size=(1280, 720),
     aspect_ratio="16:9",
     resolution="720p",
@@ -38,7 +39,7 @@ MOST = VideoRequest(
     media=(
         Media(Role.FIRST_FRAME, "image", blob=MemoryBlob(b"\x89PNG\nfirst", "image/png", "ä.png")),
         Media(Role.LAST_FRAME, "image_tail", url="https://e.com/x.png"),
-        Media(Role.REFERENCE, "ref", blob=MemoryBlob(b"\n", "image/webp", "b")),
+        Media(Role.REFERENCE_IMAGE, "ref", blob=MemoryBlob(b"\n", "image/webp", "b")),
     ),
     source_id="video_00" + "0" * 46,
     external_id="mine",
@@ -75,7 +76,8 @@ def test_every_field_of_a_request_is_covered_here() -> None:
 @given(st.lists(st.binary(min_size=1, max_size=50), max_size=4), st.text())
 def test_any_uploads_come_back_in_their_order(uploads: list[bytes], prompt: str) -> None:
     media = tuple(
-        Media(Role.REFERENCE, f"m{n}", blob=MemoryBlob(data)) for n, data in enumerate(uploads)
+        Media(Role.REFERENCE_IMAGE, f"m{n}", blob=MemoryBlob(data))
+        for n, data in enumerate(uploads)
     )
     back = kept(replace(LEAST, media=media, prompt=prompt), {})
     found = [b"".join(m.blob.chunks()) for m in back.request.media if m.blob is not None]
