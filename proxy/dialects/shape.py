@@ -71,10 +71,8 @@ _NAMED_LINES = {
 _OF_ORIENTATION = {
     "landscape": "16:9",
     "horizontal": "16:9",
-    "wide": "16:9",
     "portrait": "9:16",
     "vertical": "9:16",
-    "tall": "9:16",
     "square": "1:1",
 }
 _QUALITY_LINES = re.compile(r"[1-9]\d{2,3}p|[248]k", re.IGNORECASE | re.ASCII)
