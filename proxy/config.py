@@ -21,6 +21,7 @@ from proxy import globs
 from proxy.config_checks import (
     check_amounts,
     check_default_models,
+    check_empty_keys,
     check_keys,
     check_price,
     check_rewrites,
@@ -258,7 +259,9 @@ def _check_upstream(
     options = values.get("options", {})
     if provider is None or not isinstance(options, dict):
         return None
-    return findings.table(provider.options, options, (*loc, "options"))
+    found = findings.table(provider.options, options, (*loc, "options"))
+    check_empty_keys(values.get("credentials"), found, loc, findings)
+    return found
 
 
 def _upstream(row: UpstreamTable, options: BaseModel | None) -> Upstream:
@@ -294,6 +297,7 @@ def _routes(findings: Findings, upstreams: Mapping[str, Upstream | None]) -> dic
             price=cast("dict[str, Json]", row.price),
             max_age_s=row.max_age_s,
             queue=row.queue,
+            passes=row.passes,
         )
     return routes
 
@@ -335,7 +339,10 @@ def _shown(config: Config) -> Iterator[tuple[Loc, object]]:
         at: Loc = ("upstreams", index)
         for name in ("name", "provider", "base_url", "paths", "headers", "result_hosts"):
             yield (*at, name), _veiled(name, getattr(upstream, name))
-        yield (*at, "options"), upstream.options and upstream.options.model_dump(mode="json")
+        yield (
+            (*at, "options"),
+            upstream.options and upstream.options.model_dump(mode="json", by_alias=True),
+        )
         for number, credential in enumerate(upstream.credentials):
             for name in CredentialTable.model_fields:
                 shown = _veiled(name, getattr(credential, name))
@@ -355,6 +362,7 @@ def _shown(config: Config) -> Iterator[tuple[Loc, object]]:
             "queue",
         ):
             yield ("routes", index, name), getattr(route, name)
+        yield ("routes", index, "pass"), route.passes
 
 
 def _veiled(name: str, value: object) -> object:

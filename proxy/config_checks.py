@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from pydantic import BaseModel
+
 from proxy import globs
 from proxy.config_source import Findings, Loc, did_you_mean, say
 from proxy.config_tables import (
@@ -138,6 +140,18 @@ def check_keys(
         is_known = all(key in CredentialTable.model_fields for key in credential)
         if given not in takes and is_known:
             findings.add(at, f"{who}; given: {worded(given)}")
+
+
+def check_empty_keys(
+    credentials: object, options: BaseModel | None, loc: Loc, findings: Findings
+) -> None:
+    """An empty api_key is for servers that may have been started without one, as `keyless` of
+    the options says."""
+    if getattr(options, "keyless", False):
+        return
+    for index, credential in enumerate(credentials if isinstance(credentials, list) else ()):
+        if isinstance(credential, dict) and credential.get("api_key") == "":
+            findings.add((*loc, "credentials", index, "api_key"), "must not be empty")
 
 
 def check_shares(

@@ -23,6 +23,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -256,13 +257,19 @@ def _accepted_keys(table: type[BaseModel], at: tuple[int | str, ...]) -> list[st
     for part in at:
         if isinstance(part, int):
             continue
-        if part not in table.model_fields:  # pydantic's own label for a branch of a union
+        info = fields_of(table).get(part)
+        if info is None:  # pydantic's own label for a branch of a union
             return []
-        inner = _table_in(table.model_fields[part].annotation)
+        inner = _table_in(info.annotation)
         if inner is None:
             return []
         table = inner
-    return list(table.model_fields)
+    return list(fields_of(table))
+
+
+def fields_of(table: type[BaseModel]) -> Mapping[str, FieldInfo]:
+    """The fields of a table under the keys of the file: `pass` is no name in Python."""
+    return {info.alias or name: info for name, info in table.model_fields.items()}
 
 
 def _table_in(annotation: object) -> type[BaseModel] | None:

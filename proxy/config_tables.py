@@ -232,6 +232,14 @@ def _body_field(name: str) -> str:
     return name
 
 
+def _field_glob(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_*?-]{1,64}", value):
+        raise ValueError(
+            f"'{value}' must be the name of a body field; * and ? are wild, dots are not taken"
+        )
+    return value
+
+
 def _body_fields(values: Mapping[str, Json]) -> Mapping[str, Json]:
     for name in values:
         _body_field(name)
@@ -275,6 +283,7 @@ ModelName = Annotated[str, MinLen(1), AfterValidator(_model_name)]
 # Written "" in the file: a TOML key cannot be null.
 Unset = BeforeValidator(_unset)
 BodyField = Annotated[str, AfterValidator(_body_field)]
+FieldGlob = Annotated[str, AfterValidator(_field_glob)]
 Body = Annotated[dict[str, Annotated[object, AfterValidator(_json)]], AfterValidator(_body_fields)]
 
 
@@ -411,7 +420,7 @@ KEYS: Final = ("api_key", "access_key", "secret_key")
 
 class CredentialTable(Table):
     name: Name
-    api_key: Text | None = Field(default=None, repr=False)
+    api_key: str | None = Field(default=None, repr=False)  # "": none is asked for
     access_key: Text | None = Field(default=None, repr=False)
     secret_key: Text | None = Field(default=None, repr=False)
     weight: CountOrZero = 1
@@ -452,3 +461,4 @@ class RouteTable(Table):
     price: dict[str, object] = {}
     max_age_s: Seconds | None = None
     queue: QueueLength = 0
+    passes: tuple[FieldGlob, ...] = Field(default=(), alias="pass")

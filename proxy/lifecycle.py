@@ -252,7 +252,7 @@ def advanced(task: Task, state: TaskState, now_ms: int) -> Task | None:
             size=state.size or task.size,
             expires_ms=_expiry(state, now_ms),
         )
-        return replace(done, settled_micro=_cost(done))
+        return replace(done, settled_micro=_cost(done, asked_seconds=task.seconds))
     if stage is Stage.FAILED:
         error = state.error or TaskError("upstream_error", "The provider gave no reason.")
         return replace(changed, completed_ms=now_ms, error=error, settled_micro=0)
@@ -354,9 +354,14 @@ def removed_due_ms(removed: Task, now_ms: int, schedule: Schedule) -> int | None
     return next_poll_ms(removed, now_ms, schedule, 0.5)
 
 
-def _cost(task: Task) -> int:
-    """As delivered, at the price of the day it was made, never more than was held for it."""
-    delivered = Rendered(task.seconds, task.size, task.n, task.audio, task.mode)
+def _cost(task: Task, *, asked_seconds: float | None) -> int:
+    """As delivered, at the price of the day it was made, never more than was held for it.
+
+    Never less than the seconds it was sent for: a server may echo another length than it made.
+    """
+    lengths = [seconds for seconds in (task.seconds, asked_seconds) if seconds is not None]
+    seconds = max(lengths, default=None)
+    delivered = Rendered(seconds, task.size, task.n, task.audio, task.mode)
     return settle_micro(task.hold_micro, task.price, delivered)
 
 

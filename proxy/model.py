@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -279,6 +279,21 @@ class Route:
     price: Mapping[str, Json] = field(default_factory=dict)
     max_age_s: float | None = None  # a task older than this has failed; None: the general limit
     queue: int = 0  # how many tasks may wait at each of its upstreams for a place; 0: none
+    passes: tuple[str, ...] = ()  # globs over fields nobody reads that go on all the same
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a route says of a client's fields that nobody reads.
+
+    `passes` are globs over the names that go on; on a priced route less does by itself.
+    """
+
+    passes: tuple[str, ...] = ()
+    is_priced: bool = False
+
+
+NO_TERMS: Final = Terms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,13 +341,18 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """What a rewritten draft will make: told to the client, and priced. None: not known."""
+    """What a rewritten draft will make: told to the client, and priced. None: not known.
+
+    `most_seconds` is the longest it may become where the server decides the length: what is held
+    goes by it, what is charged by what was made.
+    """
 
     seconds: float | None = None
     size: tuple[int, int] | None = None
     n: int = 1
     audio: bool = False
     mode: str | None = None
+    most_seconds: float | None = None
 
 
 Piece: TypeAlias = "bytes | Blob | Base64"

@@ -18,6 +18,7 @@ from proxy.model import (
     Rendered,
     Route,
     Task,
+    Terms,
     Upstream,
     VideoRequest,
 )
@@ -113,6 +114,7 @@ def attempts_of(
     the client's own never goes out."""
     found: list[Attempt] = []
     complaint: ProxyError | None = None
+    terms = Terms(route.passes, is_priced=bool(route.price))
     for upstream, credential in candidates(route, upstreams, random01):
         if source is not None and (upstream.name, credential.name) != (
             source.upstream,
@@ -122,7 +124,7 @@ def attempts_of(
         provider = providers[upstream.provider]
         upstream_model = route.upstream_model or model
         try:
-            draft = provider.draft(request, task_id, upstream, upstream_model, source)
+            draft = provider.draft(request, task_id, upstream, upstream_model, source, terms)
             draft = rewrite(draft, route)
             enforce_fit(draft, route)
             if callback_url is not None and provider.callback_field is not None:

@@ -26,14 +26,15 @@ _LARGEST = "4k"
 
 
 def price_micro(price: Mapping[str, Json], rendered: Rendered) -> int:
-    """The whole task, every video of it, rounded up once. Raises `Invalid` when the price goes by
-    seconds and nobody has said how many."""
+    """The whole task, every video of it at its longest, rounded up once. Raises `Invalid` when
+    the price goes by seconds and nobody has said how many."""
     words = words_of(rendered)
     amount = Decimal(0)
     if "per_second" in price:
-        if rendered.seconds is None:
+        lengths = [s for s in (rendered.seconds, rendered.most_seconds) if s is not None]
+        if not lengths:
             raise Invalid("The price of this model goes by seconds: say how many.", param="seconds")
-        amount += _amount(price["per_second"], words) * Decimal(str(rendered.seconds))
+        amount += _amount(price["per_second"], words) * Decimal(str(max(lengths)))
     if "per_video" in price:
         amount += _amount(price["per_video"], words)
     return int((amount * MICRO * max(1, rendered.n)).to_integral_value(ROUND_CEILING))

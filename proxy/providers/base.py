@@ -21,6 +21,7 @@ from typing import Protocol
 from pydantic import BaseModel
 
 from proxy.model import (
+    NO_TERMS,
     Cancelled,
     Credential,
     Draft,
@@ -30,6 +31,7 @@ from proxy.model import (
     Rendered,
     Task,
     TaskState,
+    Terms,
     Transient,
     Upstream,
     VideoRequest,
@@ -75,9 +77,11 @@ class Provider(Protocol):
         upstream: Upstream,
         upstream_model: str,
         source: Task | None,
+        terms: Terms = NO_TERMS,
     ) -> Draft:
         """`task_id` is ours (Kling gets it as external_task_id); `source` is the task that a
-        remix, edit or extension names. Raises `Invalid` or `UnsupportedOperation`."""
+        remix, edit or extension names; `terms` are the route's for fields nobody reads.
+        Raises `Invalid` or `UnsupportedOperation`."""
         ...
 
     def rendered(self, draft: Draft) -> Rendered:

@@ -21,8 +21,10 @@ from proxy.model import (
     Media,
     Operation,
     Role,
+    Terms,
     VideoRequest,
 )
+from proxy.providers.passthrough import folded, is_never, is_ours, is_passed
 
 # What each dialect calls the length, the picture to start from, and sound.
 _SECONDS: Mapping[DialectName, str] = {
@@ -59,6 +61,8 @@ _DECISIVE: Mapping[DialectName, frozenset[str]] = {
     "jimeng": frozenset({"camera_strength", "template_id"}),
 }
 
+_MEDIA = re.compile("image|picture|photo|video|audio|voice|mask|frame")  # in a folded name
+_NUMBER = re.compile(r"\s*[+-]?[0-9]{1,15}(\.[0-9]{1,9})?\s*")
 _RATIO = re.compile(r"([1-9][0-9]{0,4}):([1-9][0-9]{0,4})")
 _LINES = re.compile(r"([1-9][0-9]{1,4})p", re.IGNORECASE)
 _NAMED_LINES = {"2k": 1440, "4k": 2160}
@@ -156,14 +160,39 @@ def foreign(request: VideoRequest) -> list[str]:
     return names
 
 
-def literal(request: VideoRequest, ours: Collection[str]) -> dict[str, DraftValue]:
-    """The `native` fields that go on as they are to a provider of the client's own kind;
-    `ours` are those that never come from a client unseen."""
-    return {
-        name: cast("DraftValue", value)
-        for name, value in request.native.items()
-        if name not in ours
-    }
+def literal(
+    request: VideoRequest,
+    ours: Collection[str],
+    harmless: Collection[str],
+    terms: Terms,
+) -> tuple[dict[str, DraftValue], list[str]]:
+    """(native fields for a provider of the client's own kind, those left out).
+
+    `ours` are the fields the adapter decides itself. `harmless` are the vendor's documented fields
+    that change no price, and go on as they are. What nobody knows goes on where the route has no
+    price or passes it by name, and never under a name that could be taken for one of ours. One
+    that decides the picture is `Invalid` rather than left out.
+    """
+    taken = {folded(name) for name in (*ours, *harmless)}
+    decisive = _DECISIVE.get(request.dialect, frozenset())
+    sent: dict[str, DraftValue] = {}
+    left: list[str] = []
+    for name, value in request.native.items():
+        if name in ours:
+            continue
+        is_free = not (terms.is_priced or is_never(name) or is_ours(name))
+        is_sent = is_free or is_passed(name, value, terms)
+        if name in harmless or (is_sent and folded(name) not in taken):
+            sent[name] = cast("DraftValue", value)
+        elif _is_asked(value) and (name in decisive or _MEDIA.search(folded(name))):
+            raise Invalid(
+                f"'{name}' cannot be passed on with this model: leave it out, or ask for it to be "
+                "passed on its route.",
+                param=name,
+            )
+        elif _is_asked(value):
+            left.append(name)
+    return sent, left
 
 
 def _is_asked(value: Json) -> bool:
@@ -188,6 +217,20 @@ def fit_seconds(
     if fitted == request.seconds:
         return fitted, []
     return fitted, [Adjustment("seconds", f"{request.seconds:g}", str(fitted))]
+
+
+def check_seconds(request: VideoRequest, longest: int) -> None:
+    if request.seconds is not None and request.seconds > longest:
+        param = _SECONDS[request.dialect]
+        raise Invalid(
+            f"'{param}' asks for {request.seconds:g} seconds; at most {longest} are rendered here.",
+            param=param,
+        )
+
+
+def as_number(value: object) -> float | None:
+    """The number that a text spells."""
+    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else None
 
 
 def listed(values: Sequence[int]) -> str:

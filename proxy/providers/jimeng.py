@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict
 
 from proxy.errors import Invalid
 from proxy.model import (
+    NO_TERMS,
     Accepted,
     Adjustment,
     Base64,
@@ -41,6 +42,7 @@ from proxy.model import (
     Task,
     TaskError,
     TaskState,
+    Terms,
     Transient,
     TransientKind,
     Unknown,
@@ -85,6 +87,7 @@ _RATIOS = tuple(_SIZES_720)
 
 # Never from a client's native fields.
 _OURS = frozenset({"req_key", "callback_url", "webhook", "task_id", "n"})
+_HARMLESS = frozenset({"template_id", "camera_strength"})  # documented, and change no price
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,7 @@ class Jimeng:
         upstream: Upstream,
         upstream_model: str,
         source: Task | None,
+        terms: Terms = NO_TERMS,
     ) -> Draft:
         demands.check_operation(request, self.operations)
         demands.check_single(request)
@@ -202,7 +206,9 @@ class Jimeng:
             **_pictures(first, last),
         }
         if request.dialect == "jimeng":
-            values |= demands.literal(request, _OURS | values.keys())
+            native, left = demands.literal(request, _OURS | values.keys(), _HARMLESS, terms)
+            values |= native
+            dropped += left
         else:
             dropped += demands.foreign(request)
         if request.negative_prompt is not None:

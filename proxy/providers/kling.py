@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from proxy.errors import Invalid
 from proxy.model import (
+    NO_TERMS,
     Accepted,
     Adjustment,
     Base64,
@@ -40,6 +41,7 @@ from proxy.model import (
     Task,
     TaskError,
     TaskState,
+    Terms,
     Transient,
     TransientKind,
     Unknown,
@@ -60,6 +62,13 @@ _PICTURE_TYPES = ("image/jpeg", "image/jpg", "image/png")
 
 # Never from a client's native fields: ours, or a way around what the client pays for.
 _OURS = frozenset({"model", "model_name", "external_task_id", "callback_url", "n"})
+# Documented fields that change no price. `voice_list` does, and is not among them.
+_HARMLESS = frozenset(
+    {
+        *("cfg_scale", "camera_control", "static_mask", "dynamic_masks", "element_list"),
+        *("watermark_info", "multi_shot", "shot_type", "multi_prompt"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +176,7 @@ class Kling:
         upstream: Upstream,
         upstream_model: str,
         source: Task | None,
+        terms: Terms = NO_TERMS,
     ) -> Draft:
         demands.check_operation(request, self.operations)
         demands.check_single(request)
@@ -195,8 +205,11 @@ class Kling:
             "sound": _sound(request, model),
             "aspect_ratio": picture.aspect_ratio,
         }
+        left: list[str] = []
         if is_native:
-            values |= demands.literal(request, _OURS | values.keys())
+            native, left = demands.literal(request, _OURS | values.keys(), _HARMLESS, terms)
+            _check_shots(native.get("multi_prompt"), seconds or DEFAULT_SECONDS)
+            values |= native
         values["external_task_id"] = task_id
         return Draft(
             method="POST",
@@ -208,7 +221,7 @@ class Kling:
             dropped=(
                 *picture.dropped,
                 *demands.dropped(request),
-                *([] if is_native else demands.foreign(request)),
+                *(left if is_native else demands.foreign(request)),
             ),
         )
 
@@ -346,6 +359,19 @@ def _media_value(media: Media | None) -> str | Base64 | None:
     if kind.startswith(("image/", "video/")) and kind not in _PICTURE_TYPES:
         raise Invalid(f"'{media.param}' must be JPEG or PNG, not {kind[:40]}.", param=media.param)
     return Base64(media.blob)
+
+
+def _check_shots(shots: DraftValue, seconds: int) -> None:
+    """The shots of a video are as long as the video, which is what is paid for."""
+    if not isinstance(shots, list):
+        return
+    lengths = [values.number(shot.get("duration")) for shot in shots if isinstance(shot, dict)]
+    total = sum(length for length in lengths if length is not None)
+    if total > seconds:
+        raise Invalid(
+            f"'multi_prompt' has shots of {total:g} seconds in all; 'duration' is {seconds}.",
+            param="multi_prompt",
+        )
 
 
 def _sound(request: VideoRequest, model: _Model) -> str | None:

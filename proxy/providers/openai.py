@@ -10,20 +10,23 @@ sglang multimodal_gen/runtime/entrypoints/openai/video_api.py (2026-11), Microso
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Literal, TypeAlias, cast
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal, Self, TypeAlias, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 from multidict import CIMultiDict
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from proxy.errors import Invalid
+from proxy.errors import Invalid, NotFound
 from proxy.model import (
+    NO_TERMS,
     Adjustment,
+    Base64,
     Cancelled,
     Credential,
     Draft,
@@ -38,12 +41,15 @@ from proxy.model import (
     Role,
     Task,
     TaskState,
+    Terms,
     Transient,
     Upstream,
     VideoRequest,
 )
 from proxy.providers.demands import (
+    as_number,
     check_operation,
+    check_seconds,
     check_silence,
     check_single,
     fit_seconds,
@@ -53,12 +59,13 @@ from proxy.providers.demands import (
 )
 from proxy.providers.openai_answers import OPEN_DOOR, Door, outcome, state
 from proxy.providers.parts import boundary_for, multipart_pieces
+from proxy.providers.passthrough import MOVERS, is_harmless, is_named, is_passed
 from proxy.providers.pixels import fit_size, size_of
 from proxy.providers.refusals import RefusedStatuses
 from proxy.providers.serial import address, json_pieces, length, segment
 from proxy.providers.values import quantity
 
-Server: TypeAlias = Literal["openai", "azure", "vllm-omni", "sglang"]
+Server: TypeAlias = Literal["openai", "azure", "vllm-omni", "sglang", "litellm", "reelway"]
 
 _ALL = frozenset({Operation.CREATE, Operation.REMIX, Operation.EDIT, Operation.EXTEND})
 _CREATE = frozenset({Operation.CREATE})
@@ -70,8 +77,11 @@ class Options(BaseModel):
     `server` is the software behind `base_url`; any other that speaks `/v1/videos` as OpenAI's
     document has it is "openai". `version` is that software's, where an older one does less; None
     is its newest. `seconds` and `sizes` are what its model renders: a request is fitted to the
-    next one up; None sends on whatever is asked. `refused_statuses` are HTTP statuses by which it
-    says that it began nothing.
+    next one up; none sends on whatever is asked, up to `max_seconds` and to sides of 16 to 8192
+    pixels. `pass` are globs over further fields of the client's that go on (with those of the
+    route). `body` and `seconds_as` are for gateways that take JSON only, or a number.
+    `random_seed` sends a seed where the client names none: SGLang's own is always 42.
+    `refused_statuses` are HTTP statuses by which it says that it began nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,6 +97,52 @@ class Options(BaseModel):
         | None
     ) = None
     refused_statuses: RefusedStatuses = ()
+    max_seconds: PositiveInt = 600
+    passes: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_*?-]{1,64}$")], ...] = Field(
+        default=(), alias="pass"
+    )
+    body: Literal["form", "json"] | None = None
+    seconds_as: Literal["text", "integer"] | None = None
+    random_seed: bool = False
+
+    @model_validator(mode="after")
+    def _body_fits(self) -> Self:
+        if self.server == "vllm-omni" and self.body == "json":
+            raise ValueError("body must be 'form' for vllm-omni, which reads nothing else")
+        return self
+
+    @property
+    def keyless(self) -> bool:
+        """Whether the server may have been started without a key."""
+        return self.server in ("vllm-omni", "sglang")
+
+    @property
+    def longest(self) -> int:
+        return max(self.seconds or (self.max_seconds,))
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A field that holds a number, and what it may be."""
+
+    low: float
+    high: float
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A field that holds one of these words; another one is left out."""
+
+    among: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A field that holds true or false."""
+
+
+Rule: TypeAlias = "Number | Word | Flag"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +153,14 @@ class Traits:
     `input_reference: {image_url}`, `text` as the JSON text of that in `image_reference`,
     `plain` in `reference_url`. `nested_as_text`: other objects and lists go as JSON text too,
     since the form's parser knows no bracketed names. `audio` is the field that switches sound
-    on, `always` or `never` where there is none. `fields` are those beyond OpenAI's that it
-    understands. `door` is how it refuses a submit. `stops_from` is the first version whose DELETE stops a render; None: its DELETE
-    drops the record at most. `replicas` is False for a single server that keeps its jobs in memory.
+    on, `always` or `never` where there is none. `fields` are the common ones beyond OpenAI's
+    document that it understands; `courtesy` are those that an OpenAI client may try, where nobody
+    knows what the server understands. `extras` are its own fields that a client may send: harmless
+    there, and priced where they count. `frame_rate`: it takes `num_frames`, and plays them at this
+    rate when no `fps` is sent (0: it knows no frames); `whole_rate`: `fps` is a whole number.
+    `door` is how it refuses a submit. `stops_from` is the first version whose DELETE stops a
+    render; None: its DELETE drops the record at most. `replicas` is False for a single server that
+    keeps its jobs in memory.
     """
 
     operations: frozenset[Operation] = _ALL
@@ -108,8 +169,13 @@ class Traits:
     integer_seconds: bool = False
     picture_url: Literal["object", "text", "plain"] = "object"
     nested_as_text: bool = False
-    audio: Literal["always", "never", "generate_sound"] = "always"
+    audio: Literal["always", "never", "generate_sound", "audio"] = "always"
     fields: frozenset[str] = frozenset()
+    courtesy: frozenset[str] = frozenset()
+    extras: Mapping[str, Rule] = field(default_factory=dict)
+    frame_rate: int = 0
+    whole_rate: bool = False
+    variants: tuple[str, ...] = ("video", "thumbnail", "spritesheet")
     default_seconds: str = "4"  # "": its model decides
     default_size: str = "720x1280"
     door: Door = OPEN_DOOR
@@ -117,15 +183,33 @@ class Traits:
     replicas: bool = True
 
 
+_GUIDANCE = Number(0, 20)
+_DIFFUSION: Mapping[str, Rule] = {
+    "num_frames": Number(1, 100_000, whole=True),  # and no longer than the model renders
+    "num_inference_steps": Number(1, 100, whole=True),
+    "guidance_scale": _GUIDANCE,
+    "guidance_scale_2": _GUIDANCE,
+    "true_cfg_scale": _GUIDANCE,
+    "flow_shift": Number(0, 100),
+}
+_SAID = frozenset({"negative_prompt", "seed", "style", "user", "response_format"})
+
 SERVERS: Mapping[Server, Traits] = {
-    "openai": Traits(),
-    "azure": Traits(auth="api-key"),
+    "openai": Traits(courtesy=_SAID),
+    "azure": Traits(auth="api-key"),  # it refuses what its document does not have
     "vllm-omni": Traits(
         operations=_CREATE,
         picture_url="text",
         nested_as_text=True,
         audio="generate_sound",
-        fields=frozenset({"negative_prompt", "seed", "fps", "num_frames"}),
+        fields=frozenset({"negative_prompt", "seed", "fps", "quality", "aspect_ratio", "user"}),
+        extras={
+            **_DIFFUSION,
+            "boundary_ratio": Number(0, 1),
+            "generate_sound": Flag(),
+        },
+        frame_rate=24,
+        variants=("video",),
         default_seconds="",
         default_size="",
         # With --api-server-count above 1 every call of /v1/videos is a 409.
@@ -135,44 +219,48 @@ SERVERS: Mapping[Server, Traits] = {
     ),
     "sglang": Traits(
         operations=_CREATE,
-        json_without_file=True,  # 400 "input_reference file is required" for multipart without
+        json_without_file=True,
         integer_seconds=True,
         picture_url="plain",
         audio="never",
-        fields=frozenset({"negative_prompt", "seed", "fps", "num_frames"}),
+        fields=frozenset({"negative_prompt", "seed", "fps"}),
+        extras={**_DIFFUSION, "enable_teacache": Flag()},
+        frame_rate=24,
+        whole_rate=True,
+        variants=("video",),
         default_size="",
         door=Door(overloaded=frozenset({503})),  # "Scheduler worker exited; restart the server."
         replicas=False,
     ),
+    "litellm": Traits(
+        fields=frozenset({"negative_prompt", "seed", "user"}),
+        variants=("video",),
+        default_seconds="",
+        default_size="",
+    ),
+    "reelway": Traits(audio="audio", fields=_SAID, default_seconds="", default_size=""),
 }
 
 _PATHS = {"submit": "/videos", "poll": "/videos/{id}", "content": "/videos/{id}/content"}
 _ACCEPT = {"Accept": "application/json"}
 
-_SOFT_FIELDS = (
-    "negative_prompt",
-    "seed",
-    "fps",
-    "mode",
-    "style",
-    "quality_level",
-    "user",
-    "response_format",
-)
-# SGLang merges `extra_body` over the whole request, vLLM-Omni hands `extra_params` to its
-# pipeline, and gateways read `metadata` over their own fields: what is priced would not be what is
-# rendered. So these never come from a client, on top or in `metadata`.
-_NEVER_SENT = frozenset(
-    {
-        *("extra_body", "extra_params", "diffusers_kwargs", "metadata", "batch_size"),
-        *("num_outputs", "num_outputs_per_prompt", "num_videos", "num_videos_per_prompt"),
-        *("model", "model_name", "req_key", "frames", "sound", "video_length", "duration"),
-        *("num_samples", "samples"),
-    }
-)
-# What counts on top, and is read there, does not count again in `metadata`.
-_NOT_NESTED = _NEVER_SENT | {"num_frames", "generate_sound", "seconds", "n", "size", "fps"}
-_DEFAULT_FPS = 24  # vLLM-Omni and SGLang, where `num_frames` is given alone
+# Common fields and what servers call them.
+_SOFT_FIELDS: Mapping[str, str] = {
+    "negative_prompt": "negative_prompt",
+    "seed": "seed",
+    "fps": "fps",
+    "mode": "mode",
+    "style": "style",
+    "quality_level": "quality",
+    "user": "user",
+    "response_format": "response_format",
+}
+_QUALITIES = ("lossless", "high")  # what vLLM-Omni takes
+_MAX_FPS = 120
+# A second of video is paid for as at most this many frames: 480 frames at 480 a second are the
+# work of 16 seconds, not of one.
+_PAID_FPS = 30
+_SLOWEST_FPS = 16  # of the models whose rate the server chooses (Wan 2.1)
 
 
 class OpenAI:
@@ -193,12 +281,14 @@ class OpenAI:
         upstream: Upstream,
         upstream_model: str,
         source: Task | None,
+        terms: Terms = NO_TERMS,
     ) -> Draft:
         options = _options(upstream)
         traits = SERVERS[options.server]
         check_operation(request, traits.operations)
         check_single(request)
-        making = _Making(request, options, traits)
+        terms = replace(terms, passes=(*terms.passes, *options.passes))
+        making = _Making(request, options, traits, terms)
         path, query = _target(upstream, "submit")
         match request.operation:
             case Operation.REMIX:
@@ -227,6 +317,8 @@ class OpenAI:
         making.add_soft()
         making.add_extra()
         if request.operation is Operation.CREATE:
+            making.add_seed(task_id)
+            making.check_frames()
             making.add_picture()
         return Draft(
             "POST",
@@ -235,24 +327,37 @@ class OpenAI:
             _ACCEPT,
             encoding=making.encoding(),
             fields=making.fields,
-            handle=_fallbacks(request.operation, traits, source),
+            handle=_fallbacks(request.operation, options, source),
             adjusted=tuple(making.adjusted),
             dropped=tuple(making.dropped),
         )
 
     def rendered(self, draft: Draft) -> Rendered:
-        """`num_frames` outranks `seconds` on the servers that know it."""
+        """The longest that the body's lengths say, frames counted where the server knows them.
+
+        A rate above `_PAID_FPS` makes more of a second: the length told is then the one paid for.
+        """
         fields, handle = draft.fields, draft.handle
-        seconds = quantity(fields.get("seconds") or handle.get("seconds"))
-        frames = quantity(fields.get("num_frames"))
+        asked = quantity(fields.get("seconds"))
+        frames = quantity(fields.get("num_frames")) if "frame_rate" in handle else None
+        rate = quantity(fields.get("fps")) if "frame_rate" in handle else None
+        if asked is None and frames is None:
+            asked = quantity(handle.get("seconds"))
+        most = quantity(handle.get("most_seconds")) if asked is None and frames is None else None
+        if asked is not None and rate is not None:
+            asked = max(asked, asked * rate / _PAID_FPS)
+        lengths = [] if asked is None else [asked]
         if frames is not None:
-            seconds = frames / (quantity(fields.get("fps")) or _DEFAULT_FPS)
-        switch = fields.get("generate_sound")
+            usual = quantity(handle.get("frame_rate")) or _PAID_FPS
+            lengths.append(frames / min(rate or usual, _PAID_FPS))
+            most = None if rate else max(frames / _SLOWEST_FPS, *lengths)
         return Rendered(
-            seconds=seconds,
+            seconds=max(lengths, default=None),
             size=size_of(fields.get("size") or handle.get("size")),
             n=int(quantity(fields.get("n")) or 1),
-            audio=handle.get("audio") == "always" or switch is True or switch == "true",
+            audio=_sounds(draft),
+            mode=mode if isinstance(mode := fields.get("mode"), str) else None,
+            most_seconds=most,
         )
 
     def seal(
@@ -262,7 +367,9 @@ class OpenAI:
         for name, value in draft.headers.items():
             headers[name] = value
         key = credential.api_key or ""
-        if SERVERS[_options(upstream).server].auth == "api-key":
+        if not key:  # a server that was started without one
+            pass
+        elif SERVERS[_options(upstream).server].auth == "api-key":
             headers["api-key"] = key
         else:
             headers["Authorization"] = f"Bearer {key}"
@@ -302,8 +409,14 @@ class OpenAI:
         return Transient("this provider has no lookup by our id", kind="no_lookup")
 
     def content(self, task: Task, upstream: Upstream, variant: str, index: int) -> Draft | str:
-        """A result's own address, where the job has one elsewhere (SGLang with S3: its content
-        path is a 400 then); at the upstream itself its content path, with our key."""
+        offered = SERVERS[_options(upstream).server].variants
+        if variant not in offered:
+            raise NotFound(
+                f"This video has no variant {variant[:40]!r}; it has: {', '.join(offered)}.",
+                param="variant",
+            )
+        # A result's own address, where the job has one elsewhere (SGLang with S3: its content
+        # path is a 400 then); at the upstream itself its content path, with our key.
         result = task.results[index] if 0 <= index < len(task.results) else None
         url = result.url if result is not None and variant == self.variants[0] else None
         if url is not None and not _is_at(url, upstream):
@@ -344,6 +457,7 @@ class _Making:
     request: VideoRequest
     options: Options
     traits: Traits
+    terms: Terms
     fields: dict[str, DraftValue] = field(default_factory=dict)
     adjusted: list[Adjustment] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
@@ -353,31 +467,38 @@ class _Making:
             self.fields["prompt"] = self.request.prompt
 
     def add_seconds(self) -> None:
-        """Whole seconds in any case: the API has no others. Where the server counts frames, a
-        number of frames goes on as it is."""
-        if self.request.frames is not None and "num_frames" in self.traits.fields:
-            self.fields["num_frames"] = self.request.frames
-            return
+        """Whole seconds in any case: the API has no others."""
         asked = self.request.seconds
         if asked is None:
             return
+        if self.options.seconds is None:
+            check_seconds(self.request, self.options.max_seconds)
         accepted = sorted(self.options.seconds or (max(1, math.ceil(asked)),))
         given, adjusted = fit_seconds(self.request, accepted)
-        self.adjusted += adjusted
-        self.fields["seconds"] = given if self.traits.integer_seconds else str(given)
+        if self.request.frames is None or not self.traits.frame_rate:
+            self.adjusted += adjusted
+        as_integer = self.traits.integer_seconds
+        if self.options.seconds_as is not None:
+            as_integer = self.options.seconds_as == "integer"
+        self.fields["seconds"] = given if as_integer else str(given)
 
     def add_size(self) -> None:
         accepted = [size for text in self.options.sizes or () if (size := size_of(text))]
         size, adjusted = fit_size(self.request, accepted)
         self.adjusted += adjusted
-        if size is not None:
-            self.fields["size"] = spelled(size)
+        if size is None:
+            return
+        self.fields["size"] = spelled(size)
+        shape = self.request.aspect_ratio
+        is_other = any(told.field == "aspect_ratio" for told in adjusted)
+        if shape is not None and "aspect_ratio" in self.traits.fields and not is_other:
+            self.fields["aspect_ratio"] = shape
 
     def add_audio(self) -> None:
         wanted, switch = self.request.audio, self.traits.audio
         if wanted is None:
             return
-        if switch == "generate_sound":
+        if switch in ("generate_sound", "audio"):
             self.fields[switch] = wanted
         elif switch == "never":
             check_silence(self.request)
@@ -386,39 +507,113 @@ class _Making:
             raise Invalid(f"'{param}' must be on: this model always renders sound.", param=param)
 
     def add_soft(self) -> None:
-        """An OpenAI client's fields go on under their names, whoever knows them; another
-        dialect's only to servers known to take them."""
-        for name in _SOFT_FIELDS:
+        """Common fields go on to servers that know them, or where the operator passes them."""
+        known = self.traits.fields
+        if self.request.dialect == "openai":
+            known |= self.traits.courtesy
+        for name, sent_as in _SOFT_FIELDS.items():
             value: Json = getattr(self.request, name)
             if value is None:
                 continue
-            if self.request.dialect == "openai" or name in self.traits.fields:
-                self.fields[name] = value
+            if sent_as == "quality" and sent_as in self.traits.fields and value not in _QUALITIES:
+                self.dropped.append(name)
+            elif sent_as in known or self._is_named(sent_as):
+                self.fields[sent_as] = self._rate(value) if sent_as == "fps" else value
             else:
                 self.dropped.append(name)
 
+    def _is_named(self, name: str) -> bool:
+        if name in MOVERS and self.terms.is_priced:
+            return name == "mode" and is_named(name, self.terms.passes)  # a case of the price
+        return is_named(name, self.terms.passes)
+
+    def _rate(self, value: Json) -> Json:
+        rate = checked("fps", value, Number(1, _MAX_FPS))
+        assert isinstance(rate, int | float)
+        if self.traits.whole_rate and rate != int(rate):
+            self.adjusted.append(Adjustment("fps", f"{rate:g}", str(round(rate))))
+            return round(rate)
+        return rate
+
     def add_extra(self) -> None:
+        """Fields that no rule reads: the server's own, then those the operator passes on."""
         self.dropped += foreign(self.request)
+        is_create = self.request.operation is Operation.CREATE
+        if self.request.frames is not None and self.traits.frame_rate and is_create:
+            self.fields["num_frames"] = self.request.frames
         for name, value in self.request.extra.items():
-            if name == "metadata" and isinstance(value, dict) and self.request.dialect == "openai":
-                self.dropped += [f"metadata.{key}" for key in value if key in _NOT_NESTED]
-                notes = {key: note for key, note in value.items() if key not in _NOT_NESTED}
-                if notes:
-                    self.fields[name] = self._nested(notes)
-            elif (
-                self.request.dialect != "openai"
-                or name in _NEVER_SENT
-                or name in self.fields
-                or (name == "num_frames" and not quantity(value))  # nobody could price it
-            ):
-                self.dropped.append(name)
+            if name == "metadata" and isinstance(value, dict):
+                self._add_metadata(value)
+            elif not self._add_known(name, value, name):
+                self._add_passed(name, value)
+
+    def _add_metadata(self, notes: Mapping[str, Json]) -> None:
+        """Entries that the server knows are its fields; notes go on where they are passed."""
+        is_passed_on = is_named("metadata", self.terms.passes)
+        kept: dict[str, Json] = {}
+        for name, value in notes.items():
+            if self._add_known(name, value, f"metadata.{name}"):
+                continue
+            if is_passed_on and is_harmless({name: value}):
+                kept[name] = value
             else:
-                self.fields[name] = self._nested(value)
+                self.dropped.append(f"metadata.{name}")
+        if kept:
+            self.fields["metadata"] = self._nested(kept)
+
+    def _add_known(self, name: str, value: Json, param: str) -> bool:
+        """Take a field of the server's own. Empty ones are unset, as everywhere."""
+        rule = self.traits.extras.get(name)
+        if name == "num_frames" and rule is None and self.request.frames is None:
+            self._refuse_frames(value, param)
+        if rule is None or self.request.operation is not Operation.CREATE:
+            return False
+        if value is None or value == "" or (name == "num_frames" and value in (0, "0")):
+            return True
+        if name in self.fields:
+            self.dropped.append(param)
+        else:
+            self.fields[name] = cast("DraftValue", checked(param, value, rule))
+        return True
+
+    def _refuse_frames(self, value: Json, param: str) -> None:
+        """A length is not left out, unless the operator passes it on unpriced."""
+        if quantity(value) and not is_passed("num_frames", value, self.terms):
+            raise Invalid(
+                f"'{param}' is not known to the server of this model: say 'seconds'.", param=param
+            )
+
+    def _add_passed(self, name: str, value: Json) -> None:
+        if name in self.fields or not is_passed(name, value, self.terms):
+            self.dropped.append(name)
+        else:
+            self.fields[name] = self._nested(value)
 
     def _nested(self, value: Json) -> DraftValue:
         if self.traits.nested_as_text and isinstance(value, dict | list):
             return orjson.dumps(value).decode()
         return cast("DraftValue", value)
+
+    def add_seed(self, task_id: str) -> None:
+        """The same one for every attempt of a task."""
+        if not self.options.random_seed or "seed" not in self.traits.fields:
+            return
+        digest = hashlib.sha256(task_id.encode()).digest()
+        self.fields.setdefault("seed", int.from_bytes(digest[:4]) >> 1)
+
+    def check_frames(self) -> None:
+        """No more frames than the longest video has; one more is usual (24 a second and 1)."""
+        frames = quantity(self.fields.get("num_frames"))
+        if frames is None:
+            return
+        rate = min(quantity(self.fields.get("fps")) or self.traits.frame_rate, _PAID_FPS)
+        most = int(self.options.longest * rate) + 1
+        if frames > most:
+            raise Invalid(
+                f"'num_frames' must be at most {most} here, not {frames:g}: this model renders "
+                f"{self.options.longest} seconds at most.",
+                param="num_frames",
+            )
 
     def add_picture(self) -> None:
         first, last = frames_of(self.request)
@@ -435,6 +630,13 @@ class _Making:
         self.fields[name] = value
 
     def _pictured(self, picture: Media) -> tuple[str, DraftValue]:
+        if picture.blob is not None and self.options.body == "json":
+            kind = picture.blob.content_type.partition(";")[0].strip() or "image/png"
+            inline = Base64(picture.blob, f"data:{kind};base64,")
+            if self.traits.picture_url == "plain":
+                return "reference_url", inline
+            member: dict[str, DraftValue] = {"image_url": inline}
+            return "input_reference", member
         if picture.blob is not None:
             return "input_reference", picture.blob
         match self.traits.picture_url:
@@ -470,6 +672,8 @@ class _Making:
         has_file = any(hasattr(value, "chunks") for value in self.fields.values())
         if has_file:
             return "multipart"
+        if self.options.body is not None:
+            return "json" if self.options.body == "json" else "multipart"
         if self.request.operation is not Operation.CREATE or self.traits.json_without_file:
             return "json"
         return "multipart"
@@ -479,17 +683,67 @@ def _member(name: str, value: str | None) -> dict[str, DraftValue]:
     return {name: value}
 
 
-def _fallbacks(operation: Operation, traits: Traits, source: Task | None) -> dict[str, str]:
-    """What is rendered when the body is silent: the server's default; for a remix, edit or
-    extension, as its source was."""
+def checked(param: str, value: Json, rule: Rule) -> Json:
+    """The value as its server takes it; `Invalid` says what is taken."""
+    match rule:
+        case Flag():
+            if isinstance(value, bool):
+                return value
+            word = str(value).lower()
+            if word in ("true", "1", "on", "yes", "false", "0", "off", "no"):
+                return word in ("true", "1", "on", "yes")
+            raise Invalid(f"'{param}' must be true or false.", param=param)
+        case Word(among=words):
+            if value in words:
+                return value
+            raise Invalid(f"'{param}' must be one of {', '.join(words)}.", param=param)
+        case Number(low=low, high=high, whole=whole):
+            number = value if isinstance(value, int | float) else as_number(value)
+            if isinstance(value, bool):
+                number = None
+            kind = "a whole number" if whole else "a number"
+            is_fit = number is not None and low <= number <= high
+            if number is None or not is_fit or (whole and number != int(number)):
+                shown = f", not {str(value)[:40]}" if isinstance(value, int | float | str) else ""
+                raise Invalid(
+                    f"'{param}' must be {kind} from {low:g} to {high:g}{shown}.", param=param
+                )
+            return int(number) if number == int(number) else number
+
+
+def _sounds(draft: Draft) -> bool:
+    """Whether it renders sound; where a server may or may not, it does."""
+    fields, audio = draft.fields, draft.handle.get("audio")
+    if audio == "audio":
+        return str(fields.get("audio")).lower() not in ("false", "0", "off", "no")
+    switch = str(fields.get("generate_sound")).lower() in ("true", "1", "on", "yes")
+    return audio == "always" or switch
+
+
+def _fallbacks(operation: Operation, options: Options, source: Task | None) -> dict[str, str]:
+    """What is rendered when the body is silent.
+
+    The server's default, where its model has it, else the longest as what it may become; for a
+    remix, edit or extension, as its source was. `frame_rate`: the server counts frames.
+    """
+    traits = SERVERS[options.server]
     found: dict[str, str] = {"audio": traits.audio}
+    seconds, size = traits.default_seconds, traits.default_size
     if operation is Operation.CREATE:
-        found |= {"seconds": traits.default_seconds, "size": traits.default_size}
+        if options.seconds is not None and int(seconds or 0) not in options.seconds:
+            seconds = ""
+        if options.sizes is not None and size not in options.sizes:
+            size = ""
+        found |= {"seconds": seconds, "size": size}
+        if traits.frame_rate:
+            found["frame_rate"] = str(traits.frame_rate)
     elif source is not None:
         if source.seconds is not None and operation is not Operation.EXTEND:
             found["seconds"] = f"{source.seconds:g}"
         if source.size is not None:
             found["size"] = spelled(source.size)
+    if options.seconds is not None and not found.get("seconds"):
+        found["most_seconds"] = str(options.longest)
     return {name: value for name, value in found.items() if value}
 
 

@@ -22,6 +22,8 @@ _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 _SAME_SHAPE = Fraction(21, 20)  # 1024x1792 and 9:16 differ by 1.6 %, 16:9 and 3:2 by 18 %
 _LANDSCAPE = Fraction(16, 9)  # the default of Kling and Jimeng
 _LINES = 720
+_SIDES = (16, 8192)
+_AREA = 7680 * 4320
 _BLOCK = 16  # video models work in blocks of 16 pixels: 480p is 848x480
 
 
@@ -41,9 +43,29 @@ def fit_size(
     two; where they say otherwise, that is told.
     """
     if request.size is None:
-        return _by_shape(request, accepted)
+        shaped, told = _by_shape(request, accepted)
+        if shaped is not None and not accepted:
+            param = "aspect_ratio" if request.aspect_ratio is not None else "resolution"
+            _check_bounds(shaped, param)
+        return shaped, told
     given, told = _by_size(request, request.size, accepted)
+    if not accepted:
+        _check_bounds(given, size_param(request))
     return given, told + _outranked(request, given)
+
+
+def _check_bounds(size: Size, param: str) -> None:
+    """For servers that do not say what they render: no frame that none of them could."""
+    shown = spelled(size)
+    if not all(_SIDES[0] <= side <= _SIDES[1] for side in size):
+        raise Invalid(
+            f"'{param}' asks for {shown}; each side must be {_SIDES[0]} to {_SIDES[1]} pixels.",
+            param=param,
+        )
+    if size[0] * size[1] > _AREA:
+        raise Invalid(
+            f"'{param}' asks for {shown}; a frame has at most {_AREA} pixels (8K).", param=param
+        )
 
 
 def _by_size(

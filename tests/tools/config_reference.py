@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 
 from proxy import pricing
 from proxy.config import SECTIONS
+from proxy.config_source import fields_of
 from proxy.config_tables import CredentialTable, RouteTable, ShareTable, Table, UpstreamTable
 from proxy.providers import PROVIDERS
 from proxy.reload import WAIT, WAIT_KEYS
@@ -53,6 +54,7 @@ ACCEPTS: Final[Mapping[str, str]] = {
     "_currency": "ISO 4217 code",
     "_json": "any JSON value",
     "_body_field": "field name, or names joined by dots",
+    "_field_glob": "field name; `*` and `?` are wild",
     "_body_fields": "table: field name, or names joined by dots, to any JSON value",
     "_all_dialects": "table: `openai`, `generic`, `kling`, `jimeng` to a model's name",
     "_shares": "name, or list of `{ name, weight }`",
@@ -186,7 +188,7 @@ def _bounds(marks: Sequence[object]) -> str:
 
 def hints_of(table: type[BaseModel]) -> Mapping[str, Any]:
     return {
-        name: hint
+        table.model_fields[name].alias or name: hint
         for name, hint in get_type_hints(table, include_extras=True).items()
         if name in table.model_fields
     }
@@ -291,7 +293,7 @@ def entry_of(table: type[BaseModel], guide: Mapping[str, str] | None) -> Iterato
     more = [] if guide is None else ["meaning"]
     yield row("key", "default", *more, "accepts")
     yield row(*["---"] * (3 + len(more)))
-    for key, info in table.model_fields.items():
+    for key, info in fields_of(table).items():
         default = default_of(key, info)
         unset = "required" if info.is_required() else "none"
         meaning = [] if guide is None else [guide[key]]
@@ -307,7 +309,7 @@ def provider_lines() -> Iterator[str]:
         keys = ", or ".join(
             " and ".join(f"`{key}`" for key in sorted(names)) for names in provider.credentials
         )
-        options = ", ".join(f"`{name}`" for name in provider.options.model_fields) or "none"
+        options = ", ".join(f"`{name}`" for name in fields_of(provider.options)) or "none"
         yield row(f"`{provider.name}`", keys, options)
     yield ""
     for provider in PROVIDERS.values():

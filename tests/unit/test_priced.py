@@ -1,10 +1,14 @@
-"""What is sent is what was priced: any client's body, hostile fields and all, on any provider.
+"""What is sent costs no more than what was held: any client's body, on any provider.
 
-The reader of the wire below knows the providers' documents, and nothing of our adapters.
+The reader of the wire below knows the providers' documents and nothing of our adapters. It is as
+lenient as a server may be: it takes every name that reads like a length, a count or a switch,
+whatever its case, hyphens and brackets, at any depth.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,22 +19,34 @@ from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS
 from proxy.dialects.fields import Fields
-from proxy.errors import ProxyError
+from proxy.errors import Invalid, ProxyError
 from proxy.http.multipart import FormLimits, FormParser
-from proxy.model import Call, Credential, DialectName, Operation, Outbound, Rendered, Upstream
+from proxy.model import (
+    Call,
+    Credential,
+    DialectName,
+    Operation,
+    Outbound,
+    Rendered,
+    Terms,
+    Upstream,
+)
 from proxy.pricing import price_micro
-from proxy.providers import PROVIDERS
-from proxy.providers.openai import Options
+from proxy.providers import PROVIDERS, serial
+from proxy.providers.openai import SERVERS, Options
 
 KEYS = Credential("a", api_key="k", access_key="ak", secret_key="sk")
 MODELS = {"openai": "cheap", "kling": "kling-v2-6", "jimeng": "jimeng_t2v_v30"}
 UPSTREAMS = {
-    "openai": Upstream("u", "openai", "https://a.example/v1", (KEYS,), options=Options()),
-    "vllm-omni": Upstream(
-        "u", "openai", "https://a.example/v1", (KEYS,), options=Options(server="vllm-omni")
-    ),
-    "sglang": Upstream(
-        "u", "openai", "https://a.example/v1", (KEYS,), options=Options(server="sglang")
+    server: Upstream("u", "openai", "https://a.example/v1", (KEYS,), options=Options(server=server))
+    for server in SERVERS
+} | {
+    "json": Upstream(
+        "u",
+        "openai",
+        "https://a.example/v1",
+        (KEYS,),
+        options=Options(body="json", seconds_as="integer"),
     ),
     "kling": Upstream("u", "kling", "https://a.example", (replace(KEYS, api_key=None),)),
     "jimeng": Upstream("u", "jimeng", "https://a.example", (replace(KEYS, api_key=None),)),
@@ -38,27 +54,57 @@ UPSTREAMS = {
 PRICE: dict[str, Any] = {
     "per_second": {"other": "0.01", "audio": "0.02", "pro": "0.03", "pro+audio": "0.05"}
 }
+FIELD: Mapping[DialectName, str] = {"kling": "model_name", "jimeng": "req_key"}
 
-# Everything somebody might hope to change the bill with.
-NAMES = (
-    *("model", "model_name", "req_key", "n", "num_outputs_per_prompt", "num_videos", "batch_size"),
-    *("seconds", "duration", "frames", "num_frames", "fps", "video_length", "size", "mode"),
-    *("sound", "audio", "generate_audio", "generate_sound", "extra_body", "extra_params"),
-    *("diffusers_kwargs", "samples"),
+LENGTHS = ("seconds", "duration", "duration_seconds", "n_seconds", "video_length", "length")
+FRAMES = ("frames", "num_frames", "n_frames", "frame_count")
+COUNTS = ("n", "num_outputs", "num_outputs_per_prompt", "num_videos", "batch_size", "num_samples")
+SOUNDS = ("sound", "audio", "generate_audio", "generate_sound")
+NAMED = ("model", "model_name", "req_key")
+WHOLE = ("extra_body", "extra_params", "diffusers_kwargs", "parameters", "multi_prompt")
+OTHERS = (
+    "fps",
+    "size",
+    "width",
+    "height",
+    "mode",
+    "camera_control",
+    "sound_duration",
+    "short_edge",
 )
+NAMES = (*LENGTHS, *FRAMES, *COUNTS, *SOUNDS, *NAMED, *WHOLE, *OTHERS)
+
+
+def spellings(name: str) -> list[str]:
+    """The name as other programs write it."""
+    words = name.split("_")
+    camel = words[0] + "".join(word.title() for word in words[1:])
+    return [
+        *(name, name, name, name.upper(), name.title(), camel, name.replace("_", "-")),
+        *(f"metadata[{name}]", f"metadata.{name}", f"{name}[]", f" {name}", "_" + name),
+    ]
+
+
 VALUES = st.sampled_from(
     [
-        *(1, 4, 5, 8, 10, 60, 97, 121, 241, 9999, "1", "5", "10", "60", "9999", "pro", "std"),
-        *("on", "off", True, False, "dear", "kling-v2-master", "jimeng_ti2v_v30_pro", "1280x720"),
-        *(None, {"seconds": 60}, '{"seconds": 60, "n": 4}', [4]),
+        *(1, 4, 5, 8, 10, 60, 97, 121, 241, 480, 2400, 1e-9, 0.5, "1", "5", "10", "60", "9999"),
+        *("pro", "std", "on", "off", True, False, "dear", "kling-v2-master", "1280x720"),
+        *(None, {"seconds": 60}, '{"seconds": 60, "n": 4}', [4], [{"duration": "60"}]),
     ]
 )
-BODIES = st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=6)
+BODIES = st.dictionaries(
+    st.one_of(
+        st.sampled_from(NAMES),
+        st.sampled_from([spelling for name in NAMES for spelling in spellings(name)]),
+    ),
+    VALUES,
+    max_size=6,
+)
 
 
 def told(outbound: Outbound) -> dict[str, Any]:
     """The body as the upstream reads it."""
-    body = b"".join(cast("bytes", piece) for piece in outbound.pieces)
+    body = b"".join(serial.encoded(outbound.pieces))
     kind = outbound.headers["Content-Type"]
     if kind == "application/json":
         return cast("dict[str, Any]", orjson.loads(body))
@@ -71,51 +117,156 @@ def told(outbound: Outbound) -> dict[str, Any]:
     return dict(parser.finish())
 
 
-def billed(name: str, body: dict[str, Any]) -> tuple[str, Rendered]:
-    """(model, what it renders) by the provider's own document."""
-    if name == "kling":
-        seconds = float(body.get("duration", 5))
-        audio = body.get("sound", "off") == "on"
-        mode = body.get("mode", "std")
-        return body["model_name"], Rendered(seconds, (1, 1), audio=audio, mode=mode)
-    if name == "jimeng":
-        return body["req_key"], Rendered((body.get("frames", 121) - 1) / 24, (1, 1))
-    seconds = float(body.get("seconds") or 4)
-    if "num_frames" in body:
-        seconds = float(body["num_frames"]) / float(body.get("fps") or 24)
-    audio = name == "openai" or str(body.get("generate_sound", "false")).lower() == "true"
-    return body["model"], Rendered(seconds, (1, 1), int(body.get("n") or 1), audio)
+def folded(name: str) -> str:
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
+def leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """Every value with the folded name it stands under, and with that of the whole way to it."""
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        value = orjson.loads(value)
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            for part in re.split(r"[\[\].]+", str(key)):
+                yield from leaves(inner, folded(part))
+            yield from leaves(inner, folded(str(key)))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from leaves(inner, name)
+    else:
+        yield name, value
+
+
+def numbers(found: list[tuple[str, object]], names: tuple[str, ...]) -> list[float]:
+    wanted = {folded(name) for name in names}
+    values = [value for name, value in found if name in wanted and not isinstance(value, bool)]
+    return [float(str(v)) for v in values if re.fullmatch(r"[0-9.e+-]+", str(v))]
+
+
+def billed(kind: str, body: dict[str, Any]) -> Rendered:
+    """The most that a lenient server of this kind could render of it."""
+    found = list(leaves(body))
+    lengths = numbers(found, LENGTHS)
+    frames = numbers(found, FRAMES)
+    if kind == "jimeng":
+        seconds = max([*lengths, *((count - 1) / 24 for count in frames or [121])])
+    else:
+        rate = max(numbers(found, ("fps",)), default=24.0)
+        if not lengths and not frames:
+            lengths = [5.0 if kind == "kling" else 4.0]
+        # A faster video is more work: at least a thirtieth of a second a frame is paid.
+        work = [length * rate / 30 for length in lengths]
+        seconds = max([*lengths, *work, *(count / min(rate, 30) for count in frames)])
+    words = {folded(name) for name in SOUNDS}
+    switched = [str(v).lower() in ("true", "on", "1", "yes") for name, v in found if name in words]
+    always = kind in ("openai", "azure", "litellm", "json") or (kind == "reelway" and not switched)
+    modes = [str(value) for name, value in found if name == "mode"]
+    count = max(numbers(found, COUNTS), default=1)
+    mode = "pro" if "pro" in modes else (modes or ["std"])[0]
+    return Rendered(seconds, (1, 1), max(1, round(count)), always or any(switched), mode)
+
+
+def submitted(
+    kind: str, dialect: DialectName, body: dict[str, Any], terms: Terms
+) -> tuple[dict[str, Any], Rendered]:
+    """(what the upstream reads, what was priced) of a client's body. Raises `ProxyError`."""
+    upstream = UPSTREAMS[kind]
+    provider, model = PROVIDERS[upstream.provider], MODELS[upstream.provider]
+    call = Call(dialect, Operation.CREATE, {"kind": "text2video"}, {})
+    request = DIALECTS[dialect].submission(call, Fields(body), "default")
+    draft = provider.draft(request, "video_1", upstream, model, None, terms)
+    rendered = provider.rendered(draft)
+    price_micro(PRICE, rendered)
+    sent = told(provider.seal(draft, upstream, upstream.credentials[0], 1_790_000_000))
+    wanted = {folded(name) for name in NAMED}
+    assert {value for name, value in leaves(sent) if name in wanted} == {model}
+    return sent, rendered
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("name", UPSTREAMS)
-@given(top=BODIES, nested=BODIES)
-@settings(max_examples=60, deadline=None, derandomize=True)
-def test_what_goes_out_is_what_was_priced(
-    name: str, dialect: DialectName, top: dict[str, Any], nested: dict[str, Any]
+@pytest.mark.parametrize("kind", UPSTREAMS)
+@given(top=BODIES, nested=BODIES, passes=st.sampled_from([(), ("*",)]))
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_what_goes_out_costs_no_more_than_was_held(
+    kind: str,
+    dialect: DialectName,
+    passes: tuple[str, ...],
+    top: dict[str, Any],
+    nested: dict[str, Any],
 ) -> None:
-    upstream = UPSTREAMS[name]
-    provider, model = PROVIDERS[upstream.provider], MODELS[upstream.provider]
-    field = {"kling": "model_name", "jimeng": "req_key"}.get(dialect, "model")
-    body = {**top, "prompt": "a cat", "seconds": top.get("seconds", 5), field: "asked"}
+    body = {"seconds": 5, **top, "prompt": "a cat", FIELD.get(dialect, "model"): "asked"}
     if nested:
         body["metadata"] = nested
-    call = Call(dialect, Operation.CREATE, {"kind": "text2video"}, {})
     try:
-        request = DIALECTS[dialect].submission(call, Fields(body), "default")
-        draft = provider.draft(request, "video_1", upstream, model, None)
-        held = price_micro(PRICE, replace(provider.rendered(draft), size=(1, 1)))
+        sent, rendered = submitted(kind, dialect, body, Terms(passes, is_priced=True))
     except ProxyError:
         return  # refused is not rendered
-    sent = told(provider.seal(draft, upstream, upstream.credentials[0], 1_790_000_000))
-    model_sent, rendered = billed(name, sent)
-    assert model_sent == model
-    assert price_micro(PRICE, rendered) == held, (sent, provider.rendered(draft))
-    if upstream.provider != "openai":
-        return  # a vendor's own clients may send it fields that nobody has heard of
-    unread = {"extra_body", "extra_params", "diffusers_kwargs", "batch_size", "samples"}
-    unread |= {"num_outputs_per_prompt", "num_videos", "video_length"}
-    inner = sent.get("metadata") or {}
-    inner = orjson.loads(inner) if isinstance(inner, str) else inner
-    assert not unread & {*sent, *inner}
-    assert not set(inner) & set(NAMES)
+    held = price_micro(PRICE, replace(rendered, size=(1, 1)))
+    assert price_micro(PRICE, billed(kind, sent)) <= held, (sent, rendered)
+    sizes = {str(value) for name, value in leaves(sent) if name in ("size", "width", "height")}
+    if sizes:
+        assert rendered.size is not None
+        assert sizes == {f"{rendered.size[0]}x{rendered.size[1]}"}
+
+
+ATTACKS: list[tuple[str, dict[str, Any]]] = [
+    ("openai", {"seconds": "12", "num_frames": 1e-9}),
+    ("openai", {"seconds": "3600", "num_frames": 0.001}),
+    ("openai", {"seconds": "12", "frames": 1}),
+    ("azure", {"seconds": "12", "num_frames": 1}),
+    ("reelway", {"seconds": "4", "metadata[seconds]": "20"}),
+    ("reelway", {"seconds": "4", "metadata": {"Seconds": "60"}}),
+    ("litellm", {"seconds": "4", "Seconds": "12"}),
+    ("litellm", {"seconds": "4", "extra_body": {"seconds": 60}}),
+    ("json", {"seconds": "4", "N": 4}),
+    ("vllm-omni", {"seconds": 1, "num_frames": 2400, "fps": 24}),
+    ("vllm-omni", {"num_frames": 480, "fps": 480}),
+    ("vllm-omni", {"seconds": 1, "fps": 120}),
+    ("vllm-omni", {"seconds": 4, "num_outputs_per_prompt": 8}),
+    ("vllm-omni", {"seconds": 4, "sound_duration": 600}),
+    ("vllm-omni", {"seconds": 4, "extra_params": '{"num_frames": 2400}'}),
+    ("sglang", {"seconds": 1, "num_frames": 2400, "fps": 24}),
+    ("sglang", {"seconds": 1, "Num_Frames": 2400}),
+    ("sglang", {"seconds": 4, "num_outputs_per_prompt": 8, "numOutputs": 8}),
+    ("kling", {"duration": "5", "Duration": "10"}),
+    ("kling", {"duration": "5", "Mode": "pro"}),
+    ("kling", {"duration": "5", "Model_Name": "kling-v2-master"}),
+    ("kling", {"duration": "5", "multi_prompt": [{"duration": "9"}, {"duration": "9"}]}),
+    ("kling", {"duration": "5", "n_videos": 4, "N": 4}),
+    ("jimeng", {"frames": 121, "Frames": 241}),
+    ("jimeng", {"frames": 121, "num-frames": 241}),
+    ("jimeng", {"frames": 121, "Req_Key": "jimeng_ti2v_v30_pro"}),
+]
+
+
+@pytest.mark.parametrize("terms", [Terms(is_priced=True), Terms(("*",), is_priced=True)])
+@pytest.mark.parametrize(("kind", "attack"), ATTACKS)
+def test_known_ways_to_pay_less_are_refused_or_paid(
+    kind: str, attack: dict[str, Any], terms: Terms
+) -> None:
+    """In every dialect: each rendered more than it held, once."""
+    for dialect in DIALECTS:
+        body = {**attack, "prompt": "a cat", FIELD.get(dialect, "model"): "asked"}
+        try:
+            sent, rendered = submitted(kind, dialect, body, terms)
+        except Invalid:
+            continue
+        held = price_micro(PRICE, replace(rendered, size=(1, 1)))
+        assert price_micro(PRICE, billed(kind, sent)) <= held, (dialect, sent, rendered)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("kind", UPSTREAMS)
+@pytest.mark.parametrize("is_priced", [True, False])
+def test_another_address_or_model_never_goes_out_under_another_spelling(
+    kind: str, dialect: DialectName, is_priced: bool
+) -> None:
+    for name in ("callback_url", "model_name", "req_key", "model", "webhook"):
+        for spelling in spellings(name)[3:]:
+            body = {spelling: "http://evil.example/x", "prompt": "a cat", "seconds": 5}
+            body[FIELD.get(dialect, "model")] = "asked"
+            try:
+                sent, _ = submitted(kind, dialect, body, Terms(("*",), is_priced=is_priced))
+            except ProxyError:
+                continue
+            assert "evil" not in repr(sent), (spelling, sent)

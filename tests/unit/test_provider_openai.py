@@ -19,6 +19,7 @@ from proxy.errors import (
     Conflict,
     Invalid,
     Moderated,
+    NotFound,
     ProxyError,
     RateLimited,
     TooLarge,
@@ -42,6 +43,7 @@ from proxy.model import (
     Task,
     TaskError,
     TaskState,
+    Terms,
     Transient,
     TransientKind,
     Unknown,
@@ -145,8 +147,8 @@ def test_a_submit_is_what_the_official_sdk_sends() -> None:
 
 
 def test_a_picture_is_the_last_part_and_is_never_copied() -> None:
-    draft = drafted(asked(seconds=4, media=(FRAME,), extra={"more": "x"}))
-    assert list(draft.fields) == ["prompt", "model", "seconds", "more", "input_reference"]
+    draft = drafted(asked(seconds=4, media=(FRAME,), user="u-1"))
+    assert list(draft.fields) == ["prompt", "model", "seconds", "user", "input_reference"]
     sent = ADAPTER.seal(draft, upstream(), KEY, 0)
     assert FRAME.blob in sent.pieces
     body = b"".join(encoded(sent.pieces))
@@ -454,7 +456,10 @@ def test_a_size_no_model_value_covers_is_refused(wish: dict[str, Any], param: st
 @pytest.mark.parametrize(
     "options",
     [
-        {"server": "litellm"},
+        {"server": "nginx"},
+        {"server": "vllm-omni", "body": "json"},
+        {"max_seconds": 0},
+        {"pass": ["a.b"]},
         {"seconds": []},
         {"seconds": [0]},
         {"sizes": ["720p"]},
@@ -515,21 +520,24 @@ def test_what_the_model_does_anyway_is_no_reason_to_refuse(
 
 
 SOFT: dict[str, Any] = {"seed": 7, "fps": 30, "negative_prompt": "rain", "style": "anime"}
+OWN = {name: SOFT[name] for name in ("seed", "fps", "negative_prompt")}
+SAID = {name: SOFT[name] for name in ("seed", "negative_prompt", "style")}
 
 
 @pytest.mark.parametrize(
     ("server", "dialect", "kept", "dropped"),
     [
-        ("openai", "openai", {**SOFT, "more": {"x": 1}}, ()),
+        ("openai", "openai", SAID, ("fps", "more")),
         ("openai", "generic", {}, ("negative_prompt", "seed", "fps", "style", "more")),
         ("openai", "kling", {}, ("negative_prompt", "seed", "fps", "style", "more")),
-        ("vllm-omni", "openai", {**SOFT, "more": '{"x":1}'}, ()),
-        ("vllm-omni", "kling", {k: SOFT[k] for k in ("seed", "fps", "negative_prompt")},
-         ("style", "more")),
-        ("sglang", "jimeng", {k: SOFT[k] for k in ("seed", "fps", "negative_prompt")},
-         ("style", "more")),
+        ("azure", "openai", {}, ("negative_prompt", "seed", "fps", "style", "more")),
+        ("litellm", "openai", {"seed": 7, "negative_prompt": "rain"}, ("fps", "style", "more")),
+        ("reelway", "kling", SAID, ("fps", "more")),
+        ("vllm-omni", "openai", OWN, ("style", "more")),
+        ("vllm-omni", "kling", OWN, ("style", "more")),
+        ("sglang", "jimeng", OWN, ("style", "more")),
     ],
-)  # fmt: skip
+)
 def test_soft_fields_go_to_who_knows_them_and_are_told_when_dropped(
     server: str, dialect: str, kept: dict[str, object], dropped: tuple[str, ...]
 ) -> None:
@@ -537,6 +545,211 @@ def test_soft_fields_go_to_who_knows_them_and_are_told_when_dropped(
     draft = drafted(request, upstream(server))
     assert draft.fields == {"prompt": "p", "model": "up-model", **kept}
     assert draft.dropped == dropped
+
+
+STRANGERS = (
+    *("output_path", "perf_dump_path", "video_path", "upscaling_model_path", "generator_device"),
+    *("frame_interpolation_model_path", "lora", "loras", "lora_path", "profile", "profile_dir"),
+    *("attention_backend_override", "skip_softmax_params", "cache_dit_params", "extra_body"),
+    *("extra_params", "diffusers_kwargs", "api_base", "custom_llm_provider", "webhook_url"),
+    *("Output_Path", "outputPath", "output-path", "metadata[seconds]", "a.b", "x" * 65, ""),
+    *("Seconds", "n-seconds", "Model_Name", "N", "ＳＥＣＯＮＤＳ", "\u017feconds", "Callback_Url"),
+)
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("passes", [(), ("*",)])
+def test_what_reaches_into_the_machine_never_goes_on(server: str, passes: tuple[str, ...]) -> None:
+    """Whatever a route passes: no path, model, device, address, whole body, second spelling."""
+    extra: dict[str, Json] = dict.fromkeys(STRANGERS, "x")
+    extra["metadata"] = dict.fromkeys(STRANGERS, "x")
+    request = asked(prompt="p", extra=extra)
+    draft = ADAPTER.draft(request, "video_ours", upstream(server), "up-model", None, Terms(passes))
+    assert draft.fields == {"prompt": "p", "model": "up-model"}
+    assert set(STRANGERS) <= set(draft.dropped)
+
+
+def test_an_operator_passes_fields_on_by_name() -> None:
+    """On the route or at the upstream; objects too, unless something inside is priced."""
+    extra: dict[str, Json] = {
+        "camera_move": {"zoom": 1},
+        "camera_trick": {"zoom": {"Seconds": 60}},
+        "camera_text": '{"num_frames": 2400}',
+        "tempo": 2,
+        "other": 1,
+        "metadata": {"order": "7", "duration": 60},
+    }
+    options = Options.model_validate({"pass": ["tempo", "metadata"]})
+    at = replace(upstream(), options=options)
+    terms = Terms(("camera_*",), is_priced=True)
+    draft = ADAPTER.draft(asked(prompt="p", extra=extra), "v", at, "up-model", None, terms)
+    assert draft.fields == {
+        "prompt": "p",
+        "model": "up-model",
+        "camera_move": {"zoom": 1},
+        "tempo": 2,
+        "metadata": {"order": "7"},
+    }
+    assert draft.dropped == ("camera_trick", "camera_text", "other", "metadata.duration")
+
+
+@pytest.mark.parametrize("name", ["num_outputs_per_prompt", "sound_duration", "short_edge"])
+def test_what_moves_the_price_goes_on_only_where_there_is_none(name: str) -> None:
+    request = asked(prompt="p", extra={name: 4})
+    for is_priced in (True, False):
+        terms = Terms(("*",), is_priced=is_priced)
+        draft = ADAPTER.draft(request, "v", upstream("vllm-omni"), "up-model", None, terms)
+        assert (name in draft.dropped) is is_priced
+        assert (name in draft.fields) is not is_priced
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sent"),
+    [
+        ("num_inference_steps", "30", 30),
+        ("num_inference_steps", 100, 100),
+        ("num_inference_steps", 100_000, None),
+        ("num_inference_steps", 0, None),
+        ("num_inference_steps", 1.5, None),
+        ("num_inference_steps", True, None),
+        ("num_inference_steps", [1], None),
+        ("guidance_scale", "7.5", 7.5),
+        ("guidance_scale", -1, None),
+        ("guidance_scale", 21, None),
+        ("num_frames", "81", 81),
+        ("num_frames", 1e-9, None),
+        ("num_frames", 0.5, None),
+        ("num_frames", -4, None),
+        ("num_frames", 14_402, None),
+        ("num_frames", "many", None),
+    ],
+)
+@pytest.mark.parametrize("server", ["vllm-omni", "sglang"])
+def test_own_servers_fields_have_bounds_that_the_refusal_tells(
+    server: str, name: str, value: Json, sent: float | None
+) -> None:
+    for extra in ({name: value}, {"metadata": {name: value}}):
+        request = asked(prompt="p", extra=extra)
+        if sent is not None:
+            assert drafted(request, upstream(server)).fields[name] == sent
+            continue
+        with pytest.raises(Invalid, match=r"must be") as caught:
+            drafted(request, upstream(server))
+        assert (caught.value.param or "").endswith(name)
+
+
+@pytest.mark.parametrize("server", ["openai", "azure", "litellm", "reelway"])
+def test_frames_are_refused_where_nobody_counts_them(server: str) -> None:
+    for extra in ({"num_frames": 240}, {"metadata": {"num_frames": 240}}):
+        with pytest.raises(Invalid, match="say 'seconds'"):
+            drafted(asked(extra=extra), upstream(server))
+
+
+@pytest.mark.parametrize(
+    ("server", "quality", "sent", "dropped"),
+    [
+        ("vllm-omni", "high", "high", ()),
+        ("vllm-omni", "lossless", "lossless", ()),
+        ("vllm-omni", "standard", None, ("quality_level",)),
+        ("sglang", "high", None, ("quality_level",)),
+        ("openai", "high", None, ("quality_level",)),
+    ],
+)
+def test_quality_goes_on_under_the_name_that_servers_read(
+    server: str, quality: str, sent: str | None, dropped: tuple[str, ...]
+) -> None:
+    draft = drafted(asked(quality_level=quality), upstream(server))
+    assert draft.fields.get("quality") == sent
+    assert "quality_level" not in draft.fields
+    assert draft.dropped == dropped
+
+
+def test_vllm_omni_gets_the_aspect_ratio_beside_the_size() -> None:
+    """MiniMax H3 renders nothing without it."""
+    draft = drafted(asked(aspect_ratio="16:9"), upstream("vllm-omni"))
+    assert (draft.fields["size"], draft.fields["aspect_ratio"]) == ("1280x720", "16:9")
+    other = asked(aspect_ratio="16:9", size=(640, 640))
+    assert "aspect_ratio" not in drafted(other, upstream("vllm-omni")).fields
+    assert "aspect_ratio" not in drafted(asked(aspect_ratio="16:9"), upstream("sglang")).fields
+
+
+@pytest.mark.parametrize(
+    ("server", "fps", "sent"),
+    [("vllm-omni", 29.97, 29.97), ("vllm-omni", 24, 24), ("sglang", 29.97, 30), ("sglang", 24, 24)],
+)
+def test_a_frame_rate_may_have_decimals_where_the_server_takes_them(
+    server: str, fps: float, sent: float
+) -> None:
+    draft = drafted(asked(fps=fps), upstream(server))
+    assert draft.fields["fps"] == sent
+    assert [str(told) for told in draft.adjusted] == ([] if sent == fps else ["fps=29.97>30"])
+
+
+@pytest.mark.parametrize("fps", [0.5, 121, 480])
+def test_an_absurd_frame_rate_is_refused(fps: float) -> None:
+    with pytest.raises(Invalid, match="from 1 to 120"):
+        drafted(asked(fps=fps), upstream("vllm-omni"))
+
+
+@pytest.mark.parametrize(
+    ("wish", "param"),
+    [
+        ({"size": (99999, 99999)}, "size"),
+        ({"size": (8192, 8192)}, "size"),
+        ({"size": (8, 720)}, "size"),
+        ({"aspect_ratio": "99:1"}, "aspect_ratio"),
+        ({"resolution": "9999p"}, "resolution"),
+        ({"seconds": 601}, "seconds"),
+        ({"seconds": 1e9}, "seconds"),
+    ],
+)
+@pytest.mark.parametrize("server", SERVERS)
+def test_what_no_model_renders_never_reaches_a_server(
+    server: str, wish: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(Invalid) as caught:
+        drafted(asked(**wish), upstream(server))
+    assert caught.value.param == param
+
+
+def test_a_seed_is_made_up_only_where_the_operator_wants_it() -> None:
+    at = upstream("sglang", random_seed=True)
+    first = ADAPTER.draft(asked(), "video_1", at, "m", None).fields["seed"]
+    assert first == ADAPTER.draft(asked(), "video_1", at, "m", None).fields["seed"]
+    assert first != ADAPTER.draft(asked(), "video_2", at, "m", None).fields["seed"]
+    assert ADAPTER.draft(asked(seed=0), "video_2", at, "m", None).fields["seed"] == 0
+    assert "seed" not in drafted(asked(), upstream("sglang")).fields
+    assert "seed" not in drafted(asked(), upstream("azure", random_seed=True)).fields
+
+
+def test_a_server_without_a_key_is_sent_none() -> None:
+    at = upstream("sglang")
+    sent = ADAPTER.seal(drafted(asked(), at), at, Credential("k", api_key=""), 0)
+    assert "Authorization" not in sent.headers
+
+
+def test_a_gateway_may_want_json_and_numbers() -> None:
+    at = upstream(body="json", seconds_as="integer")
+    draft = drafted(asked(prompt="p", seconds=8, media=(FRAME,)), at)
+    sent = ADAPTER.seal(draft, at, KEY, 0)
+    assert orjson.loads(b"".join(encoded(sent.pieces))) == {
+        "prompt": "p",
+        "model": "up-model",
+        "seconds": 8,
+        "input_reference": {"image_url": "data:image/png;base64,iVBORw0KGgo="},
+    }
+
+
+@pytest.mark.parametrize(
+    ("server", "there"),
+    [("openai", 3), ("azure", 3), ("reelway", 3), ("vllm-omni", 1), ("sglang", 1), ("litellm", 1)],
+)
+def test_a_variant_is_asked_for_only_where_there_is_one(server: str, there: int) -> None:
+    """vLLM-Omni ignores the word, and a whole video would arrive as its thumbnail."""
+    assert len(SERVERS[upstream(server).options.server].variants) == there  # type: ignore[union-attr]
+    if there == 1:
+        with pytest.raises(NotFound, match="it has: video"):
+            ADAPTER.content(task(), upstream(server), "thumbnail", 0)
 
 
 def test_native_fields_of_other_vendors_are_dropped_by_name() -> None:
@@ -567,7 +780,17 @@ def test_an_extra_can_neither_replace_a_field_nor_smuggle_a_body() -> None:
         ("vllm-omni", {}, {}, Rendered(None, None)),
         ("vllm-omni", {"seconds": 5, "audio": True}, {}, Rendered(5, None, audio=True)),
         ("vllm-omni", {"seconds": 5, "audio": False}, {}, Rendered(5, None)),
-        ("vllm-omni", {"seconds": 5, "extra": {"num_frames": 240}}, {}, Rendered(10, None)),
+        ("vllm-omni", {"seconds": 5, "extra": {"num_frames": 240}}, {},
+         Rendered(10, None, most_seconds=15)),
+        ("vllm-omni", {"seconds": 12, "fps": 24, "extra": {"num_frames": 24}}, {}, Rendered(12)),
+        ("vllm-omni", {"seconds": 1, "fps": 24, "extra": {"num_frames": 2400}}, {}, Rendered(100)),
+        ("vllm-omni", {"fps": 120, "extra": {"num_frames": 480}}, {}, Rendered(16)),
+        ("vllm-omni", {"seconds": 4, "fps": 120}, {}, Rendered(16)),
+        ("vllm-omni", {"fps": 16, "extra": {"num_frames": 81}}, {}, Rendered(5.0625)),
+        ("openai", {"seconds": 12}, {"num_frames": 1e-9}, Rendered(12, (720, 1280), audio=True)),
+        ("litellm", {}, {}, Rendered(audio=True)),
+        ("reelway", {"seconds": 5, "audio": False}, {}, Rendered(5)),
+        ("reelway", {"seconds": 5}, {"mode": "pro"}, Rendered(5, audio=True, mode="pro")),
         ("sglang", {"seconds": 5, "fps": 12, "extra": {"num_frames": "240"}}, {},
          Rendered(20, None)),
     ],
@@ -577,6 +800,21 @@ def test_what_is_priced_is_what_the_rewritten_draft_renders(
 ) -> None:
     draft = drafted(asked(**wish), upstream(server))
     assert ADAPTER.rendered(replace(draft, fields={**draft.fields, **rewrite})) == rendered
+
+
+@pytest.mark.parametrize(
+    ("accepted", "rendered"),
+    [
+        ([4, 8], Rendered(4, (720, 1280), audio=True)),
+        ([5, 10], Rendered(None, (720, 1280), audio=True, most_seconds=10)),
+    ],
+)
+def test_a_length_that_the_server_chooses_is_held_at_its_longest(
+    accepted: list[int], rendered: Rendered
+) -> None:
+    """And is not told as the document's default, which its model does not have."""
+    at = upstream(seconds=accepted)
+    assert ADAPTER.rendered(drafted(asked(), at)) == rendered
 
 
 @pytest.mark.parametrize(
