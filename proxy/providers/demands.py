@@ -61,7 +61,7 @@ _DECISIVE: Mapping[DialectName, frozenset[str]] = {
     "jimeng": frozenset({"camera_strength", "template_id"}),
 }
 
-_MEDIA = re.compile("image|picture|photo|video|audio|voice|mask|frame")  # in a folded name
+_MEDIA = re.compile("image|picture|photo|video|audio|voice|mask|(first|last|start|end|tail)frame")
 _NUMBER = re.compile(r"\s*[+-]?[0-9]{1,15}(\.[0-9]{1,9})?\s*")
 _RATIO = re.compile(r"([1-9][0-9]{0,4}):([1-9][0-9]{0,4})")
 _LINES = re.compile(r"([1-9][0-9]{1,4})p", re.IGNORECASE)

@@ -13,10 +13,12 @@ from typing import Any
 
 import click
 import pytest
+from pydantic import BaseModel
 
 import proxy.errors
 from proxy.cli import main
 from proxy.config import SECTIONS, load
+from proxy.config_source import fields_of
 from proxy.config_tables import CredentialTable, RouteTable, UpstreamTable
 from proxy.dialects import DIALECTS
 from proxy.errors import (
@@ -165,8 +167,9 @@ def filled_up(block: str) -> str:
 def test_every_setting_it_names_is_one(a_page: Page) -> None:
     """`[section] key`, `section.key` and, alone, `key = value`."""
     keys = {name: set(table.model_fields) for name, table in SECTIONS.items()}
-    rows = set(UpstreamTable.model_fields) | set(RouteTable.model_fields)
-    rows |= set(CredentialTable.model_fields)
+    tables: list[type[BaseModel]] = [UpstreamTable, RouteTable, CredentialTable]
+    tables += [provider.options for provider in PROVIDERS.values()]
+    rows = set[str]().union(*map(fields_of, tables))
     anywhere = rows.union(*keys.values())
     unknown = []
     for code in a_page.codes():
