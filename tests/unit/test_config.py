@@ -21,6 +21,10 @@ class FakeOptions(BaseModel):
 
     speed: int = 1
 
+    @property
+    def keyless(self) -> bool:
+        return self.speed == 0
+
 
 @dataclass(frozen=True)
 class FakeProvider:
@@ -151,6 +155,21 @@ upstream = "k"
         ),
         Route(model="*", upstreams=(("k", 1),)),
     )
+
+
+def test_what_a_route_passes_on_is_read_and_shown() -> None:
+    config = loaded(UPSTREAM + ROUTE + "pass = ['camera_*']")
+    assert config.routes[0].passes == ("camera_*",)
+    shown = {key: value for key, value, _ in config.rows()}
+    assert shown["routes[0].pass"] == '["camera_*"]'
+
+
+def test_an_empty_key_is_for_servers_that_may_have_none() -> None:
+    text = UPSTREAM.replace('"x"', '""')
+    config = loaded(text + "options = { speed = 0 }")
+    assert config.upstreams["k"].credentials[0].api_key == ""
+    said = ["5: upstreams[0].credentials[0].api_key: must not be empty"]
+    assert problems(text + "options = { speed = 1 }") == said
 
 
 def test_a_provider_without_keys_takes_a_credential_without_keys() -> None:
@@ -429,6 +448,14 @@ CASES: list[tuple[str, list[str]]] = [
     (
         UPSTREAM.replace('[{ name = "k1", api_key = "x" }]', "[]"),
         ["5: upstreams[0].credentials: must have at least one entry"],
+    ),
+    (
+        UPSTREAM + ROUTE + "pass = ['a.b', '']",
+        [
+            f"9: routes[0].pass[{place}]: '{name}' must be the name of a body field; * and ? are "
+            "wild, dots are not taken"
+            for place, name in enumerate(("a.b", ""))
+        ],
     ),
     (UPSTREAM.replace('"x"', '""'), ["5: upstreams[0].credentials[0].api_key: must not be empty"]),
     (

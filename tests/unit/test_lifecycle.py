@@ -197,6 +197,28 @@ def test_a_completed_task_has_all_the_provider_told() -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "made", "charged"),
+    [
+        (100.0, 1.0, 10_000_000),  # an echo of the length that was asked beside the frames
+        (5.0, 4.0, 500_000),
+        (5.0, None, 500_000),
+        (5.0, 9.0, 900_000),
+        (5.0, 1000.0, 10_000_000),  # never above what is held
+        (None, 8.0, 800_000),  # the server chose: as made
+        (None, None, 10_000_000),  # and did not say
+    ],
+)
+def test_a_task_costs_no_less_than_it_was_sent_for_and_no_more_than_held(
+    asked: float | None, made: float | None, charged: int
+) -> None:
+    at = task(Stage.IN_PROGRESS, seconds=asked, hold_micro=10_000_000, price={"per_second": "0.1"})
+    done = advanced(at, TaskState(Status.COMPLETED, seconds=made), NOW)
+    assert done is not None
+    assert done.settled_micro == charged
+    assert done.seconds == (made or asked)  # what is told stays the truth
+
+
+@pytest.mark.parametrize(
     ("state", "expires_ms"),
     [
         (TaskState(Status.COMPLETED), NOW + RESULT_LIFE_MS),

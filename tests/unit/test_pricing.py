@@ -26,6 +26,8 @@ CASES: dict[str, Any] = {
         ({"per_second": "0.07"}, Rendered(5), 350_000),
         ({"per_second": "0.0000001"}, Rendered(5), 1),
         ({"per_second": "0.1"}, Rendered(0.3), 30_000),
+        ({"per_second": "0.1"}, Rendered(most_seconds=10), 1_000_000),
+        ({"per_second": "0.1"}, Rendered(5, most_seconds=8), 800_000),
         ({"per_video": "0.40"}, Rendered(), 400_000),
         ({"per_video": "0.40"}, Rendered(n=3), 1_200_000),
         ({"per_second": "0.07", "per_video": "0.01"}, Rendered(10), 710_000),

@@ -43,6 +43,7 @@ from proxy.model import (
     Task,
     TaskError,
     TaskState,
+    Terms,
     Transient,
     Unknown,
     Upstream,
@@ -751,3 +752,27 @@ def test_no_answer_makes_the_readers_raise(
     if isinstance(state, TaskState):
         assert (state.status is Status.COMPLETED) == bool(state.results)
         assert (state.status is Status.FAILED) == (state.error is not None)
+
+
+# ---------------------------------------------------------------- fields nobody reads
+
+
+@pytest.mark.parametrize("terms", [Terms(), Terms(("*",)), Terms(("*",), is_priced=True)])
+@pytest.mark.parametrize(
+    "name", ["Frames", "num-frames", "Req_Key", "N", "duration", "callbackUrl"]
+)
+def test_no_native_field_goes_out_under_a_name_that_reads_like_ours(
+    name: str, terms: Terms
+) -> None:
+    request = asked("jimeng", native={name: 241})
+    draft = JIMENG.draft(request, "gw-0001", UPSTREAM, T2V, None, terms)
+    assert name not in draft.fields
+    assert draft.dropped == (name,)
+
+
+def test_a_priced_route_gets_only_what_is_known_to_change_no_price() -> None:
+    request = asked("jimeng", native={"camera_strength": "weak", "logo": 1})
+    for terms, dropped in ((Terms(), ()), (Terms(is_priced=True), ("logo",))):
+        draft = JIMENG.draft(request, "gw-0001", UPSTREAM, T2V, None, terms)
+        assert draft.fields["camera_strength"] == "weak"
+        assert draft.dropped == dropped

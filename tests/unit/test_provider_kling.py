@@ -44,6 +44,7 @@ from proxy.model import (
     Task,
     TaskError,
     TaskState,
+    Terms,
     Transient,
     Unknown,
     Upstream,
@@ -953,3 +954,54 @@ def test_no_answer_makes_the_readers_raise(
         assert (state.status is Status.COMPLETED) == bool(state.results)
         assert (state.status is Status.FAILED) == (state.error is not None)
     assert isinstance(KLING.found(status, headers, body), Accepted | Refused | Transient)
+
+
+# ---------------------------------------------------------------- fields nobody reads
+
+
+def passed(native: dict[str, Any], terms: Terms) -> Draft:
+    return KLING.draft(
+        asked("kling", native=native), "gw-0001", UPSTREAM, "kling-v2-6", None, terms
+    )
+
+
+@pytest.mark.parametrize("terms", [Terms(), Terms(("*",)), Terms(("*",), is_priced=True)])
+@pytest.mark.parametrize(
+    "name",
+    ["Mode", "DURATION", "Model_Name", "modelName", "Callback_Url", "N", "so-und", "metadata[mode]",
+     "numOutputs", "External_Task_Id", "seconds", "Cfg_Scale", "x" * 65],
+)  # fmt: skip
+def test_no_native_field_goes_out_under_a_name_that_reads_like_ours(
+    name: str, terms: Terms
+) -> None:
+    draft = passed({name: "theirs"}, terms)
+    assert name not in draft.fields
+    assert draft.dropped == (name,)
+
+
+def test_a_priced_route_gets_only_what_is_known_to_change_no_price() -> None:
+    native = {"cfg_scale": 0.5, "watermark_info": {"enabled": True}, "future": [1], "tempo": 2}
+    assert passed(native, Terms()).dropped == ()
+    draft = passed(native, Terms(is_priced=True))
+    assert draft.dropped == ("future", "tempo")
+    assert draft.fields["cfg_scale"] == 0.5
+    draft = passed(native, Terms(("tem*",), is_priced=True))
+    assert (draft.dropped, draft.fields["tempo"]) == (("future",), 2)
+
+
+@pytest.mark.parametrize("name", ["voice_list", "image_list", "new_video", "mask_two"])
+def test_media_is_refused_rather_than_left_out(name: str) -> None:
+    """A voice costs more, and a picture left out is another video."""
+    with pytest.raises(Invalid) as caught:
+        passed({name: ["x"]}, Terms(is_priced=True))
+    assert caught.value.param == name
+
+
+def test_shots_are_no_longer_than_the_video_that_is_paid_for() -> None:
+    shots = [{"index": 1, "duration": "3"}, {"index": 2, "duration": "3"}]
+    native = {"multi_shot": True, "multi_prompt": shots}
+    with pytest.raises(Invalid) as caught:
+        passed(native, Terms(is_priced=True))
+    assert caught.value.param == "multi_prompt"
+    request = asked("kling", seconds=10, native=native)
+    assert KLING.draft(request, "g", UPSTREAM, "kling-v2-6", None).fields["multi_prompt"] == shots
