@@ -1,8 +1,11 @@
 """Who is asking: the first gate, passed before any byte of the body is read.
 
-Three ways to show the same token: `Authorization: Bearer rw_…` everywhere; on Kling's paths a
-JWT (HS256) and on Jimeng's a Volcengine signature, both made with the access-key pair derived
-from the token, so that the vendors' own SDKs run unmodified.
+Three ways to show the same token: the key itself everywhere, as `Authorization: Bearer rw_…` or as
+other vendors' clients send theirs (`SCHEMES`, `KEY_HEADERS`); on Kling's paths a JWT (HS256) and on
+Jimeng's a Volcengine signature, both made with the access-key pair derived from the token, so that
+the vendors' own SDKs run unmodified.
+
+Rule: one request shows one key. Whoever stands in between might have looked at the other one.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
+
+from multidict import CIMultiDictProxy, istr
 
 from proxy.errors import AuthFault, Forbidden, Unauthenticated
 from proxy.memo import Memo
@@ -42,6 +47,13 @@ UNSIGNED_BODY_BYTES = 1024 * 1024
 # A signature dated as late as the window allows can come again for twice its width.
 SIGNATURE_LIFE_S = 2 * VOLC_WINDOW_S
 PRINCIPALS_KEPT = 10_000
+
+# In `Authorization`, before the key: fal says Key, Replicate Token; a key alone has none.
+SCHEMES = ("bearer", "key", "token")
+# Headers whose value is the key: ComfyUI and Runway-like APIs; AzureOpenAI; google-genai; BFL.
+KEY_HEADERS = (istr("X-API-Key"), istr("api-key"), istr("x-goog-api-key"), istr("x-key"))
+_AUTHORIZATION = istr("Authorization")
+_LOOKED_AT = ", ".join(KEY_HEADERS)
 
 ReadBody = Callable[[int], Awaitable[bytes]]
 
@@ -80,7 +92,7 @@ class Authenticator:
         self, head: Head, dialect: DialectName, read_body: ReadBody
     ) -> Admission:
         """Raises `Unauthenticated` with the fault; `StoreDown` when nobody can tell."""
-        values: Sequence[str] = head.headers.getall("Authorization", ())
+        values = _shown(head.headers)
         # The same key comes with every poll: what was found of it holds while its records do.
         known = self._known.get(values[0]) if len(values) == 1 else None
         if known is not None:
@@ -88,26 +100,32 @@ class Authenticator:
             if self._records.held(of.id) is of and self._owners.held(of.owner) is owner:
                 return admission
             del self._known[values[0]]
-        if not values and dialect == "openai" and "api-key" in head.headers:
-            values = ["Bearer " + head.headers["api-key"]]  # AzureOpenAI clients send it so
         if not values:
             raise Unauthenticated(
-                "No API key was sent. Send it as 'Authorization: Bearer rw_…'.", AuthFault.MISSING
+                "No API key was sent. Send it as 'Authorization: Bearer rw_…', or as the value of "
+                f"one of the headers {_LOOKED_AT}.",
+                AuthFault.MISSING,
             )
         if len(values) > 1:
             raise Unauthenticated(
-                "More than one Authorization header was sent.", AuthFault.MALFORMED
+                "More than one API key was sent. Send one, in Authorization or in one of the "
+                f"headers {_LOOKED_AT}.",
+                AuthFault.MALFORMED,
             )
-        scheme, _, rest = values[0].strip().partition(" ")
-        if scheme.lower() == "bearer":
+        value = values[0].strip()
+        scheme, _, rest = value.partition(" ")
+        if scheme.lower() in SCHEMES:
             return await self._bearer(values[0], rest.strip(), dialect)
         if dialect == "jimeng" and scheme == "HMAC-SHA256":
-            return await self._volcengine(values[0].strip(), head, read_body)
+            return await self._volcengine(value, head, read_body)
+        if not rest:  # no scheme: the key alone, or what is none
+            return await self._bearer(values[0], value, dialect)
         accepted = "'Bearer rw_…'"
         if dialect == "jimeng":
             accepted += " or 'HMAC-SHA256 Credential=…'"
         raise Unauthenticated(
-            f"The Authorization header is not of a form known here; send {accepted}.",
+            f"The Authorization header is not of a form known here; send {accepted}, or the key "
+            f"in one of the headers {_LOOKED_AT}.",
             AuthFault.MALFORMED,
         )
 
@@ -125,13 +143,13 @@ class Authenticator:
                 owner, found = await self._admitted(record)
             admission = Admission(found)
             # Only as everybody writes it: of other spellings one key alone could fill our memory.
-            if value == f"Bearer {text}":
+            if value in (f"Bearer {text}", text):
                 self._remember(value, secret, record, owner, admission)
             return admission
         if dialect == "kling" and text.count(".") == 2:
             return Admission(await self._kling(text))
         if not text:
-            raise Unauthenticated("The bearer token is empty.", AuthFault.MISSING)
+            raise Unauthenticated("The API key is empty.", AuthFault.MISSING)
         raise Unauthenticated(
             "The API key is malformed: a key is 'rw_', 16 characters, '_', 43 characters. "
             "Was it cut when it was copied?",
@@ -215,7 +233,7 @@ class Authenticator:
         if not any(self._volc_fits(parsed, head, digest, s, record) for s in self._secrets):
             raise Unauthenticated(
                 "The signature does not match. Was the request signed with this key pair's secret, "
-                f"for host '{_host_of(head)}' and path '{head.prefix}{head.path}'?",
+                f"for host '{_host_of(head)}' and path '{head.prefix}{head.written}'?",
                 AuthFault.SIGNATURE,
             )
         return Admission(
@@ -232,7 +250,7 @@ class Authenticator:
         return verify_volc(
             parsed,
             method=head.method,
-            path=head.prefix + head.path,
+            path=head.prefix + head.written,
             query=head.query,
             headers=head.headers,
             host=_host_of(head),
@@ -293,6 +311,26 @@ class Authenticator:
         if record is None or record.revoked_ms is not None or record.disabled_ms is not None:
             raise bad_link()
         return principal(record, await self._owners.get(record.owner))
+
+
+def _shown(headers: CIMultiDictProxy[str]) -> Sequence[str]:
+    """The values that show who asks, each key once. An empty header shows nothing: AzureOpenAI
+    sends one beside its token."""
+    values: Sequence[str] = headers.getall(_AUTHORIZATION, ())
+    if len(values) > 1 or not any(name in headers for name in KEY_HEADERS):
+        return values
+    keys = [
+        key for name in KEY_HEADERS for value in headers.getall(name, ()) if (key := value.strip())
+    ]
+    if values and values[0].strip():
+        return [values[0], *(key for key in dict.fromkeys(keys) if _bare(key) != _bare(values[0]))]
+    return list(dict.fromkeys(keys)) or values
+
+
+def _bare(value: str) -> str:
+    """The key of an Authorization header, without its scheme."""
+    scheme, _, rest = value.strip().partition(" ")
+    return rest.strip() if scheme.lower() in SCHEMES else value.strip()
 
 
 def _host_of(head: Head) -> str:

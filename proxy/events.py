@@ -74,6 +74,8 @@ class EventStreams:
         exchange.status = 200
         reply = StreamReply(200, headers)
         reply.begin(request)
+        if request.method == "HEAD":
+            return reply
         exchange.first_byte_ns = time.perf_counter_ns()
         wire = _Wire(request, exchange, chunked)
         whole = False

@@ -22,7 +22,7 @@ from proxy.aside import aside
 from proxy.auth import SIGNATURE_LIFE_S, Admission, Authenticator
 from proxy.config import Config
 from proxy.content import ContentServer
-from proxy.dialects.base import Dialect, View
+from proxy.dialects.base import Dialect, View, unplaced
 from proxy.dialects.fields import Fields
 from proxy.dialects.openai import OpenAI
 from proxy.drip import PROBES, drip
@@ -44,6 +44,7 @@ from proxy.grants import check_webhook
 from proxy.heads import head_of, is_visit, wait_of, wants_quote
 from proxy.http import cors
 from proxy.http.headers import forwarded
+from proxy.http.targets import check_path
 from proxy.intake import Body, check_announced, read_fields, read_whole
 from proxy.lifecycle import Schedule
 from proxy.links import Links
@@ -202,7 +203,7 @@ class Gateway:
         head = exchange.head
         if cors.is_preflight(head.method, head.headers):
             return self._whole(exchange, cors.preflight(self._cors, head.headers))
-        if head.path == DOCUMENT and head.method == "GET":
+        if head.path == DOCUMENT and head.method in ("GET", "HEAD"):
             reply = Reply(200, self._document, {"Content-Type": "application/json"})
             return self._whole(exchange, reply)
         if head.path.startswith(CALLBACKS):
@@ -216,6 +217,7 @@ class Gateway:
     def _match(self, head: Head) -> Call:
         if _BAD_PATH.search(head.path):
             raise Invalid("The path holds a space or a control character.")
+        check_path(head.path)
         call = self._table.match(head.method, head.path, dict(reversed(head.query)))
         if not head.query and len(head.path) <= PATH_KEPT:
             if len(self._calls) >= ANSWERS_KEPT:
@@ -551,6 +553,8 @@ class Gateway:
         exchange.reason, exchange.limit = error.code, error.limit
         if isinstance(error, Unauthenticated):
             exchange.refused = (error.fault.value, error.token_id)
+        if name == "openai" and exchange.call is None:
+            return self._whole(exchange, unplaced(error))
         return self._whole(exchange, self._dialects[name].failure(error, exchange.id))
 
 

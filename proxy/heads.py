@@ -11,6 +11,7 @@ from multidict import CIMultiDictProxy
 
 from proxy.errors import Invalid
 from proxy.http.addresses import client_address, is_trusted
+from proxy.http.targets import read_target
 from proxy.model import Head
 
 MAX_WAIT_S = 60
@@ -22,18 +23,18 @@ _PREFER_WAIT = re.compile(
 def head_of(request: web.BaseRequest, trusted: tuple[str, ...]) -> Head:
     """The head as our own value; a query that is no UTF-8 keeps its bytes as surrogates. Behind
     `trusted` proxies the peer, host and prefix are what they say."""
-    target, headers, peer = request.raw_path, request.headers, request.remote or ""
-    path, _, query = target.partition("?")
+    headers, peer = request.headers, request.remote or ""
+    written, path, query, host = read_target(request.raw_path)
     pairs: tuple[tuple[str, str], ...] = ()
     if query:
         pairs = tuple(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
-    host, prefix = None, ""
+    prefix = ""
     if is_trusted(peer, trusted):
-        host = _first(headers.get("X-Forwarded-Host")) or None
+        host = _first(headers.get("X-Forwarded-Host")) or host
         prefix = _first(headers.get("X-Forwarded-Prefix")).rstrip("/")
         prefix = prefix if prefix.startswith("/") else ""
         peer = client_address(peer, headers.get("X-Forwarded-For"), trusted)
-    return Head(request.method, target, path, pairs, headers, peer or "-", host, prefix)
+    return Head(request.method, written, path, pairs, headers, peer or "-", host, prefix)
 
 
 def _first(values: str | None) -> str:

@@ -56,14 +56,15 @@ class Kind(StrEnum):
 
 
 class Head(NamedTuple):
-    """The head of a client's request. `target` is the raw request target, path still encoded.
+    """The head of a client's request. `written` is the path as the client wrote it, which is what a
+    signature covers; `path` its one normalised spelling, still encoded.
 
     `host` and `prefix` are what the client put into its URL before a trusted proxy changed it:
-    a host that stands for the Host header, and a path that `path` goes on from.
+    a host that stands for the Host header, and a path that `written` goes on from.
     """
 
     method: str
-    target: str
+    written: str
     path: str
     query: tuple[tuple[str, str], ...]
     headers: CIMultiDictProxy[str]

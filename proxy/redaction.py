@@ -20,7 +20,17 @@ DEEPEST: Final = 8
 _PROMPTS: Final = ("prompt", "negative_prompt")
 _SECRETS: Final = frozenset(
     {"authorization", "proxy_authorization", "cookie", "set_cookie", "password", "secret"}
-    | {"api_key", "secret_key", "access_key", "secretkey", "accesskey", "webhook_secret"}
+    | {
+        "api_key",
+        "x_api_key",
+        "x_goog_api_key",
+        "x_key",
+        "secret_key",
+        "access_key",
+        "secretkey",
+        "accesskey",
+        "webhook_secret",
+    }
 )
 
 # Each with what stays of it.
@@ -51,7 +61,8 @@ _FORMS: Final = (
     # A header: to the end of its line, or of the string it stands in.
     (
         re.compile(
-            r"(?i)((?:authorization|cookie)\\?[\"']?\s*[:=]\s*\\?[\"']?)[^\s\"'][^\"'\r\n]*"
+            r"(?i)((?:authorization|cookie|(?<![\w-])(?:x-)?(?:goog-)?api-key|(?<![\w-])x-key)"
+            r"\\?[\"']?\s*[:=]\s*\\?[\"']?)[^\s\"'][^\"'\r\n]*"
         ),
         r"\1…",
     ),

@@ -4,6 +4,8 @@ Two tables, both asked top-down. The endpoint table is made of the dialects' own
 path segment written out beats a parameter, and a path once found is not left again: a method it
 has not is 405, never another path's operation. The routing table is the operator's: first
 match wins.
+
+Rule: HEAD is answered wherever GET is (RFC 9110, 9.3.2), without a row of its own.
 """
 
 from __future__ import annotations
@@ -95,8 +97,8 @@ class EndpointTable:
         self._rows.append(row)
 
     def match(self, method: str, path: str, query: Mapping[str, str]) -> Call:
-        """The call this head makes. `path` is still percent-encoded, so that a %2F inside an id
-        ends no segment; `query` is decoded.
+        """The call this head makes. `path` is normalised and still percent-encoded, so that a %2F
+        inside an id ends no segment; `query` is decoded.
 
         `EndpointNotFound`, `MethodNotAllowed` with what the path has, or `Invalid` with the
         query parameter that picks no operation.
@@ -106,8 +108,13 @@ class EndpointTable:
         if node is None:
             raise EndpointNotFound(f"There is no endpoint {method} {_shown(path)}.")
         rows = node.rows.get(method)
+        if rows is None and method == "HEAD":
+            rows = node.rows.get("GET")
         if rows is None:
-            allow = (*sorted(node.rows), "OPTIONS")
+            if method == "POST" and values:
+                _check_word(node, path, values[-1])
+            implied = {"HEAD"} if "GET" in node.rows else set()
+            allow = (*sorted(node.rows.keys() | implied), "OPTIONS")
             raise MethodNotAllowed(
                 f"{_shown(path)} does not take {_shown(method)}; it takes {', '.join(allow)}.",
                 allow,
@@ -132,11 +139,25 @@ class EndpointTable:
         ]
 
 
+def _check_word(node: _Node, path: str, word: str) -> None:
+    """`EndpointNotFound` for a POST to a word where an id stands, as other servers have it: a
+    MethodNotAllowed would say that the word is a video."""
+    if word.startswith(_ID_PREFIX):
+        return
+    for row in node.rows.get("GET", ()):
+        meant = dict(row.endpoint.meant)
+        if meant:
+            raise EndpointNotFound(
+                f"There is no endpoint POST {_shown(path)}. {meant.get(word, meant[''])}"
+            )
+
+
 def _query_of(endpoint: Endpoint) -> list[str]:
     pairs = "&".join(f"{name}={value}" for name, value in endpoint.query)
     return [pairs] if pairs else []
 
 
+_ID_PREFIX: Final = "video_"  # of every id this gateway gives out
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from proxy.dialects.answers import encoded
 from proxy.dialects.fields import Fields
 from proxy.errors import ProxyError
 from proxy.model import (
@@ -32,7 +33,8 @@ class Endpoint:
 
     `path` has `{name}` segments, each matching one non-empty segment. `query` are parameters
     that must be there with exactly this value (Jimeng's Action and Version). `params` are
-    added to the path's own (Kling's kind).
+    added to the path's own (Kling's kind). `meant` is for a POST to a word in the place of an id,
+    which other servers serve: what to send instead, by word, and "" for every other word.
     """
 
     method: str
@@ -40,6 +42,7 @@ class Endpoint:
     operation: Operation
     query: tuple[tuple[str, str], ...] = ()
     params: tuple[tuple[str, str], ...] = ()
+    meant: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,18 @@ def error_object(error: ProxyError) -> dict[str, str | None]:
         "param": error.param,
         "code": error.code,
     }
+
+
+def unplaced(error: ProxyError) -> Reply:
+    """The failure of a request that belongs to no dialect. SDKs of other APIs read it at other
+    places: dashscope `code` and `message`, replicate `detail`."""
+    body = {
+        "error": error_object(error),
+        "code": error.code,
+        "message": error.message,
+        "detail": error.message,
+    }
+    return json_reply(error.status, encoded(body), error.headers)
 
 
 def json_reply(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:

@@ -24,15 +24,16 @@ from proxy.dialects.body import Body
 from proxy.dialects.fields import Fields
 from proxy.dialects.roles import content_of, media_of, ordered
 from proxy.dialects.wishes import require_prompt, video_request
-from proxy.errors import NotFound, ProxyError, UnsupportedOperation
+from proxy.errors import EndpointNotFound, NotFound, ProxyError, UnsupportedOperation
 from proxy.model import Call, DialectName, Json, Operation, PageRequest, Reply, Status, VideoRequest
 
+_MEANT = (("", "Videos are made by POST /v1/video/generations."),)
 ENDPOINTS = tuple(
     endpoint
     for prefix in ("/v1", "")
     for endpoint in (
         Endpoint("POST", f"{prefix}/video/generations", Operation.CREATE),
-        Endpoint("GET", f"{prefix}/video/generations/{{task_id}}", Operation.GET),
+        Endpoint("GET", f"{prefix}/video/generations/{{task_id}}", Operation.GET, meant=_MEANT),
     )
 )
 
@@ -117,12 +118,14 @@ class Generic:
 
     def failure(self, error: ProxyError, request_id: str) -> Reply:
         """`error` of the document, and new-api's `{code, message, data}` around it."""
-        body = {
+        body: dict[str, object] = {
             "error": error_object(error),
             "code": error.code,
             "message": error.message,
             "data": None,
         }
+        if isinstance(error, EndpointNotFound):
+            body["detail"] = error.message  # for SDKs of other APIs, which read it there
         return json_reply(error.status, encoded(body), error.headers)
 
 

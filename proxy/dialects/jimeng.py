@@ -3,7 +3,10 @@
 `/` is where the official SDKs sign and send; `/jimeng/` is the documented path of the gateway.
 Shapes: Volcengine's pages on Jimeng 3.0 (85621/1777001) and on gateway errors (6664/116016).
 
-Rule: an envelope holds what the vendor's holds, plus `error`. `time_elapsed` is a constant,
+Rule: an envelope holds what the vendor's holds, plus `error`, and what the vendor's gateway puts
+around every API: `ResponseMetadata` and `Result`, the data once more. The UniversalApi of
+volcengine-python-sdk takes an answer without them for a failure (5.0.54, its
+deserialized_response_interceptor.py); no other client looks at them. `time_elapsed` is a constant,
 since nothing here reads a clock; no client measures by it.
 
 A task that failed is told as the vendor tells it: one that the provider no longer has by
@@ -62,10 +65,8 @@ VERSION = "2022-08-31"
 _OK = 10000
 _MODELS = (("reqkey",), ("model", "modelname", "modelid"))
 _PATHS = ("/jimeng/", "/jimeng", "/")
-_ACTIONS = (
-    ("CVSync2AsyncSubmitTask", Operation.CREATE),
-    ("CVSync2AsyncGetResult", Operation.GET),
-)
+_SUBMIT, _GET = "CVSync2AsyncSubmitTask", "CVSync2AsyncGetResult"
+_ACTIONS = ((_SUBMIT, Operation.CREATE), (_GET, Operation.GET))
 
 _FAMILY_CODES = {
     Family.INVALID: 50200,
@@ -175,7 +176,8 @@ class Jimeng:
         raise UnsupportedOperation("Jimeng's API has no way to list tasks.")
 
     def created(self, view: View, request_id: str) -> Reply:
-        return _success({"task_id": view.task.id}, request_id, task_headers(view.task))
+        data = {"task_id": view.task.id}
+        return _success(data, request_id, task_headers(view.task), _SUBMIT)
 
     def task(self, view: View, request_id: str) -> Reply:
         task = view.task
@@ -209,23 +211,12 @@ class Jimeng:
         return _success({"status": "not_found"}, request_id, {})
 
     def quoted(self, document: Mapping[str, Json], request_id: str) -> Reply:
-        return _success(document, request_id, {})
+        return _success(document, request_id, {}, _SUBMIT)
 
     def failure(self, error: ProxyError, request_id: str) -> Reply:
-        """What the vendor's gateway would refuse has its `ResponseMetadata` too. The Action in
-        it is empty: an error may come before there was one."""
-        verdict = _gateway_verdict(error)
-        code = _FAMILY_CODES[error.family] if verdict is None else verdict[0]
-        body = _envelope(code, None, error.message, request_id)
-        if verdict is not None:
-            body["ResponseMetadata"] = {
-                "RequestId": request_id,
-                "Action": "",
-                "Version": VERSION,
-                "Service": "cv",
-                "Region": "cn-north-1",
-                "Error": {"CodeN": code, "Code": verdict[1], "Message": error.message},
-            }
+        """The Action is empty: an error may come before there was one."""
+        code, word = _gateway_verdict(error) or (_FAMILY_CODES[error.family], error.code)
+        body = _refused(code, word, error.message, request_id, "")
         body["error"] = error_object(error)
         return json_reply(error.status, encoded(body), error.headers)
 
@@ -276,7 +267,7 @@ def _failed(task: Task, request_id: str) -> Reply:
     code = _TASK_CODES.get(error.code, 50500)
     if task.provider == "jimeng" and error.provider_code in _VERDICTS:
         code = int(error.provider_code)
-    body = _envelope(code, None, error.message, request_id)
+    body = _refused(code, error.code, error.message, request_id, _GET)
     body["error"] = {
         "message": error.message,
         "type": "invalid_request_error" if error.code in _TASK_CODES else "server_error",
@@ -295,14 +286,39 @@ def _gateway_verdict(error: ProxyError) -> tuple[int, str] | None:
     return None
 
 
-def _success(data: Mapping[str, Json], request_id: str, headers: Mapping[str, str]) -> Reply:
-    return json_reply(200, encoded(_envelope(_OK, data, "Success", request_id)), headers)
+def _success(
+    data: Mapping[str, Json], request_id: str, headers: Mapping[str, str], action: str = _GET
+) -> Reply:
+    body = _envelope(_OK, data, "Success", request_id, _metadata(request_id, action))
+    return json_reply(200, encoded(body), headers)
+
+
+def _refused(code: int, word: str, message: str, request_id: str, action: str) -> dict[str, object]:
+    error = {"CodeN": code, "Code": word, "Message": message}
+    metadata = {**_metadata(request_id, action), "Error": error}
+    return _envelope(code, None, message, request_id, metadata)
+
+
+def _metadata(request_id: str, action: str) -> dict[str, object]:
+    return {
+        "RequestId": request_id,
+        "Action": action,
+        "Version": VERSION,
+        "Service": "cv",
+        "Region": "cn-north-1",
+    }
 
 
 def _envelope(
-    code: int, data: Mapping[str, Json] | None, message: str, request_id: str
+    code: int,
+    data: Mapping[str, Json] | None,
+    message: str,
+    request_id: str,
+    metadata: Mapping[str, object],
 ) -> dict[str, object]:
     return {
+        "ResponseMetadata": metadata,
+        "Result": data,
         "code": code,
         "data": data,
         "message": message,

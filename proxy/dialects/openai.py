@@ -8,6 +8,7 @@ width and height, …) are taken as well: vLLM-Omni, SGLang and LiteLLM clients 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, cast
 
 from proxy.dialects.answers import encoded, event_of, task_headers, video_object
@@ -30,13 +31,23 @@ from proxy.model import (
     VideoRequest,
 )
 
+_MEANT = (
+    ("", "Videos are made by POST /v1/videos."),
+    ("generations", "It is POST /v1/video/generations, or POST /v1/videos."),
+    ("characters", "Characters are not served here; videos are made by POST /v1/videos."),
+    ("sync", "Videos are not waited for in one request: POST /v1/videos, then GET its id."),
+    ("remix", "It is POST /v1/videos/{id}/remix."),
+    ("edit", "It is POST /v1/videos/edits."),
+    ("extend", "It is POST /v1/videos/extensions."),
+    ("extension", "It is POST /v1/videos/extensions."),
+)
+
 _ROWS = (
     Endpoint("POST", "/videos", Operation.CREATE),
     Endpoint("GET", "/videos", Operation.LIST),
-    Endpoint("GET", "/videos/{task_id}", Operation.GET),
+    Endpoint("GET", "/videos/{task_id}", Operation.GET, meant=_MEANT),
     Endpoint("DELETE", "/videos/{task_id}", Operation.DELETE),
     Endpoint("GET", "/videos/{task_id}/content", Operation.CONTENT),
-    Endpoint("HEAD", "/videos/{task_id}/content", Operation.CONTENT),
     Endpoint("GET", "/videos/{task_id}/events", Operation.EVENTS),
     Endpoint("POST", "/videos/{task_id}/remix", Operation.REMIX),
     Endpoint("POST", "/videos/edits", Operation.EDIT),
@@ -45,12 +56,11 @@ _ROWS = (
     Endpoint("GET", "/models/{model}", Operation.MODELS),
     Endpoint("GET", "/usage", Operation.USAGE),
 )
-# The second set is for clients whose base URL lacks /v1.
-ENDPOINTS = tuple(
-    Endpoint(row.method, prefix + row.path, row.operation)
-    for prefix in ("/v1", "")
-    for row in _ROWS
-)
+# "" is for clients whose base URL lacks /v1. The others are Azure's: AzureOpenAI asks at /openai,
+# with `azure_deployment` below /openai/deployments/<name>, and OpenAI with Azure's address at
+# /openai/v1 (openai-python 3.57, read 2026-11). Their `api-version` says nothing here.
+_PREFIXES = ("/v1", "", "/openai/v1", "/openai", "/openai/deployments/{deployment}")
+ENDPOINTS = tuple(replace(row, path=prefix + row.path) for prefix in _PREFIXES for row in _ROWS)
 
 
 class OpenAI:
@@ -61,6 +71,7 @@ class OpenAI:
 
     def submission(self, call: Call, fields: Fields, default_model: str) -> VideoRequest:
         """Also the remix, edit and extension bodies; `source_id` is the video they work on."""
+        default_model = call.params.get("deployment", default_model)
         body = Body(fields)
         source: tuple[Media, ...] = ()
         source_id = None

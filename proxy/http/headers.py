@@ -11,8 +11,13 @@ from typing import Final
 
 from multidict import MultiMapping
 
-# Trace context (W3C) is the one thing a client may hand through to the provider.
-FORWARDED: Final = ("traceparent", "tracestate")
+from proxy.http.trace_context import parse
+
+# Trace context (W3C) is the one thing a client may hand through to the provider. A tracestate has
+# at most 32 members (3.3.1.1), and 512 characters are what everybody must propagate (3.3.1.5).
+MOST_PARENT_CHARS: Final = 256  # 55, and what a later version may add
+MOST_STATE_CHARS: Final = 512
+MOST_STATE_MEMBERS: Final = 32
 
 # A result is a video or a picture; anything else (an HTML error page, a script) is relayed as
 # opaque bytes, so that no browser runs it under our name.
@@ -21,9 +26,27 @@ OPAQUE: Final = "application/octet-stream"
 
 
 def forwarded(headers: MultiMapping[str]) -> dict[str, str]:
-    """The client's headers an upstream request repeats, as they came; none is made up. What
-    comes in several lines is one list (Trace Context, 3.3.1.1)."""
-    return {name: ",".join(headers.getall(name)) for name in FORWARDED if name in headers}
+    """The client's trace context, for the upstream request; none is made up.
+
+    A traceparent that is not well-formed is dropped, and its tracestate with it (Trace Context,
+    4.3); so is a tracestate over its bounds. Several lines of one are one list (3.3.1.1).
+    """
+    parents = headers.getall("traceparent", ())
+    if len(parents) != 1 or len(parents[0]) > MOST_PARENT_CHARS or parse(parents[0]) is None:
+        return {}
+    found = {"traceparent": parents[0]}
+    state = ",".join(headers.getall("tracestate", ()))
+    if state and is_bounded(state):
+        found["tracestate"] = state
+    return found
+
+
+def is_bounded(state: str) -> bool:
+    """Whether a tracestate is one that must be passed on: 512 characters and 32 members."""
+    if len(state) > MOST_STATE_CHARS or not state.isascii() or not state.isprintable():
+        return False
+    members = [member for member in state.split(",") if member.strip(" \t")]
+    return 0 < len(members) <= MOST_STATE_MEMBERS
 
 
 def media_type(value: str | None) -> str:

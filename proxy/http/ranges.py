@@ -17,9 +17,11 @@ from typing import Final
 from proxy.errors import RangeNotSatisfiable
 
 _SINGLE: Final = re.compile(
-    r"bytes[ \t]*=[ \t]*(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))[ \t]*",
+    r"bytes[ \t]*=[ \t]*(?:(\d+)-(\d*)|-(\d+))[ \t]*",
     re.ASCII | re.IGNORECASE,  # unit names are case-insensitive (RFC 9110 §14.1)
 )
+_MOST_DIGITS: Final = 18  # so that every server behind us reads the number too
+_BEYOND: Final = 10**_MOST_DIGITS
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
 _UNSATISFIED: Final = re.compile(r"bytes \*/(\d{1,18})", re.ASCII)
 
@@ -68,10 +70,23 @@ def read_range(value: str | None) -> Wish | None:
         return None
     first, last, suffix = match.groups()
     if suffix is not None:
-        return Wish(suffix=int(suffix))
-    if last and int(last) < int(first):
+        return Wish(suffix=_position(suffix))
+    if last and _magnitude(last) < _magnitude(first):
         return None
-    return Wish(int(first), int(last) if last else None)
+    to_the_end = not last or len(_magnitude(last)[1]) > _MOST_DIGITS
+    return Wish(_position(first), None if to_the_end else _position(last))
+
+
+def _magnitude(digits: str) -> tuple[int, str]:
+    """Orders numbers of any length as they are written; int() refuses more than 4,300 digits."""
+    digits = digits.lstrip("0")
+    return len(digits), digits
+
+
+def _position(digits: str) -> int:
+    """A position of any size (RFC 9110, 14.1.1); beyond every file it is only that."""
+    length, digits = _magnitude(digits)
+    return int(digits or "0") if length <= _MOST_DIGITS else _BEYOND
 
 
 def read_content_range(value: str | None) -> tuple[Span, int | None] | None:

@@ -15,6 +15,7 @@ import aiohttp.http_parser
 from aiohttp import web
 
 from proxy.listener.conn import Conn, ListenerOptions
+from proxy.listener.lines import HeadFault, head_fault
 from proxy.listener.replies import WholeReply, error_reply, new_id
 from proxy.listener.sockets import BACKLOG, address_of, bind
 from proxy.metrics import Tally
@@ -39,19 +40,6 @@ def require_c_parser() -> None:
             "aiohttp is installed without its C parser (or AIOHTTP_NO_EXTENSIONS is set); "
             "install a binary wheel of aiohttp for this platform"
         )
-
-
-def _fault(request: web.BaseRequest) -> str | None:
-    """What the parser lets pass and we do not."""
-    if request.method == "CONNECT":
-        return "CONNECT is not accepted: this is not a forward proxy"
-    target = request._message.path
-    if not (target.startswith("/") or target == "*"):
-        return "the request target must be a path: this is not a forward proxy"
-    if request.version < (1, 1) and "Transfer-Encoding" in request.headers:
-        # RFC 9112 6.1: such a message's framing is faulty, and nginx reads it differently.
-        return "Transfer-Encoding is not accepted on HTTP/1.0"
-    return None
 
 
 class _Server(web.Server):
@@ -175,7 +163,7 @@ class Listener:
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """The outermost handler; called by the connections only."""
-        fault = _fault(request)
+        fault = cast("Conn", request.protocol).line_fault or head_fault(request)
         if fault is not None:
             return self.refuse(request, new_id(), fault)
         reply = await self._handler(request)
@@ -183,10 +171,12 @@ class Listener:
             reply.force_close()
         return reply
 
-    def refuse(self, request: web.BaseRequest, request_id: str, why: str) -> WholeReply:
+    def refuse(self, request: web.BaseRequest, request_id: str, fault: HeadFault) -> WholeReply:
         """Answer what is no HTTP request for us, with one line in the log."""
-        self.log(f"{request_id}: {why} (from {request.remote or 'a unix socket'})")
-        return error_reply(request_id, 400, "malformed_request", "invalid_request_error", why)
+        self.log(f"{request_id}: {fault.text} (from {request.remote or 'a unix socket'})")
+        return error_reply(
+            request_id, fault.status, "malformed_request", "invalid_request_error", fault.text
+        )
 
     async def stop_accepting(self, kept_s: float = 0.0) -> None:
         """Close the listening sockets; open connections go on, and are told to close."""

@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.listener.bodies import one_line
+from proxy.listener.lines import HeadFault, HeadWatch
 from proxy.listener.replies import error_reply, new_id
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class Conn(web.RequestHandler):
     """One client connection.
 
     `flow` is set by whoever writes a body straight to the transport, and told about
-    backpressure. `begun` says that the current request's response head is out.
+    backpressure. `begun` says that the current request's response head is out, `line_fault` what
+    is wrong with its first line.
     """
 
     __slots__ = (
@@ -63,10 +65,12 @@ class Conn(web.RequestHandler):
         "_listener",
         "_refused",
         "_silent",
+        "_watch",
         "_wire",
         "begun",
         "flow",
         "framed",
+        "line_fault",
     )
 
     def __init__(self, server: web.Server, listener: Listener) -> None:
@@ -88,6 +92,8 @@ class Conn(web.RequestHandler):
         self._silent = True
         self._refused = False
         self._body: StreamReader | None = None
+        self._watch: HeadWatch | None = HeadWatch()
+        self.line_fault: HeadFault | None = None
 
     @property
     def draining(self) -> bool:
@@ -119,12 +125,18 @@ class Conn(web.RequestHandler):
         # keep-alive timer reads it); bytes of a body or pipelined ones do not start a head.
         if self._head_since is None and self._waiter is not None:
             self._head_since = time.monotonic()
+            self._watch = HeadWatch()
+        if self._watch is not None:
+            data = self._watch.feed(data)
         super().data_received(data)
         self._pass_on_error()
 
     def begin_request(self, body: StreamReader) -> None:
         """A whole head was parsed and its handler is about to run."""
         self._head_since = None
+        watch, self._watch = self._watch, None
+        # Of pipelined requests only the first line of the first is looked at.
+        self.line_fault = None if watch is None else watch.fault
         self._body = body
         self.begun, self.framed = False, True
         self._pass_on_error()
@@ -201,7 +213,8 @@ class Conn(web.RequestHandler):
         request_id = new_id()
         if isinstance(exc, HttpProcessingError):
             text = f"the request is malformed: {one_line(exc)}"
-            return self._listener.refuse(request, request_id, text)
+            fault = HeadFault(400, text)
+            return self._listener.refuse(request, request_id, fault)
         trace = "".join(traceback.format_exception(exc)) if exc else "it timed out"
         self._listener.log(f"{request_id}: the handler of {request.method} failed: {trace}")
         if self.begun:

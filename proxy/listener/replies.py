@@ -154,8 +154,12 @@ def new_id() -> str:
 
 
 def error_reply(request_id: str, status: int, code: str, kind: str, message: str) -> WholeReply:
+    """A refusal of what came as far as no dialect. SDKs read a failure at different places, so its
+    code and words stand beside `error` too (dashscope's `code` and `message`, replicate's
+    `detail`)."""
     error = {"message": message, "type": kind, "param": None, "code": code}
+    body = {"error": error, "code": code, "message": message, "detail": message}
     headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
-    reply = WholeReply(status, headers, orjson.dumps({"error": error}))
+    reply = WholeReply(status, headers, orjson.dumps(body))
     reply.force_close()
     return reply

@@ -68,9 +68,13 @@ def error_of(dialect: DialectName, headers: Mapping[str, str], body: bytes) -> d
     assert isinstance(error["code"], str)
     assert error["message"]
     if dialect == "openai":
-        assert said.keys() == {"error"}
+        if said.keys() != {"error"}:  # of no dialect, told to every SDK
+            assert said.keys() == {"error", "code", "message", "detail"}
+            assert (said["code"], said["message"]) == (error["code"], error["message"])
+            assert said["detail"] == error["message"]
     elif dialect == "generic":
-        assert said.keys() == {"error", "code", "message", "data"}
+        assert said.keys() - {"detail"} == {"error", "code", "message", "data"}
+        assert said.get("detail", error["message"]) == error["message"]
         assert (said["code"], said["data"]) == (error["code"], None)
     elif dialect == "kling":
         assert said.keys() == {"error", "code", "message", "request_id"}
@@ -78,7 +82,9 @@ def error_of(dialect: DialectName, headers: Mapping[str, str], body: bytes) -> d
         assert 1000 <= said["code"] <= 5002
     else:
         allowed = {"code", "data", "message", "request_id", "status", "time_elapsed", "error"}
-        assert said.keys() - {"ResponseMetadata"} == allowed
+        assert said.keys() == allowed | {"ResponseMetadata", "Result"}
+        assert said["Result"] is None
+        assert said["ResponseMetadata"]["Error"]["CodeN"] == said["code"]
         assert (said["data"], said["status"]) == (None, said["code"])
         assert said["code"] != 10000
     if dialect in ("kling", "jimeng"):

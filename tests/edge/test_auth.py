@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import itertools
 import json
 import re
 import time
@@ -18,6 +19,7 @@ import jwt
 import pytest
 from multidict import CIMultiDict
 
+from proxy.auth import KEY_HEADERS
 from proxy.model import DialectName
 from proxy.signing import sign_volc
 from proxy.tokens import MadeToken
@@ -105,7 +107,7 @@ async def test_a_bad_token_is_401_in_the_dialects_own_words(house: House) -> Non
             "none": ("missing", {}),
             "empty": ("missing", {"Authorization": "Bearer "}),
             "blank": ("missing", {"Authorization": "Bearer    "}),
-            "no scheme": ("malformed", {"Authorization": house.token}),
+            "no scheme": ("malformed", {"Authorization": "sk-proj-abc"}),
             "another scheme": ("malformed", {"Authorization": "Basic cnc6eA=="}),
             "openai's own": ("malformed", {"Authorization": "Bearer sk-proj-abc"}),
             "cut short": ("malformed", {"Authorization": f"Bearer {house.token[:-1]}"}),
@@ -130,22 +132,56 @@ async def test_a_bad_token_is_401_in_the_dialects_own_words(house: House) -> Non
 async def test_two_tokens_are_none(house: House) -> None:
     """Whoever stands between might have looked at the other one."""
     for dialect in DOORS:
+        for name in ("Authorization", *KEY_HEADERS):
+            async with peer_of(house) as peer:
+                lines = head_of("POST", DOORS[dialect].submit, Content_Length="0", **house.bearer)
+                other = (await house.new_token()).token
+                peer.send(lines.replace("\r\n\r\n", f"\r\n{name}: {other}\r\n\r\n"))
+                reply = await peer.answer()
+                assert reply.status == 401, (dialect, name)
+                said = error_of(dialect, reply.headers, reply.body)["message"]
+                assert "More than one API key" in said
+                assert all(known in said for known in KEY_HEADERS)
+
+
+async def test_a_key_lets_in_as_any_vendors_client_sends_it(house: House) -> None:
+    """At every door, twice: the second time it is remembered."""
+    key = house.token
+    ways: list[Mapping[str, str]] = [
+        *({"Authorization": f"{scheme} {key}"} for scheme in ("Bearer", "bearer", "BEARER")),
+        *({"Authorization": f"{scheme} {key}"} for scheme in ("Key", "key", "Token", "TOKEN")),
+        {"Authorization": key},
+        *({str(name): key} for name in KEY_HEADERS),
+        *({name.upper(): key} for name in KEY_HEADERS),
+        {"Authorization": f"Bearer {key}", "api-key": key},  # openai-python with Azure's headers
+        {"Authorization": f"Bearer {key}", "api-key": ""},
+        {"Authorization": "", "X-API-Key": key},
+        {"X-API-KEY": key, "x-goog-api-key": key},
+    ]
+    paths = ("/v1/models", "/kling/v1/videos/text2video", "/v1/videos?limit=1")
+    for way, path, _ in itertools.product(ways, paths, range(2)):
+        reply = await house.get(path, headers={"Authorization": None, **way})
+        assert reply.status == 200, (way, path)
+
+
+async def test_no_key_is_told_where_keys_are_looked_for(house: House) -> None:
+    for dialect, door in DOORS.items():
+        reply = await house.post(door.submit, json={}, headers={"Authorization": None})
+        said = error_of(dialect, reply.headers, reply.body)["message"]
+        assert all(name in said for name in ("Authorization: Bearer", *KEY_HEADERS))
+
+
+async def test_a_signature_is_over_the_path_that_the_client_wrote(house: House) -> None:
+    """The path is normalised for us only: `//jimeng/` is signed as `//jimeng/`."""
+    for path in ("//jimeng/", "/jimeng//", "//"):
         async with peer_of(house) as peer:
-            lines = head_of("POST", DOORS[dialect].submit, Content_Length="0", **house.bearer)
-            peer.send(lines.replace("\r\n\r\n", f"\r\nAuthorization: {bearer(house.made)}\r\n\r\n"))
+            sent = signed(house, path=path)
+            lines = [f"POST {path}?{DOORS['jimeng'].submit.partition('?')[2]} HTTP/1.1"]
+            lines += [f"{name}: {value}" for name, value in sent.items() if value is not None]
+            lines += [f"Host: {urlsplit(house.url).netloc}", f"Content-Length: {len(BODY)}"]
+            peer.send("\r\n".join(lines).encode() + b"\r\n\r\n" + BODY)
             reply = await peer.answer()
-            assert reply.status == 401
-            assert "More than one" in error_of(dialect, reply.headers, reply.body)["message"]
-
-
-async def test_an_azure_clients_key_is_a_token_at_openais_door_only(house: House) -> None:
-    """AzureOpenAI sends `api-key`; the other dialects' clients never do."""
-    headers = {"Authorization": None, "api-key": house.token}
-    assert (await house.get("/v1/models", headers=headers)).status == 200
-    reply = await house.get("/kling/v1/videos/text2video", headers=headers)
-    assert reply.status == 401
-    both = {"Authorization": "Bearer nonsense", "api-key": house.token}
-    assert (await house.get("/v1/models", headers=both)).status == 401
+            assert reply.status == 200, (path, reply.body)
 
 
 ENDPOINTS: list[tuple[DialectName, str, str]] = [

@@ -545,13 +545,13 @@ async def test_a_page_of_none_promises_no_more(house: House) -> None:
 UNKNOWN_PATHS: list[tuple[DialectName, str, str]] = [
     ("openai", "GET", "/v1/nope"),
     ("openai", "GET", "/v2/videos"),
-    ("openai", "GET", "//v1/videos"),
-    ("openai", "GET", "/v1//videos"),
-    ("openai", "GET", "/v1/videos/"),
+    ("openai", "GET", "/v1%2Fvideos"),
+    ("openai", "POST", "/v1/videos/characters"),
+    ("openai", "POST", "/v1/videos/generations"),
     ("openai", "GET", "/v1/videos/a/b/c"),
     ("openai", "POST", "/v1/chat/completions"),
     ("openai", "GET", "/.env"),
-    ("generic", "GET", "/v1/video/generations/"),
+    ("generic", "POST", "/v1/video/generations/sync"),
     ("generic", "GET", "/v1/video/generations/a/b"),
     ("kling", "GET", "/kling"),
     ("kling", "GET", "/kling/v1/videos/text2video/a/b"),
@@ -571,16 +571,16 @@ async def test_an_unknown_path_is_404_in_the_likeliest_dialect(house: House) -> 
 
 
 WRONG_METHODS: list[tuple[DialectName, str, str, str]] = [
-    ("openai", "PUT", "/v1/videos", "GET, POST, OPTIONS"),
-    ("openai", "PATCH", "/v1/videos/video_1", "DELETE, GET, OPTIONS"),
+    ("openai", "PUT", "/v1/videos", "GET, HEAD, POST, OPTIONS"),
+    ("openai", "PATCH", "/v1/videos/video_1", "DELETE, GET, HEAD, OPTIONS"),
     ("openai", "GET", "/v1/videos/video_1/remix", "POST, OPTIONS"),
     ("openai", "POST", "/v1/videos/video_1/content", "GET, HEAD, OPTIONS"),
-    ("openai", "DELETE", "/v1/models", "GET, OPTIONS"),
-    ("openai", "TRACE", "/v1/videos", "GET, POST, OPTIONS"),
+    ("openai", "DELETE", "/v1/models", "GET, HEAD, OPTIONS"),
+    ("openai", "TRACE", "/v1/videos", "GET, HEAD, POST, OPTIONS"),
     ("generic", "GET", "/v1/video/generations", "POST, OPTIONS"),
-    ("generic", "DELETE", "/v1/video/generations/video_1", "GET, OPTIONS"),
-    ("kling", "PUT", "/kling/v1/videos/text2video", "GET, POST, OPTIONS"),
-    ("kling", "DELETE", "/v1/videos/image2video/video_1", "GET, OPTIONS"),
+    ("generic", "DELETE", "/v1/video/generations/video_1", "GET, HEAD, OPTIONS"),
+    ("kling", "PUT", "/kling/v1/videos/text2video", "GET, HEAD, POST, OPTIONS"),
+    ("kling", "DELETE", "/v1/videos/image2video/video_1", "GET, HEAD, OPTIONS"),
     ("jimeng", "GET", f"/jimeng/?Action=CVSync2AsyncGetResult&{JIMENG}", "POST, OPTIONS"),
     ("jimeng", "PUT", "/", "POST, OPTIONS"),
 ]
@@ -600,10 +600,21 @@ async def test_a_wrong_method_is_told_the_right_ones(house: House) -> None:
 
 async def test_a_reply_to_head_has_no_body_and_the_connection_goes_on(house: House) -> None:
     async with peer_of(house) as peer:
-        for path in ("/v1/videos", "/v1/nope", "/v1/videos/video_1/content", "/v1/models"):
+        for path, status in (
+            ("/v1/videos", 200),
+            ("/v1/nope", 404),
+            ("/v1/videos/video_1", 404),
+            ("/v1/videos/video_1/content", 404),
+            ("/v1/videos/video_1/events", 404),
+            ("/v1/models", 200),
+            ("/kling/v1/videos/text2video", 200),
+            ("/openapi.json", 200),
+            ("/v1/videos/edits", 405),
+            ("/v1/video/generations", 405),
+        ):
             peer.send(head_of("HEAD", path, **house.bearer))
             reply = await peer.answer(has_body=False)
-            assert reply.status in (404, 405)
+            assert (path, reply.status) == (path, status)
             assert int(reply.headers["Content-Length"]) > 0
         peer.send(head_of("GET", "/v1/models", **house.bearer))
         assert (await peer.answer()).status == 200
@@ -611,10 +622,13 @@ async def test_a_reply_to_head_has_no_body_and_the_connection_goes_on(house: Hou
 
 HOSTILE: list[tuple[str, int, str]] = [
     ("/v1/videos/../../etc/passwd", 404, "endpoint_not_found"),
-    ("/v1/videos/..", 404, "not_found"),
+    ("/v1/videos/..", 404, "endpoint_not_found"),
+    ("/v1/videos/./video_1", 404, "endpoint_not_found"),
+    ("/v1/videos/../models", 404, "endpoint_not_found"),
+    ("/v1/videos/%2e%2E/models", 404, "endpoint_not_found"),
     ("/v1/videos/..%2f..%2fetc%2fpasswd", 404, "not_found"),
     ("/v1/videos/video_1%2Fcontent", 404, "not_found"),
-    ("/v1/videos/%2e%2e/content", 404, "not_found"),
+    ("/v1/videos/%2e%2e/content", 404, "endpoint_not_found"),
     ("/v1/videos/%00", 404, "endpoint_not_found"),
     ("/v1/videos/a%0d%0aSet-Cookie:x", 404, "endpoint_not_found"),
     ("/v1/videos/%ff%fe", 404, "endpoint_not_found"),
@@ -700,7 +714,8 @@ NO_HTTP = {
     "two lengths": HEAD + "Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
     "negative length": HEAD + "Content-Length: -1\r\n\r\n",
     "length and chunked": HEAD + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
-    "absolute": "GET http://other.example/ HTTP/1.1\r\nHost: h\r\n\r\n",
+    "ftp": "GET ftp://other.example/ HTTP/1.1\r\nHost: h\r\n\r\n",
+    "user in the target": "GET http://u@h/v1/models HTTP/1.1\r\nHost: h\r\n\r\n",
     "connect": "CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: h\r\n\r\n",
     "space in the path": "GET /v1/mo dels HTTP/1.1\r\nHost: h\r\n\r\n",
     "é in the path": "GET /v1/é HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -728,6 +743,52 @@ async def test_what_cannot_be_read_as_http_is_refused_and_the_connection_ends(
     assert house.lines == []
     assert (await house.get("/v1/models")).status == 200
     await assert_untouched(house)
+
+
+PLAIN = [
+    "//v1/videos",
+    "/v1//videos",
+    "/v1/v1/videos",
+    "/v1/v1/v1/videos",
+    "//v1/v1//videos//",
+    "/v1/videos/",
+    "/v1/videos///",
+    "/%761/videos",
+    "/v1/%76ideo%73",
+    "/videos/",
+    "/openai/v1/videos",
+    "/openai/videos/",
+    "/openai/deployments/sora-2/videos",
+    "http://h/v1/videos",
+    "HTTP://h:8080//v1/videos/",
+    "https://[::1]:443/v1/v1/videos",
+]
+
+
+async def test_a_path_means_what_it_plainly_means(house: House) -> None:
+    """Submits, lists and status requests by every spelling are the same as by the plain one."""
+    for number, path in enumerate(PLAIN):
+        async with peer_of(house) as peer:
+            for query in ("", "?api-version=preview"):
+                body = json.dumps({"model": "sora-2", "prompt": f"cat {number} {query}"})
+                peer.send(
+                    head_of(
+                        "POST", path + query, Content_Length=str(len(body)), **JSON, **house.bearer
+                    )
+                    + body
+                )
+                made = await peer.answer()
+                assert made.status == 200, (path, made.body)
+                task_id = json.loads(made.body)["id"]
+                for method in ("GET", "HEAD"):
+                    peer.send(head_of(method, f"{path}/{task_id}{query}", **house.bearer))
+                    found = await peer.answer(has_body=method == "GET")
+                    assert found.status == 200, (path, method)
+                    assert int(found.headers["Content-Length"]) > 100
+                peer.send(head_of("GET", path + query, **house.bearer))
+                listed = json.loads((await peer.answer()).body)
+                assert listed["data"][0]["id"] == task_id, path
+    assert house.sim.submits("openai") == 2 * len(PLAIN)
 
 
 async def test_headers_that_are_no_text_are_just_wrong(house: House) -> None:

@@ -358,7 +358,20 @@ MALFORMED = {
     b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "chunked on 1.0": b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "connect": b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n",
-    "absolute": b"GET http://other/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    "not http": b"GET ftp://other/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    "user in the target": b"GET http://u:p@other/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    "port of the target": b"GET http://other:99999/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    "no host in the target": b"GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n",
+    "authority": b"GET other:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "absolute, bad host": b"GET http://other/ HTTP/1.1\r\nHost: a/b\r\n\r\n",
+    "path in the host": b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+    "space in the host": b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+    "port of letters": b"GET / HTTP/1.1\r\nHost: a:zz\r\n\r\n",
+    "port too high": b"GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n",
+    "user in the host": b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
+    "open bracket": b"GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
+    "two spaces": b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "two spaces behind": b"GET /  HTTP/1.1\r\nHost: a\r\n\r\n",
     "long header": b"GET / HTTP/1.1\r\nHost: a\r\nx: " + b"y" * 9000 + b"\r\n\r\n",
 }
 
@@ -383,6 +396,87 @@ async def test_a_malformed_request_is_refused_in_one_line(case: str) -> None:
         assert len(at.lines) == 1
         assert "\n" not in at.lines[0]
         assert at.lines[0].endswith("(from 127.0.0.1)")
+
+
+NOT_SERVED = {
+    "http 2": (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+    "http 0.9": (b"GET / HTTP/0.9\r\nHost: a\r\n\r\n", 505),
+    "rtsp": (b"GET / RTSP/1.0\r\nHost: a\r\n\r\n", 505),
+    "rtsp's own": (b"DESCRIBE / RTSP/1.0\r\nHost: a\r\n\r\n", 505),
+    "icecast": (b"SOURCE / ICE/1.0\r\nHost: a\r\n\r\n", 505),
+    "empty line before": (b"\r\nGET / RTSP/1.0\r\nHost: a\r\n\r\n", 505),
+} | {
+    coding.decode(): (
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: " + coding + b"\r\n\r\n0\r\n\r\n",
+        501,
+    )
+    for coding in (b"gzip, chunked", b"identity, chunked", b"cow, chunked", b",chunked")
+}
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("case", NOT_SERVED)
+@on_both_loops
+async def test_what_this_server_does_not_speak_is_refused(case: str, pieces: int) -> None:
+    """In one piece or several, and the connection ends: nothing behind it is read."""
+
+    async def never(request: web.BaseRequest) -> web.StreamResponse:
+        raise AssertionError("the handler ran")
+
+    sent, status = NOT_SERVED[case]
+    async with house(never) as at:
+        peer = await at.peer()
+        sent += GET if status == 501 else b""  # the parser itself refuses more after the others
+        step = -(-len(sent) // pieces)
+        for begin in range(0, len(sent), step):
+            peer.send(sent[begin : begin + step])
+            await peer.writer.drain()
+            await asyncio.sleep(0)
+        head, body = await peer.reply()
+        assert head.startswith(f"HTTP/1.1 {status} ")
+        assert "Connection: close\r\n" in head
+        assert orjson.loads(body)["detail"] == orjson.loads(body)["error"]["message"]
+        peer.writer.write_eof()
+        assert await peer.rest() == b""
+        assert len(at.lines) == 1
+
+
+@pytest.mark.parametrize(
+    "coding", [b"chunked", b"CHUNKED", b"chunked\t", b"chunked \t ", b"\tchunked\t", b"chunked "]
+)
+@on_both_loops
+async def test_chunked_is_read_however_it_is_spaced(coding: bytes) -> None:
+    """A tab in a body, or in another header, stays one."""
+    sent = (
+        b"POST / HTTP/1.1\r\nHost: h\r\nX-Tab: a\tb\r\nTransfer-Encoding: " + coding + b"\r\n\r\n"
+        b"28\r\n\r\nTransfer-Encoding: chunked\t\r\n and more\r\n0\r\n\r\n"
+    )
+    async with house(echo) as at:
+        _, body = await at.once(sent)
+        assert body == b"\r\nTransfer-Encoding: chunked\t\r\n and more"
+
+
+@on_both_loops
+async def test_the_second_request_of_a_connection_is_looked_at_too() -> None:
+    async with house(hello) as at:
+        peer = await at.peer()
+        peer.send(GET)
+        assert (await peer.reply())[1] == b"hello"
+        peer.send(b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await peer.reply())[0].startswith("HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "target", [b"http://other/x?y=1", b"HTTPS://other:8443/x", b"http://[::1]/", b"http://other?y"]
+)
+@on_both_loops
+async def test_an_absolute_target_is_taken(target: bytes) -> None:
+    """A client behind a proxy setting sends such (RFC 9112, 3.2.2: a server MUST accept it)."""
+    async with house(hello) as at:
+        peer = await at.peer()
+        for _ in range(2):
+            peer.send(b"GET " + target + b" HTTP/1.1\r\nHost: other\r\n\r\n")
+            assert (await peer.reply())[1] == b"hello"
 
 
 @on_both_loops

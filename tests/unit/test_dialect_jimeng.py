@@ -254,11 +254,32 @@ def test_a_wrong_poll_field_is_named(body: dict[str, Any], param: str) -> None:
 # ---------------------------------------------------------------- answers
 
 
+def metadata(action: bytes) -> bytes:
+    """How an envelope begins: what the UniversalApi of volcengine-python-sdk looks for."""
+    return (
+        b'{"ResponseMetadata":{"RequestId":"20240720103939AF0029465CF6A74E51EC","Action":"'
+        + action
+        + b'","Version":"2022-08-31","Service":"cv","Region":"cn-north-1"}'
+    )
+
+
+def refused(action: str, code: int, word: str, message: str) -> dict[str, object]:
+    return {
+        "RequestId": REQUEST_ID,
+        "Action": action,
+        "Version": "2022-08-31",
+        "Service": "cv",
+        "Region": "cn-north-1",
+        "Error": {"CodeN": code, "Code": word, "Message": message},
+    }
+
+
 def test_a_submit_is_answered_with_the_vendors_own_bytes() -> None:
     reply = JIMENG.created(View(TASK), REQUEST_ID)
     assert reply.status == 200
     assert reply.body == (
-        b'{"code":10000,"data":{"task_id":"7392616336519610409"},"message":"Success",'
+        metadata(b"CVSync2AsyncSubmitTask") + b',"Result":{"task_id":"7392616336519610409"},'
+        b'"code":10000,"data":{"task_id":"7392616336519610409"},"message":"Success",'
         b'"request_id":"20240720103939AF0029465CF6A74E51EC","status":10000,"time_elapsed":"0ms"}'
     )
 
@@ -282,7 +303,8 @@ def test_a_poll_is_answered_with_the_vendors_own_bytes(stage: Stage, data: bytes
     reply = JIMENG.task(View(replace(TASK, stage=stage), links), REQUEST_ID)
     assert reply.status == 200
     assert reply.body == (
-        b'{"code":10000,"data":' + data + b',"message":"Success",'
+        metadata(b"CVSync2AsyncGetResult") + b',"Result":' + data + b","
+        b'"code":10000,"data":' + data + b',"message":"Success",'
         b'"request_id":"20240720103939AF0029465CF6A74E51EC","status":10000,"time_elapsed":"0ms"}'
     )
 
@@ -321,6 +343,8 @@ def test_a_failed_task_is_told_by_the_outer_code_and_no_data(
     reply = JIMENG.task(View(task), REQUEST_ID)
     assert reply.status == 400
     assert json_of(reply) == {
+        "ResponseMetadata": refused("CVSync2AsyncGetResult", code, error.code, "m"),
+        "Result": None,
         "code": code,
         "data": None,
         "message": "m",
@@ -391,6 +415,8 @@ def test_an_error_has_the_vendors_number_and_ours_beside_it(
     reply = JIMENG.failure(error, REQUEST_ID)
     assert reply.status == status
     assert json_of(reply) == {
+        "ResponseMetadata": refused("", code, error.code, "x"),
+        "Result": None,
         "code": code,
         "data": None,
         "message": "x",

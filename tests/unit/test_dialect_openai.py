@@ -117,7 +117,6 @@ def test_the_endpoint_table() -> None:
         ("GET", "/videos/{task_id}", "get"),
         ("DELETE", "/videos/{task_id}", "delete"),
         ("GET", "/videos/{task_id}/content", "content"),
-        ("HEAD", "/videos/{task_id}/content", "content"),
         ("POST", "/videos/{task_id}/remix", "remix"),
         ("POST", "/videos/edits", "edit"),
         ("POST", "/videos/extensions", "extend"),
@@ -126,7 +125,8 @@ def test_the_endpoint_table() -> None:
         ("GET", "/models/{model}", "models"),
         ("GET", "/usage", "usage"),
     }
-    assert rows == expected | {(m, "/v1" + path, op) for m, path, op in expected}
+    prefixes = ("", "/v1", "/openai", "/openai/v1", "/openai/deployments/{deployment}")
+    assert rows == {(m, before + path, op) for before in prefixes for m, path, op in expected}
 
 
 # ---------------------------------------------------------------- bodies

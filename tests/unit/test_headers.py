@@ -7,26 +7,62 @@ from multidict import CIMultiDict
 
 from proxy.http.headers import OPAQUE, content_length, forwarded, media_type
 
+PARENT = f"00-{'a' * 32}-{'b' * 16}-01"
+
 
 def test_only_trace_context_goes_on_to_the_upstream() -> None:
     """Whatever else a client sends stays here: its credentials, cookies and hops least of all."""
     client = CIMultiDict(
         {
-            "Traceparent": "00-a-b-01",
+            "Traceparent": PARENT,
             "tracestate": "k=v",
             "Authorization": "Bearer rw_secret",
             "Cookie": "session=1",
             "Connection": "keep-alive, traceparent",
             "X-Forwarded-For": "10.0.0.1",
             "api-key": "rw_secret",
+            "X-API-Key": "rw_secret",
+            "x-goog-api-key": "rw_secret",
+            "x-key": "rw_secret",
             "Host": "proxy.example",
             "baggage": "user=7",
         }
     )
-    assert forwarded(client) == {"traceparent": "00-a-b-01", "tracestate": "k=v"}
+    assert forwarded(client) == {"traceparent": PARENT, "tracestate": "k=v"}
     assert forwarded(CIMultiDict()) == {}
-    two = CIMultiDict([("tracestate", "a=1"), ("TraceState", "b=2")])
-    assert forwarded(two) == {"tracestate": "a=1,b=2"}
+
+
+@pytest.mark.parametrize(
+    ("states", "goes_on"),
+    [
+        (["a=1", "b=2"], "a=1,b=2"),
+        (["a=" + "x" * 510], "a=" + "x" * 510),
+        (["a=" + "x" * 511], None),
+        (["a=" + "x" * 255, "b=" + "x" * 255], None),
+        ([",".join(f"k{n}=v" for n in range(32))], ",".join(f"k{n}=v" for n in range(32))),
+        ([",".join(f"k{n}=v" for n in range(33))], None),
+        (["k=" + "x" * 7000] * 10, None),
+        (["k=\udcff"], None),
+        (["k=\x07"], None),
+        ([" , "], None),
+        ([""], None),
+    ],
+)
+def test_a_tracestate_goes_on_within_its_bounds_or_not_at_all(
+    states: list[str], goes_on: str | None
+) -> None:
+    client = CIMultiDict([("traceparent", PARENT), *(("tracestate", state) for state in states)])
+    wanted = {"traceparent": PARENT} | ({} if goes_on is None else {"tracestate": goes_on})
+    assert forwarded(client) == wanted
+
+
+@pytest.mark.parametrize(
+    "parents",
+    [[], ["00-a-b-01"], [PARENT, PARENT], [PARENT.upper()], [f"cc{PARENT[2:]}-{'x' * 300}"]],
+)
+def test_a_traceparent_that_is_none_takes_its_tracestate_with_it(parents: list[str]) -> None:
+    client = CIMultiDict([("tracestate", "k=v"), *(("traceparent", one) for one in parents)])
+    assert forwarded(client) == {}
 
 
 @pytest.mark.parametrize(

@@ -64,13 +64,29 @@ def test_a_single_range_is_read(header: str, wish: Wish) -> None:
         "bytes=0-0,",
         "items=0-5",
         "0-5",
-        "bytes=1234567890123456789-",
+        "bytes=99999999999999999999-99999999999999999998",
         "bytes=٠-٥",
         "bytes=0-1\nbytes=2-3",
     ],
 )
 def test_what_is_no_single_byte_range_asks_for_the_whole_file(header: str | None) -> None:
     assert read_range(header) is None
+
+
+@pytest.mark.parametrize(
+    ("header", "wish"),
+    [
+        ("bytes=0-99999999999999999999999", Wish(0, None)),
+        ("bytes=7-" + "9" * 5000, Wish(7, None)),
+        ("bytes=7-" + "0" * 5000 + "8", Wish(7, 8)),
+        ("bytes=-" + "9" * 5000, Wish(suffix=10**18)),
+        ("bytes=" + "9" * 5000 + "-", Wish(10**18)),
+        ("bytes=0-999999999999999999", Wish(0, 999999999999999999)),
+    ],
+)
+def test_a_position_of_any_size_is_read(header: str, wish: Wish) -> None:
+    """RFC 9110, 14.1.1, bounds no number of digits; int() does, at 4,300."""
+    assert read_range(header) == wish
 
 
 @pytest.mark.parametrize(

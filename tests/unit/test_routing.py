@@ -7,7 +7,9 @@ from typing import cast
 
 import pytest
 
+from proxy.dialects import DIALECTS
 from proxy.dialects.base import Dialect, Endpoint
+from proxy.dialects.fields import Fields
 from proxy.errors import EndpointNotFound, Invalid, MethodNotAllowed
 from proxy.model import Call, Credential, DialectName, Json, Operation, Principal, Route, Upstream
 from proxy.routing import (
@@ -173,11 +175,10 @@ def test_a_path_nobody_listed_is_not_found(path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("PUT", "/v1/videos", "GET, POST, OPTIONS"),
-        ("HEAD", "/v1/videos", "GET, POST, OPTIONS"),
+        ("PUT", "/v1/videos", "GET, HEAD, POST, OPTIONS"),
         ("POST", "/v1/videos/a/content", "GET, HEAD, OPTIONS"),
         ("DELETE", "/v1/videos/text2video", "POST, OPTIONS"),  # written out beats a parameter
-        ("get", "/v1/videos", "GET, POST, OPTIONS"),
+        ("get", "/v1/videos", "GET, HEAD, POST, OPTIONS"),
         ("OPTIONS", "/jimeng/", "POST, OPTIONS"),
     ],
 )
@@ -219,6 +220,59 @@ def test_a_query_that_picks_no_operation_is_told_what_would(
     with pytest.raises(Invalid) as caught:
         TABLE.match("POST", "/jimeng/", query)
     assert (caught.value.param, caught.value.message) == (param, message)
+
+
+WORDS: list[tuple[str, str]] = [
+    ("/v1/videos/generations", "POST /v1/video/generations"),
+    ("/videos/characters", "Characters are not served"),
+    ("/openai/v1/videos/sync", "POST /v1/videos, then GET"),
+    ("/openai/videos/remix", "POST /v1/videos/{id}/remix"),
+    ("/openai/deployments/d/videos/edit", "POST /v1/videos/edits"),
+    ("/v1/videos/extend", "POST /v1/videos/extensions"),
+    ("/v1/videos/multi-image2video", "POST /v1/videos."),
+    ("/v1/video/generations/async", "POST /v1/video/generations."),
+]
+
+
+@pytest.mark.parametrize(("path", "meant"), WORDS)
+def test_a_post_to_another_servers_word_is_not_found_and_told_what_is_meant(
+    path: str, meant: str
+) -> None:
+    with pytest.raises(EndpointNotFound) as caught:
+        EndpointTable(DIALECTS).match("POST", path, {})
+    assert meant in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/videos/video_1"),
+        ("POST", "/v1/video/generations/video_1"),
+        ("PUT", "/v1/videos/generations"),
+        ("POST", "/v1/models/sora-2"),
+        ("POST", "/kling/v1/videos/text2video/mine"),  # an id that its client chose
+    ],
+)
+def test_an_id_keeps_its_405(method: str, path: str) -> None:
+    with pytest.raises(MethodNotAllowed):
+        EndpointTable(DIALECTS).match(method, path, {})
+
+
+def test_head_is_answered_wherever_get_is() -> None:
+    every = EndpointTable(DIALECTS)
+    gets = [path.partition("?")[0] for method, path, *_ in every.rows() if method == "GET"]
+    assert len(gets) > 30
+    for path in gets:
+        assert every.match("HEAD", path, {}) == every.match("GET", path, {})
+
+
+def test_a_deployment_in_the_path_is_the_model_by_default() -> None:
+    """AzureOpenAI with `azure_deployment`; a model in the body says more."""
+    found = EndpointTable(DIALECTS).match("POST", "/openai/deployments/my-sora/videos", {})
+    said = Fields({"prompt": "a cat"})
+    assert DIALECTS["openai"].submission(found, said, "other").model == "my-sora"
+    said = Fields({"prompt": "a cat", "model": "sora-2"})
+    assert DIALECTS["openai"].submission(found, said, "other").model == "sora-2"
 
 
 def test_messages_about_a_path_stay_short_and_printable() -> None:

@@ -1,0 +1,110 @@
+"""One spelling for each path, and which targets and hosts are any."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+
+from proxy.errors import EndpointNotFound
+from proxy.http.targets import Target, check_path, fault_of, is_host, normalised, read_target
+
+
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("/v1/videos", "/v1/videos"),
+        ("//v1///videos//", "/v1/videos"),
+        ("/v1/v1/videos", "/v1/videos"),
+        ("/v1/v1/v1", "/v1"),
+        ("/v1/v1x/videos", "/v1/v1x/videos"),
+        ("/kling//v1/v1/videos/text2video/", "/kling/v1/videos/text2video"),
+        ("/", "/"),
+        ("//", "/"),
+        ("/jimeng/", "/jimeng"),
+        ("/%76%31/%7Evideos%2D", "/v1/~videos-"),
+        ("/v1/%76%31/videos", "/v1/videos"),
+        ("/v1/videos/a%2Fb", "/v1/videos/a%2Fb"),
+        ("/v1/videos/%2576", "/v1/videos/%2576"),
+        ("/v1/videos/%zz%4", "/v1/videos/%zz%4"),
+        ("/v1%2F%2Fvideos", "/v1%2F%2Fvideos"),
+        ("*", "*"),
+    ],
+)
+def test_a_path_has_one_spelling(written: str, path: str) -> None:
+    assert normalised(written) == path
+    assert normalised(path) == path
+
+
+def test_exactly_the_unreserved_characters_are_decoded() -> None:
+    """RFC 3986, 2.3: an escape of any other one may mean another thing."""
+    unreserved = string.ascii_letters + string.digits + "-._~"
+    for code in range(256):
+        for escape in (f"%{code:02x}", f"%{code:02X}"):
+            wanted = chr(code) if chr(code) in unreserved else escape
+            assert normalised(f"/a{escape}b") == f"/a{wanted}b"
+
+
+@pytest.mark.parametrize(
+    "path", ["/.", "/..", "/v1/../x", "/v1/./x", "/%2e%2E/x", "/v1/videos/.%2e"]
+)
+def test_dot_segments_are_refused(path: str) -> None:
+    with pytest.raises(EndpointNotFound, match="segment"):
+        check_path(normalised(path))
+
+
+@pytest.mark.parametrize("path", ["/", "/.env", "/v1/videos/..a", "/v1/models/veo-3.0", "/a/..%2f"])
+def test_a_dot_in_a_word_is_just_a_dot(path: str) -> None:
+    check_path(normalised(path))
+
+
+@pytest.mark.parametrize(
+    ("target", "read"),
+    [
+        ("/v1//videos?a=//b", Target("/v1//videos", "/v1/videos", "a=//b")),
+        ("http://h/v1/videos/?a", Target("/v1/videos/", "/v1/videos", "a", "h")),
+        ("HTTPS://h:8443", Target("/", "/", "", "h:8443")),
+        ("http://[::1]:80?x=http://y/z", Target("/", "/", "x=http://y/z", "[::1]:80")),
+        ("*", Target("*", "*", "")),
+    ],
+)
+def test_a_target_is_read_in_each_of_its_forms(target: str, read: Target) -> None:
+    assert fault_of(target) is None
+    assert read_target(target) == read
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["", "h:80", "ftp://h/", "http:/h/", "http:///x", "http://u@h/", "http://h:x/", "http://h/#f"],
+)
+def test_a_target_of_no_form_is_refused(target: str) -> None:
+    assert fault_of(target) is not None
+
+
+@pytest.mark.parametrize(
+    "host", ["", "h", "h:80", "h:", "192.0.2.1:8080", "[::1]", "[::1]:80", "a_b.example", "h:65535"]
+)
+def test_a_host_is_one(host: str) -> None:
+    assert is_host(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "a/b",
+        "a b",
+        "a:zz",
+        "u@h",
+        "h:65536",
+        "h:80:80",
+        "[::1",
+        "::1",
+        "h?x",
+        "h#x",
+        "h\\x",
+        "h\t",
+        "é",
+    ],
+)
+def test_what_is_no_host_is_refused(host: str) -> None:
+    assert not is_host(host)
