@@ -30,6 +30,7 @@ from proxy.command import (
     no_config_option,
     read_config,
     run,
+    say,
     say_json,
 )
 from proxy.config import Config
@@ -187,11 +188,11 @@ def check(config_path: Path | None, as_json: bool) -> None:
         say_json({"ok": not problems, "problems": problems, "warnings": warnings})
         raise SystemExit(1 if problems else 0)
     for line in (*problems, *warnings):
-        click.echo(line, err=True)
+        say(line, err=True)
     if not problems:
         what = config.path or "no config.toml here, the defaults"
         upstreams = counted(len(config.upstreams), "upstream")
-        click.echo(f"{what}: ok ({upstreams}, {counted(len(config.routes), 'route')})")
+        say(f"{what}: ok ({upstreams}, {counted(len(config.routes), 'route')})")
     raise SystemExit(1 if problems else 0)
 
 
@@ -212,7 +213,7 @@ def config_show(origin: bool, config_path: Path | None, as_json: bool) -> None:
         say_json([{"key": key, "value": value, "origin": where} for key, value, where in rows])
         return
     if not origin:
-        click.echo(folded(("KEY", "VALUE"), [row[:2] for row in rows], at=1))
+        say(folded(("KEY", "VALUE"), [row[:2] for row in rows], at=1))
         return
     # The file once, whole: its path in every row would leave no room for the values.
     in_file = f"{config.path}:"
@@ -220,8 +221,8 @@ def config_show(origin: bool, config_path: Path | None, as_json: bool) -> None:
         (key, value, f"line {where.removeprefix(in_file)}" if where.startswith(in_file) else where)
         for key, value, where in rows
     ]
-    click.echo(config.path.absolute() if config.path else "no config.toml here, the defaults")
-    click.echo(folded(("KEY", "VALUE", "ORIGIN"), told, at=1))
+    say(config.path.absolute() if config.path else "no config.toml here, the defaults")
+    say(folded(("KEY", "VALUE", "ORIGIN"), told, at=1))
 
 
 @main.command()
@@ -252,16 +253,14 @@ def routes(with_endpoints: bool, config_path: Path | None, as_json: bool) -> Non
         return
     if rows:
         priced = [f"PRICE {currency}" if name == "PRICE" else name for name in route_names]
-        click.echo(columns(priced, rows))
+        say(columns(priced, rows))
     else:
-        click.echo(
-            "There are no routes yet: add [[upstreams]] and [[routes]] to the configuration."
-        )
-    click.echo()
+        say("There are no routes yet: add [[upstreams]] and [[routes]] to the configuration.")
+    say()
     if with_endpoints:
-        click.echo(columns(endpoint_names, endpoints))
+        say(columns(endpoint_names, endpoints))
     else:
-        click.echo(f"{len(endpoints)} endpoints: `reelway routes --endpoints` lists them.")
+        say(f"{len(endpoints)} endpoints: `reelway routes --endpoints` lists them.")
 
 
 # ---------------------------------------------------------------- others

@@ -15,6 +15,7 @@ from proxy.command import (
     config_option,
     json_option,
     load_config,
+    say,
     say_json,
     when_ms,
     with_store,
@@ -68,7 +69,7 @@ def credential_list(config_path: Path | None, as_json: bool) -> None:
         if as_json:
             say_json({"credentials": rows})
         else:
-            click.echo(_table(rows))
+            say(_table(rows))
 
     with_store(config, go)
 
@@ -90,7 +91,7 @@ def credential_restore(name: str, config_path: Path | None, as_json: bool) -> No
         if as_json:
             say_json({"name": name, "restored": changed})
         else:
-            click.echo(f"{name} is back in use" if changed else f"{name} was in use")
+            say(f"{name} is back in use" if changed else f"{name} was in use")
 
     with_store(config, go)
 

@@ -15,12 +15,21 @@ import click
 
 from proxy.causes import cause_of
 from proxy.cli_health import connection_to
-from proxy.command import config_option, json_option, load_config, run, say_json, with_store
+from proxy.command import (
+    config_option,
+    json_option,
+    load_config,
+    run,
+    say,
+    say_json,
+    with_store,
+)
 from proxy.config import Config
 from proxy.front import judge
 from proxy.ground import CannotServe, signing_secrets
 from proxy.keyring import name_of
 from proxy.metrics import Metrics
+from proxy.plain import plain
 from proxy.probe import SKEW_S, model_for, probe
 from proxy.probe import Finding as Told
 from proxy.providers import PROVIDERS
@@ -48,7 +57,7 @@ def doctor(config_path: Path | None, as_json: bool) -> None:
         say_json([{"level": each.level, "text": each.text} for each in found])
     else:
         for each in found:
-            click.echo(f"{each.level:<8}{each.text}")
+            say(f"{each.level:<8}{plain(each.text)}")
     raise SystemExit(1 if any(each.level == "error" for each in found) else 0)
 
 

@@ -19,7 +19,13 @@ import click
 from pydantic import ValidationError
 
 from proxy.causes import cause_of
-from proxy.command import config_option, file_of, json_option, say_json
+from proxy.command import (
+    config_option,
+    file_of,
+    json_option,
+    say,
+    say_json,
+)
 from proxy.config import load
 from proxy.config_source import ConfigErrors, parse, text_of
 from proxy.config_tables import Admin, socket_address
@@ -67,7 +73,7 @@ def health(url: str | None, config_path: Path | None, as_json: bool) -> None:
     if as_json:
         say_json({"ready": ready, "why": why})
     else:
-        click.echo(why, err=not ready)
+        say(why, err=not ready)
     raise SystemExit(0 if ready else 1)
 
 
@@ -104,12 +110,12 @@ def _listen(path: Path | None) -> str:
         return load(path, os.environ, PROVIDERS).admin.listen
     except ConfigErrors as errors:
         for problem in errors.problems:
-            click.echo(str(problem), err=True)
+            say(str(problem), err=True)
     assert path is not None  # there are no mistakes in the defaults
     named = _listen_in(path, os.environ)
     place = named or Admin().listen
     whose = "which it names" if named else "the default, for it names none that can be read"
-    click.echo(f"The configuration has mistakes; asking on {place}, {whose}.", err=True)
+    say(f"The configuration has mistakes; asking on {place}, {whose}.", err=True)
     return place
 
 

@@ -13,6 +13,7 @@ from proxy.command import (
     config_option,
     json_option,
     load_config,
+    say,
     say_json,
     when_ms,
     with_store,
@@ -52,7 +53,7 @@ def webhook_list(state: str | None, limit: int, config_path: Path | None, as_jso
             say_json({"webhooks": [_public(hook) for hook in hooks], "has_more": has_more})
             return
         if not hooks:
-            click.echo("There are no such webhooks.")
+            say("There are no such webhooks.")
             return
         names = ("ID", "EVENT", "STATE", "TRIED", "CREATED", "LAST", "URL")
         rows = [
@@ -67,9 +68,9 @@ def webhook_list(state: str | None, limit: int, config_path: Path | None, as_jso
             )
             for hook in hooks
         ]
-        click.echo(columns(names, rows))
+        say(columns(names, rows))
         if has_more:
-            click.echo(f"There are more than {limit}; --limit shows them.", err=True)
+            say(f"There are more than {limit}; --limit shows them.", err=True)
 
     with_store(load_config(config_path, FOR_STORE), go)
 
@@ -94,7 +95,7 @@ def webhook_replay(name: str, config_path: Path | None, as_json: bool) -> None:
         if as_json:
             say_json(_public(again))
         else:
-            click.echo(f"{name} is due now; a running gateway sends it")
+            say(f"{name} is due now; a running gateway sends it")
 
     with_store(load_config(config_path, FOR_STORE), go)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import sys
 import time
@@ -19,6 +18,7 @@ from proxy.command import (
     counted,
     json_option,
     load_config,
+    say,
     say_json,
     when_ms,
     with_store,
@@ -64,10 +64,10 @@ def ledger_verify(owner: str | None, config_path: Path | None, as_json: bool) ->
             )
             return
         for problem in found.problems:
-            click.echo(problem, err=True)
+            say(problem, err=True)
         wrong = len(found.problems)
         verdict = counted(wrong, "problem") if wrong else "it balances"
-        click.echo(
+        say(
             f"{verdict}: {counted(found.entries, 'entry', 'entries')} of "
             f"{counted(found.tasks, 'task')}, {counted(found.owners, 'owner')}"
         )
@@ -105,7 +105,7 @@ def ledger_export(
     async def go(store: Store) -> None:
         if form == "json":
             async for row in entries(store):
-                click.echo(json.dumps(row, ensure_ascii=False))
+                say_json(row)
             return
         writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -151,10 +151,8 @@ def usage(owner: str | None, token_id: str | None, config_path: Path | None, as_
             say_json(rows if owner is None and token_id is None else rows[0])
             return
         names = ("OWNER", "TOKEN", "SPENT", "THIS MONTH", "TODAY", "HELD", "LEFT", "IN FLIGHT")
-        click.echo(columns(names, [_cells(row) for row in rows]))
-        click.echo(
-            f"\nAmounts are in {config.billing.currency}; --json has budgets by day and month."
-        )
+        say(columns(names, [_cells(row) for row in rows]))
+        say(f"\nAmounts are in {config.billing.currency}; --json has budgets by day and month.")
 
     with_store(config, go)
 

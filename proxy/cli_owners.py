@@ -13,10 +13,12 @@ from proxy.command import (
     config_option,
     json_option,
     load_config,
+    say,
     say_json,
     with_store,
 )
 from proxy.model import Limits
+from proxy.plain import plain
 from proxy.routing import columns
 from proxy.store import OwnerRecord, Store
 
@@ -112,13 +114,13 @@ def owner_list(config_path: Path | None, as_json: bool) -> None:
             say_json([_public(record) for record in records])
             return
         if not records:
-            click.echo("No owner has limits of its own: `owner set NAME …` gives it some.")
+            say("No owner has limits of its own: `owner set NAME …` gives it some.")
             return
         rows = [
             (record.name, words_of(record.limits), ", ".join(_model_words(record)) or "-")
             for record in records
         ]
-        click.echo(columns(("OWNER", "LIMITS", "MODELS"), rows))
+        say(columns(("OWNER", "LIMITS", "MODELS"), rows))
 
     with_store(load_config(config_path, FOR_STORE), go)
 
@@ -127,10 +129,10 @@ def _tell(record: OwnerRecord, as_json: bool) -> None:
     if as_json:
         say_json(_public(record))
         return
-    click.echo(f"{'owner':<16}{record.name}")
+    say(f"{'owner':<16}{plain(record.name)}")
     for name, value in shown(record.limits).items():
-        click.echo(f"{name:<16}{'-' if value is None else value}")
-    click.echo(f"{'models':<16}{', '.join(_model_words(record)) or '-'}")
+        say(f"{name:<16}{'-' if value is None else plain(str(value))}")
+    say(f"{'models':<16}{plain(', '.join(_model_words(record))) or '-'}")
 
 
 def _public(record: OwnerRecord) -> dict[str, object]:

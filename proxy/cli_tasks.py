@@ -18,6 +18,7 @@ from proxy.command import (
     config_option,
     json_option,
     load_config,
+    say,
     say_json,
     when_ms,
     with_store,
@@ -25,6 +26,7 @@ from proxy.command import (
 from proxy.errors import Conflict, NotFound
 from proxy.lifecycle import BY_OPERATOR, ended_by_operator
 from proxy.model import Status, Task
+from proxy.plain import plain
 from proxy.pricing import money
 from proxy.routing import columns
 from proxy.store import LineEntry, Place, Store
@@ -63,7 +65,7 @@ def task_list(
             say_json({"tasks": [_row(found) for found in tasks], "has_more": has_more})
             return
         if not tasks:
-            click.echo("There are no such tasks.")
+            say("There are no such tasks.")
             return
         names = ("ID", "OWNER", "MODEL", "STATUS", "UPSTREAM", "CREATED", "NOTE")
         rows = [
@@ -79,9 +81,9 @@ def task_list(
             for found in tasks
         ]
         header, *cells = _fitted(names, rows, _room())
-        click.echo(columns(header, cells))
+        say(columns(header, cells))
         if has_more:
-            click.echo(f"There are more than {limit}; --limit shows them.", err=True)
+            say(f"There are more than {limit}; --limit shows them.", err=True)
 
     with_store(load_config(config_path, FOR_STORE), go)
 
@@ -101,7 +103,7 @@ def task_show(task_id: str, config_path: Path | None, as_json: bool) -> None:
             say_json(whole)
             return
         for key, value in whole.items():
-            click.echo(f"{key:<16}{_said(value)}")
+            say(f"{key:<16}{plain(str(_said(value)))}")
 
     with_store(config, go)
 
@@ -121,7 +123,7 @@ def task_timeline(task_id: str, config_path: Path | None, as_json: bool) -> None
             return
         names = ("AT", "VERSION", "STAGE", "ATTEMPT", "EVENT")
         rows = [[str(value) for value in _entry(entry).values()] for entry in line]
-        click.echo(columns(names, rows))
+        say(columns(names, rows))
 
     with_store(load_config(config_path, FOR_STORE), go)
 
@@ -270,7 +272,7 @@ def _fitted(
     """The header and the rows in `room` columns, as far as that is possible: moments lose what is
     finer than a second, then their year and seconds; then cells lose their ends, and at last whole
     columns go, the least needed first. An id stays whole: it is what is copied."""
-    table = [list(names), *map(list, rows)]
+    table = [list(names), *([plain(cell) for cell in row] for row in rows)]
     if room is None or _width(table) <= room:
         return table
     created = names.index("CREATED")

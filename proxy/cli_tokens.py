@@ -22,12 +22,14 @@ from proxy.command import (
     config_option,
     json_option,
     load_config,
+    say,
     say_json,
     with_store,
 )
 from proxy.config import Config
 from proxy.ground import signing_secrets
 from proxy.model import NO_LIMITS
+from proxy.plain import plain
 from proxy.routing import columns
 from proxy.signing import parse_token
 from proxy.store import Store, TokenRecord
@@ -200,7 +202,7 @@ def token_list(config_path: Path | None, as_json: bool) -> None:
             say_json([_public(record) for record in records])
             return
         if not records:
-            click.echo("There are no keys yet: `token create --name …` makes one.")
+            say("There are no keys yet: `token create --name …` makes one.")
             return
         rows = [("ID", "NAME", "OWNER", "STATE", "MODELS", "CREATED")]
         rows += [
@@ -214,7 +216,7 @@ def token_list(config_path: Path | None, as_json: bool) -> None:
             )
             for record in records
         ]
-        click.echo(columns(rows[0], rows[1:]))
+        say(columns(rows[0], rows[1:]))
 
     with_store(load_config(config_path, FOR_STORE), go)
 
@@ -387,7 +389,7 @@ def token_revoke(token_id: str, config_path: Path | None, as_json: bool) -> None
         if as_json:
             say_json({"id": token_id, "revoked": True})
         else:
-            click.echo(f"{token_id} is revoked")
+            say(f"{token_id} is revoked")
 
     with_store(load_config(config_path, FOR_STORE), go)
 
@@ -444,7 +446,7 @@ def _tell(record: TokenRecord) -> None:
             said = ",".join(value) or "all"
         elif isinstance(value, dict):
             said = " ".join(f"{name}={text}" for name, text in value.items()) or "-"
-        click.echo(f"{key:<16}{'-' if said is None else said}")
+        say(f"{key:<16}{'-' if said is None else plain(str(said))}")
 
 
 def _tell_secrets(made: MadeToken, as_json: bool) -> None:
@@ -460,11 +462,11 @@ def _tell_secrets(made: MadeToken, as_json: bool) -> None:
             }
         )
         return
-    click.echo(f"token           {made.token}")
-    click.echo(f"access key      {made.record.id}   (vendors' SDKs)")
-    click.echo(f"secret key      {made.secret_key}")
-    click.echo(f"webhook secret  {made.webhook_secret}")
-    click.echo("The secrets are shown this once; only a hash is kept.", err=True)
+    say(f"token           {made.token}")
+    say(f"access key      {made.record.id}   (vendors' SDKs)")
+    say(f"secret key      {made.secret_key}")
+    say(f"webhook secret  {made.webhook_secret}")
+    say("The secrets are shown this once; only a hash is kept.", err=True)
 
 
 def _public(record: TokenRecord) -> dict[str, object]:
@@ -507,4 +509,4 @@ def _warn_of_unmatched(config: Config, wanted: tuple[str, ...]) -> None:
             globs.matches(route.model, glob) or globs.matches(glob, route.model)
             for route in config.routes
         ):
-            click.echo(f"warning: no route serves a model like '{glob}'", err=True)
+            say(f"warning: no route serves a model like '{glob}'", err=True)

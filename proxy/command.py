@@ -18,6 +18,7 @@ from proxy.config import Config, load
 from proxy.config_source import ConfigErrors, Loc
 from proxy.errors import ProxyError
 from proxy.ground import CannotServe, make_state_dir, new_event_loop
+from proxy.plain import plain, plain_json
 from proxy.providers import PROVIDERS
 from proxy.store import Store, StoreDown, StoreFault, StoreFull, StoreUnusable
 
@@ -80,7 +81,7 @@ def load_config(path: Path | None, needs: Sequence[Loc] | None = None) -> Config
         config = read_config(path, needs)
     except ConfigErrors as errors:
         for problem in errors.problems:
-            click.echo(str(problem), err=True)
+            say(problem, err=True)
         raise SystemExit(1) from None
     for problem in config.passed_over:
         click.echo(f"warning: {problem}", err=True)
@@ -126,15 +127,21 @@ def counted(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
+def say(text: object = "", *, err: bool = False) -> None:
+    """Print lines of text. What stands in a line is shown, never obeyed (see `plain`); a value
+    that may hold line ends goes through `plain` before it is put into its line."""
+    click.echo("\n".join(map(plain, str(text).split("\n"))), err=err)
+
+
 def say_json(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
+    click.echo(plain_json(json.dumps(value, ensure_ascii=False)))
 
 
 def with_store(config: Config, action: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
     """Run `action` on the configured store, beside a gateway or alone. On stderr it is said which
     store that is when nobody has named one: an empty one looks like lost keys and tasks."""
     if config.path is None:
-        click.echo(
+        say(
             f"There is no ./config.toml: this is the store in {config.server.state_dir}; "
             "--config FILE names another.",
             err=True,

@@ -21,6 +21,7 @@ from proxy import globs
 from proxy.dialects.base import Dialect, Endpoint
 from proxy.errors import EndpointNotFound, Invalid, MethodNotAllowed
 from proxy.model import Call, Credential, DialectName, Json, Principal, Route, Upstream
+from proxy.plain import plain
 
 # ---------------------------------------------------------------- endpoints
 
@@ -356,9 +357,9 @@ def folded(header: Sequence[str], rows: Sequence[Sequence[str]], at: int, width:
 def columns(
     header: Sequence[str], rows: Sequence[Sequence[str]], most: Mapping[int, int] | None = None
 ) -> str:
-    """Rows under a header as aligned text, without spaces at the ends of lines. `most`: the width
-    of a column at most; a longer cell moves what follows it."""
-    table = [header, *rows]
+    """Rows under a header as aligned text, without spaces at the ends of lines, each cell `plain`.
+    `most`: the width of a column at most; a longer cell moves what follows it."""
+    table = [header, *([plain(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
     widths = [min(width, (most or {}).get(column, width)) for column, width in enumerate(widths)]
     lines = (

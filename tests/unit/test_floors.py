@@ -16,6 +16,7 @@ FLOORS: dict[str, int] = {
     "http": 1,
     "signing": 1,
     "globs": 1,
+    "plain": 1,
     "fingerprint": 1,
     "redaction": 1,
     "dialects": 2,
