@@ -14,8 +14,9 @@ from typing import Final, ParamSpec, TypeVar
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# Below this the work takes milliseconds at most, and is not worth a thread.
-LARGE_BYTES: Final = 256 * 1024
+# Below this the work takes milliseconds at most, and is not worth a thread. 64 KiB may hold
+# 20,000 values, the most a body may have.
+LARGE_BYTES: Final = 64 * 1024
 
 
 async def aside(size: int, work: Callable[_P, _T], *args: _P.args, **more: _P.kwargs) -> _T:

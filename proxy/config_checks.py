@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from proxy import globs
 from proxy.config_source import Findings, Loc, did_you_mean, say
 from proxy.config_tables import (
+    BODY_WEIGHT,
     KEYS,
     PRICES,
     Admin,
@@ -71,6 +72,13 @@ def check_amounts(timeouts: Timeouts, limits: Limits, cors: Cors, findings: Find
                 f"{getattr(limits, name)} is more than spool_bytes, {limits.spool_bytes}: "
                 "no such request could ever be taken",
             )
+    most = 2 * BODY_WEIGHT * max(limits.json_bytes, limits.form_text_bytes)
+    if most > limits.body_bytes:
+        findings.add(
+            ("limits", "body_bytes"),
+            f"{limits.body_bytes} is less than {most}, {2 * BODY_WEIGHT} times the larger of "
+            "json_bytes and form_text_bytes: the largest body could never be taken",
+        )
     if cors.allow_credentials and "*" in cors.origins:
         findings.add(
             ("cors", "allow_credentials"),

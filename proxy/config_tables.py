@@ -24,6 +24,10 @@ from proxy.model import DialectName, Json
 MIB: Final = 1024 * 1024
 DAY_S: Final = 86400
 
+# How many times its bytes a body holds of a worker's memory while it is parsed: as it came, as
+# text, and as the picture inside it.
+BODY_WEIGHT: Final = 3
+
 REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 
 # What a route's price may be given by: an amount, or a table of amounts by case.
@@ -345,6 +349,7 @@ class Limits(Table):
     upload_bytes: Count = 32 * MIB
     spool_bytes: Count = 512 * MIB
     form_text_bytes: Count = 28 * MIB
+    body_bytes: Count = 512 * MIB
     form_parts: Count = 64
     connections: Count = 10_000
     streams_per_token: Count = 64

@@ -23,6 +23,7 @@ Limit = Literal[
     "connections",
     "body",
     "spool",
+    "bodies",  # memory for what is kept of request bodies
     "store",
     "credentials",  # each has as many tasks under way as it may
     "cooling",  # each waits out its provider's rate limit

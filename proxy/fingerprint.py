@@ -16,6 +16,7 @@ from proxy.errors import Invalid
 from proxy.model import Call
 
 MAX_KEY_CHARS = 255
+_LONG_CHARS = 64 * 1024
 
 
 def fingerprint(call: Call, fields: Mapping[str, object]) -> str:
@@ -57,5 +58,8 @@ def _told(value: object) -> object:
         return {str(name): _told(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_told(inner) for inner in value]
+    if isinstance(value, str) and len(value) > _LONG_CHARS:
+        # Hashed here, because hashlib lets other threads go on and orjson does not.
+        return {"text": hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()}
     digest = getattr(value, "sha256", None)
     return value if digest is None else {"file": digest}

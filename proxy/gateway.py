@@ -68,7 +68,7 @@ from proxy.planning import route_of
 from proxy.rates import rates_of, told_of
 from proxy.routing import EndpointTable, dialect_of, listed_models
 from proxy.scopes import check_end, check_scope, most_body_bytes, owns, sees
-from proxy.spool import Spool
+from proxy.spool import Batch, Spool
 from proxy.store import Store, StoreDown
 from proxy.submission import Ask, Submitter
 from proxy.tracing import Tracing, onward
@@ -175,6 +175,8 @@ class Gateway:
             self._log.exception("request failed", request_id=exchange.id, path=head.path)
             return self._refuse(exchange, InternalError("The gateway failed; nothing is known."))
         finally:
+            if exchange.release is not None:
+                exchange.release()
             self._account.finish(exchange)
             if self._tracing is not None:
                 self._tracing.request(exchange)
@@ -227,7 +229,11 @@ class Gateway:
 
     async def _let_in(self, request: web.BaseRequest, exchange: Exchange, call: Call) -> Admission:
         async def body(limit: int) -> bytes:
-            return await spent(exchange, "body", read_whole(request, self._config(), limit))
+            # Read before the client is known, so it is booked by address, to the request's end.
+            batch = self._spool.batch(f"address {exchange.head.peer}")
+            exchange.release = batch.close
+            read = read_whole(request, self._config(), limit, batch)
+            return await spent(exchange, "body", read)
 
         admission = await self._auth.authenticate(exchange.head, call.dialect, body)
         principal = admission.principal
@@ -273,7 +279,7 @@ class Gateway:
         dialect = self._dialects[call.dialect]
         config = self._config()
         is_quote = wants_quote(exchange.head)
-        batch = self._spool.batch()
+        batch = self._spool.batch(admission.principal.token_id)
         try:
             headers = exchange.head.headers
             body = await spent(exchange, "body", self._read(request, call, admission, batch))
@@ -287,6 +293,9 @@ class Gateway:
                 body.size,
             )
             _check_callback(ask.request, body.fields, config.webhooks.allow)
+            held = body.held
+            del body  # its text is no longer needed; the pictures made of it are
+            batch.weigh(held)
         except BaseException:
             batch.close()
             raise
@@ -457,13 +466,13 @@ class Gateway:
         )
 
     async def _read(
-        self, request: web.BaseRequest, call: Call, admission: Admission, batch: object
+        self, request: web.BaseRequest, call: Call, admission: Admission, batch: Batch
     ) -> Body:
         body = await read_fields(
             request,
             call.dialect,
             self._config(),
-            batch,  # type: ignore[arg-type]
+            batch,
             admission.body,
             most_body_bytes(admission.principal),
         )
@@ -481,7 +490,7 @@ class Gateway:
         """The task a client names, by our id or its own alias; a foreign one is no task."""
         fields = _NO_FIELDS
         if exchange.head.method == "POST":
-            with self._spool.batch() as batch:
+            with self._spool.batch(admission.principal.token_id) as batch:
                 body = await spent(exchange, "body", self._read(request, call, admission, batch))
                 fields = Fields(body.fields)
         reference = self._dialects[call.dialect].reference(call, fields)

@@ -1,39 +1,58 @@
 """A client's body, from the socket to named fields.
 
 Rule: nothing here is called before the caller was let in, and no body is held whole but JSON,
-which `limits.json_bytes` bounds. A file part goes to the spool as it arrives.
+which `limits.json_bytes` bounds. A file part goes to the spool as it arrives. What is held in
+memory counts against `limits.body_bytes`.
+
+JSON is read under any type that says so. Under a type that says nothing (none, text/plain, bytes,
+and what curl sends by default) it is read when it begins as an object: such clients exist.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from proxy.aside import aside
 from proxy.config import Config
+from proxy.config_tables import BODY_WEIGHT
 from proxy.errors import TooLarge, UnsupportedMediaType
+from proxy.http.documents import json_fields, opens_object
 from proxy.http.headers import content_length
-from proxy.http.multipart import FormLimits, FormParser, json_fields
+from proxy.http.multipart import FormLimits, FormParser
 from proxy.listener import read_body
 from proxy.model import DialectName
 from proxy.spool import Batch
 
 _FORMS: tuple[DialectName, ...] = ("openai", "generic")  # who may send multipart
+_JSON = ("application/json", "text/json", "application/x-json", "application/javascript")
+_UNTYPED = (
+    "",
+    "text/plain",
+    "application/octet-stream",
+    "binary/octet-stream",
+    "application/x-www-form-urlencoded",  # curl -d without a type
+)
+_HEAD_BYTES = 1024  # of blanks before the first brace
+_CHARSET = re.compile(r";[ \t]*charset[ \t]*=[ \t]*\"?([\w.:-]{1,40})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What was sent, in `size` bytes. `sha256` is of these (JSON only; a form is never signed)."""
+    """What was sent, in `size` bytes. `sha256` is of these (JSON only; a form is never signed).
+    `held` of them are in memory, the rest in the spool."""
 
     fields: Mapping[str, object]
     sha256: str
     size: int
+    held: int
 
 
-_NOTHING = Body({}, hashlib.sha256(b"").hexdigest(), 0)
+_NOTHING = Body({}, hashlib.sha256(b"").hexdigest(), 0, 0)
 
 
 async def read_fields(
@@ -45,7 +64,8 @@ async def read_fields(
     most: int | None = None,
 ) -> Body:
     """The body as fields; `read` is the body when somebody had to read it before. `most` bytes
-    are what this client may send, if that is less than anybody may."""
+    are what this client may send, if that is less than anybody may. What the body weighs in
+    memory is booked in `batch`."""
     if read is None and request.content.at_eof():
         return _NOTHING
     kind = request.headers.get("Content-Type", "")
@@ -53,26 +73,57 @@ async def read_fields(
     encoding = request.headers.get("Content-Encoding", "identity").lower()
     if encoding != "identity":
         raise UnsupportedMediaType(f"Content-Encoding '{encoding}' is not read; send it plain.")
-    if word == "application/json" or word.endswith("+json"):
-        raw = (
-            read
-            if read is not None
-            else await read_whole(request, config, _least(config.limits.json_bytes, most))
-        )
-        return await aside(len(raw), _read_json, raw)
     if word == "multipart/form-data" and dialect in _FORMS and read is None:
         return await _read_form(request, kind, config, batch, most)
+    is_json = word in _JSON or word.endswith("+json")
+    if not is_json and word not in _UNTYPED:
+        raise _unread(word, dialect)
+    if read is None:
+        limit = _least(config.limits.json_bytes, most)
+        check = None if is_json else lambda head: _check_opening(head, word, dialect)
+        read = await read_whole(request, config, limit, batch, check)
+    if not is_json and read:
+        _check_opening(read[:_HEAD_BYTES], word, dialect)
+    batch.weigh(BODY_WEIGHT * len(read))
+    return await aside(len(read), _read_json, read, _charset_of(kind))
+
+
+def _unread(word: str, dialect: DialectName) -> UnsupportedMediaType:
     accepted = "application/json" + (" or multipart/form-data" if dialect in _FORMS else "")
     shown = f"'{word}'" if word else "none"
-    raise UnsupportedMediaType(f"Content-Type {shown} is not read here; send {accepted}.")
+    return UnsupportedMediaType(f"Content-Type {shown} is not read here; send {accepted}.")
 
 
-def _read_json(raw: bytes) -> Body:
-    return Body(json_fields(raw) if raw else {}, hashlib.sha256(raw).hexdigest(), len(raw))
+def _check_opening(head: bytes, word: str, dialect: DialectName) -> bool:
+    """False while nothing shows. `UnsupportedMediaType` when it does not begin as an object."""
+    opens = opens_object(head)
+    if opens is False:
+        raise _unread(word, dialect)
+    return opens is True
 
 
-async def read_whole(request: web.BaseRequest, config: Config, limit: int) -> bytes:
-    """A body of at most `limit` bytes; refused by its announced length before it is read."""
+def _charset_of(kind: str) -> str | None:
+    found = _CHARSET.search(kind)
+    return found[1] if found else None
+
+
+def _read_json(raw: bytes, charset: str | None) -> Body:
+    fields = json_fields(raw, charset) if raw else {}
+    return Body(fields, hashlib.sha256(raw).hexdigest(), len(raw), len(raw))
+
+
+async def read_whole(
+    request: web.BaseRequest,
+    config: Config,
+    limit: int,
+    batch: Batch,
+    check: Callable[[bytes], bool] | None = None,
+) -> bytes:
+    """A body of at most `limit` bytes; refused by its announced length before it is read.
+
+    `check` is asked with the first bytes until it says True, and raises for a body that nobody
+    needs to read to its end. What has come is booked in `batch`.
+    """
     announced = content_length(request.headers.get("Content-Length"))
     if announced is not None and announced > limit:
         raise _too_large(limit)
@@ -81,6 +132,9 @@ async def read_whole(request: web.BaseRequest, config: Config, limit: int) -> by
         body += chunk
         if len(body) > limit:
             raise _too_large(limit)
+        batch.weigh(len(body))
+        if check is not None and check(bytes(body[:_HEAD_BYTES])):
+            check = None
     return bytes(body)
 
 
@@ -107,7 +161,10 @@ async def _read_form(
         if received > most:
             raise _too_large(most)
         parser.feed(chunk)
-    return Body(parser.finish(), "", received)
+        batch.weigh(parser.text_bytes)
+    batch.weigh(BODY_WEIGHT * parser.text_bytes)
+    fields = await aside(parser.text_bytes, parser.finish)
+    return Body(fields, "", received, parser.text_bytes)
 
 
 def _arriving(request: web.BaseRequest, config: Config) -> AsyncIterator[bytes]:

@@ -7,7 +7,7 @@ Times are integers in milliseconds since the epoch (`*_ms`) unless the name says
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeAlias
@@ -638,6 +638,7 @@ class Exchange:
     refused: tuple[str, str | None] | None = None  # why it was not let in, and whose key it was
     prompt: str | None = None  # only where [logs] prompts wants it in the log
     task: Task | None = None  # the one it is about, as it was found
+    release: Callable[[], None] | None = None  # gives back what was read before it was let in
     # How long its phases took, 0 for one that did not happen: from the head until it was let in,
     # reading its body, waiting for upstreams, waiting for a change as it had asked us to.
     auth_ns: int = 0

@@ -23,6 +23,7 @@ from proxy.model import (
     VideoRequest,
 )
 from proxy.providers.base import Provider
+from proxy.providers.parts import check_form
 from proxy.rewrite import enforce_fit, rewrite
 from proxy.routing import allowed_models, candidates, choose_route, permits
 
@@ -131,6 +132,8 @@ def attempts_of(
                 draft = replace(
                     draft, fields={**draft.fields, provider.callback_field: callback_url}
                 )
+            if draft.encoding == "multipart":
+                check_form(draft.fields)
         except ProxyError as error:
             complaint = complaint or error
             continue

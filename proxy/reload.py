@@ -21,7 +21,7 @@ WAIT_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
         *("head_s", "body_idle_s", "keepalive_s"),
         *("connect_s", "submit_s", "poll_s", "idle_upstream_s"),
     ),
-    "limits": ("connections", "upload_bytes", "spool_bytes", "upstream_rcvbuf_bytes"),
+    "limits": ("connections", "upload_bytes", "spool_bytes", "body_bytes", "upstream_rcvbuf_bytes"),
 }
 
 

@@ -225,6 +225,7 @@ class Server:
             config.server.state_dir,
             upload_bytes=config.limits.upload_bytes,
             total_bytes=config.limits.spool_bytes,
+            body_bytes=config.limits.body_bytes,
         )
         upstreams = Upstreams(
             Deadlines(

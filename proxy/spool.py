@@ -1,6 +1,7 @@
-"""Uploads, kept between the client's body and the upstream's.
+"""Uploads, kept between the client's body and the upstream's, and what bodies may weigh.
 
-Rule: every byte held counts against one budget, and every file is nameless from its first
+Rule: every byte held counts against a budget of the worker, on disk (uploads) or in memory (the
+rest of a body). Nobody may hold more than a share of it. And every file is nameless from its first
 moment on (O_TMPFILE, or unlinked at once): however a worker dies, nothing is left behind.
 
 A blob is hashed while it is written, stays in memory up to `memory_bytes`, and may be read by
@@ -13,7 +14,7 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -27,8 +28,65 @@ _UNTYPED = ("", "application/octet-stream", "binary/octet-stream")
 _HEAD_BYTES = 16  # enough for every row of `sniff`
 
 
+class Budget:
+    """Bytes that all requests of a worker may hold together, and each holder a share of them.
+
+    `full` makes the error for a request that does not fit; its argument says whose bytes fill the
+    budget."""
+
+    __slots__ = ("_full", "_held_by", "held_bytes", "share_bytes", "total_bytes")
+
+    def __init__(
+        self, total_bytes: int, share_bytes: int, full: Callable[[str], Unavailable]
+    ) -> None:
+        self.total_bytes = total_bytes
+        self.share_bytes = share_bytes
+        self.held_bytes = 0
+        self._held_by: dict[str, int] = {}
+        self._full = full
+
+    def take(self, size: int, who: str | None) -> None:
+        """Book `size` bytes. `who` None has no share. Raises `Unavailable` when nothing is left."""
+        mine = 0 if who is None else self._held_by.get(who, 0) + size
+        is_share_spent = mine > self.share_bytes
+        if is_share_spent or self.held_bytes + size > self.total_bytes:
+            raise self._full(" with requests of this key" if is_share_spent else "")
+        self.held_bytes += size
+        if who is not None:
+            self._held_by[who] = mine
+
+    def give_back(self, size: int, who: str | None) -> None:
+        self.held_bytes -= size
+        if who is not None:
+            left = self._held_by.get(who, 0) - size
+            if left > 0:
+                self._held_by[who] = left
+            else:
+                self._held_by.pop(who, None)
+
+
+def _spool_full(why: str) -> Unavailable:
+    return Unavailable(
+        f"The upload spool is full at the moment{why}; try again shortly.",
+        code="spool_full",
+        retry_after_s=RETRY_AFTER_S,
+        limit="spool",
+    )
+
+
+def _bodies_full(why: str) -> Unavailable:
+    return Unavailable(
+        f"The memory for request bodies is full at the moment{why}; try again shortly.",
+        code="bodies_full",
+        retry_after_s=RETRY_AFTER_S,
+        limit="bodies",
+    )
+
+
 class Spool:
-    """Where one worker keeps its uploads. `held_bytes` is what all open blobs take together."""
+    """Where one worker keeps its uploads. `held_bytes` is what all open blobs take together.
+
+    `bodies` is the budget of what is kept of bodies in memory: JSON, and the text of forms."""
 
     def __init__(
         self,
@@ -36,51 +94,65 @@ class Spool:
         memory_bytes: int = 256 * 1024,
         upload_bytes: int = 32 * 1024 * 1024,
         total_bytes: int = 512 * 1024 * 1024,
+        body_bytes: int = 512 * 1024 * 1024,
     ) -> None:
         self.directory = directory
         self.memory_bytes = memory_bytes
         self.upload_bytes = upload_bytes
-        self.total_bytes = total_bytes
-        self.held_bytes = 0
+        self._uploads = Budget(total_bytes, max(total_bytes // 2, upload_bytes), _spool_full)
+        self.bodies = Budget(body_bytes, body_bytes // 2, _bodies_full)
 
-    def open(self, filename: str, content_type: str) -> SpoolWriter:
+    @property
+    def held_bytes(self) -> int:
+        return self._uploads.held_bytes
+
+    def open(self, filename: str, content_type: str, who: str | None = None) -> SpoolWriter:
         """A writer for one upload. The caller finishes or discards it, then closes the blob;
         `batch` does that for all uploads of a request."""
-        return SpoolWriter(self, filename, content_type)
+        return SpoolWriter(self, filename, content_type, who)
 
-    def batch(self) -> Batch:
-        return Batch(self)
+    def batch(self, who: str | None = None) -> Batch:
+        """`who` sends the request: a token, or an address before the token is known."""
+        return Batch(self, who)
 
-    def take(self, size: int) -> None:
+    def take(self, size: int, who: str | None) -> None:
         """Book `size` bytes. Raises `Unavailable` when the budget is spent."""
-        if self.held_bytes + size > self.total_bytes:
-            raise Unavailable(
-                "The upload spool is full at the moment; try again shortly.",
-                code="spool_full",
-                retry_after_s=RETRY_AFTER_S,
-                limit="spool",
-            )
-        self.held_bytes += size
+        self._uploads.take(size, who)
 
-    def give_back(self, size: int) -> None:
-        self.held_bytes -= size
+    def give_back(self, size: int, who: str | None) -> None:
+        self._uploads.give_back(size, who)
 
 
 class Batch:
-    """The uploads of one request: `with spool.batch() as batch:` closes them all at its end."""
+    """What one request holds: its uploads, and memory for the rest of its body.
 
-    def __init__(self, spool: Spool) -> None:
+    `with spool.batch() as batch:` gives everything back at its end."""
+
+    def __init__(self, spool: Spool, who: str | None = None) -> None:
         self._spool = spool
+        self._who = who
         self._writers: list[SpoolWriter] = []
+        self._weight = 0
 
     def open(self, filename: str, content_type: str) -> SpoolWriter:
-        writer = self._spool.open(filename, content_type)
+        writer = self._spool.open(filename, content_type, self._who)
         self._writers.append(writer)
         return writer
+
+    def weigh(self, size: int) -> None:
+        """Say how much memory the request holds now. Raises `Unavailable` when the budget for
+        bodies is spent."""
+        more = size - self._weight
+        if more > 0:
+            self._spool.bodies.take(more, self._who)
+        elif more:
+            self._spool.bodies.give_back(-more, self._who)
+        self._weight = size
 
     def close(self) -> None:
         while self._writers:
             self._writers.pop().close()
+        self.weigh(0)
 
     def __enter__(self) -> Batch:
         return self
@@ -97,8 +169,11 @@ class Batch:
 class SpoolWriter:
     """One upload on its way in. Whatever `write` raises, it has given everything back by then."""
 
-    def __init__(self, spool: Spool, filename: str, content_type: str) -> None:
+    def __init__(
+        self, spool: Spool, filename: str, content_type: str, who: str | None = None
+    ) -> None:
         self._spool = spool
+        self._who = who
         self._filename = filename
         self._content_type = content_type
         self._hash = hashlib.sha256()
@@ -126,7 +201,7 @@ class SpoolWriter:
         if self._size + len(data) > self._spool.upload_bytes:
             text = f"An uploaded file is larger than {self._spool.upload_bytes} bytes."
             raise TooLarge(text, limit="body")
-        self._spool.take(len(data))
+        self._spool.take(len(data), self._who)
         self._size += len(data)
         if len(self._head) < _HEAD_BYTES:
             self._head = (self._head + data)[:_HEAD_BYTES]
@@ -165,6 +240,7 @@ class SpoolWriter:
             filename=self._filename or "upload",
             memory=bytes(self._memory),
             file=self._file,
+            who=self._who,
         )
         self._memory, self._file = bytearray(), None
         return self._blob
@@ -178,7 +254,7 @@ class SpoolWriter:
         file, self._file = self._file, None
         if file is not None:
             file.close()
-        self._spool.give_back(self._size)
+        self._spool.give_back(self._size, self._who)
 
     def close(self) -> None:
         """Forget the upload, finished or not."""
@@ -195,6 +271,7 @@ class SpooledBlob:
         "_is_open",
         "_memory",
         "_spool",
+        "_who",
         "content_type",
         "filename",
         "sha256",
@@ -211,8 +288,10 @@ class SpooledBlob:
         filename: str,
         memory: bytes,
         file: IO[bytes] | None,
+        who: str | None,
     ) -> None:
         self._spool = spool
+        self._who = who
         self._memory = memory
         self._file = file
         self._is_open = True
@@ -247,7 +326,7 @@ class SpooledBlob:
         file, self._file = self._file, None
         if file is not None:
             file.close()
-        self._spool.give_back(self.size)
+        self._spool.give_back(self.size, self._who)
 
 
 def sniff(head: bytes) -> str | None:

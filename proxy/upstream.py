@@ -40,7 +40,7 @@ from proxy.families import UPSTREAM_FAILURES, UPSTREAM_SECONDS
 from proxy.http.addresses import is_public
 from proxy.metrics import Metrics
 from proxy.model import Outbound, Upstream
-from proxy.providers.serial import encoded
+from proxy.providers.serial import BLOCK_BYTES, encoded
 from proxy.relay import AddrInfo, socket_factory
 
 if TYPE_CHECKING:
@@ -142,12 +142,16 @@ class Upstreams:
 
     async def _call(self, session: ClientSession, outbound: Outbound, total_s: float) -> Answer:
         timeout = ClientTimeout(total=total_s, sock_connect=self._deadlines.connect_s)
+        payload, headers = _payload(outbound), outbound.headers
+        if payload is not None and not isinstance(payload, bytes):
+            headers = headers.copy()
+            headers["Content-Length"] = str(outbound.length)  # else it would go out chunked
         try:
             async with session.request(
                 outbound.method,
                 URL(outbound.url, encoded=True),
-                headers=outbound.headers,
-                data=_payload(outbound),
+                headers=headers,
+                data=payload,
                 timeout=timeout,
                 allow_redirects=False,  # a submit repeated elsewhere may be a second render
             ) as response:
@@ -312,10 +316,11 @@ def _host_port(url: URL) -> str:
 
 
 def _payload(outbound: Outbound) -> bytes | AsyncIterator[bytes] | None:
-    """The body: small ones as bytes, those with uploads piece by piece from the spool."""
+    """The body: a small one as bytes, a large one or one with uploads piece by piece."""
     if not outbound.pieces:
         return None
-    if all(isinstance(piece, bytes) for piece in outbound.pieces):
+    is_small = outbound.length <= BLOCK_BYTES
+    if is_small and all(isinstance(piece, bytes) for piece in outbound.pieces):
         return b"".join(encoded(outbound.pieces))
     return _counted(encoded(outbound.pieces), outbound.length)
 

@@ -141,18 +141,18 @@ def inline(value: str, param: str) -> MemoryBlob:
 
 def _decoded(value: str, param: str) -> tuple[str, bytes]:
     """(declared type, bytes) of a data: URL or of bare base64. Raises `Invalid`."""
-    declared, text = "", value
+    declared, text, start = "", value, 0
     if value[:5].lower() == "data:":
         head = _DATA_URL.match(value)
         if head is None or not head[2].lower().endswith(";base64"):
             raise Invalid(
                 f"'{param}' must be a data: URL of the form data:image/png;base64,….", param=param
             )
-        declared, text = head[1].strip().lower(), value[head.end() :]
+        declared, start = head[1].strip().lower(), head.end()
     if "\n" in text:
-        text = text.replace("\r\n", "").replace("\n", "")
+        text, start = text[start:].replace("\r\n", "").replace("\n", ""), 0
     try:
-        data = _unbase64(text)
+        data = _unbase64(text, start)
     except ValueError as exc:  # binascii.Error, and plain ValueError for text outside ASCII
         raise Invalid(f"'{param}' must be {ACCEPTED}; it is none of these.", param=param) from exc
     if not data:
@@ -160,11 +160,13 @@ def _decoded(value: str, param: str) -> tuple[str, bytes]:
     return declared, data
 
 
-def _unbase64(text: str) -> bytes:
-    """In pieces, for a call into C on all of it would stop every other thread. Raises ValueError,
-    as for the text at once: padding has its place at the end of the last piece only."""
+def _unbase64(text: str, begin: int = 0) -> bytes:
+    """Decode what stands in `text` from `begin` on. Raises ValueError.
+
+    In pieces, for a call into C on all of it would stop every other thread. Padding has its place
+    at the end of the last piece only, as in the text at once."""
     pieces: list[bytes] = []
-    for start in range(0, len(text), _PIECE_CHARS):
+    for start in range(begin, len(text), _PIECE_CHARS):
         if pieces and len(pieces[-1]) < _PIECE_CHARS // 4 * 3:
             raise ValueError("padding before the end")
         piece = text[start : start + _PIECE_CHARS]

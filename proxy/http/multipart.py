@@ -1,30 +1,29 @@
-"""A client's body, bytes in, nested values out: multipart/form-data and JSON.
+"""A client's multipart/form-data: bytes in, nested values out.
 
 Rule: whatever the bytes, the only thing raised is a `ProxyError`.
 
 Forms (RFC 7578, https://datatracker.ietf.org/doc/html/rfc7578) are read incrementally: text is
 kept, files go to a `BlobWriter` as they arrive. Names are folded the way the official SDKs
 flatten them (openai-node 7, openai-python 3 with `array_format="brackets"`): `a[b]` is a member
-of an object, `a[]` an element of a list, `a[][b]` a member of an object in a list.
+of an object, `a[]` an element of a list, `a[][b]` a member of an object in a list. A plain name
+that comes more than once is a list too, as browsers and curl write one.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, cast
+from typing import Final, Protocol, TypeAlias, cast
 from urllib.parse import unquote_to_bytes
 
-import orjson
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 
 from proxy.errors import Invalid, TooLarge, UnsupportedMediaType
-from proxy.model import Blob, Json
+from proxy.http.charsets import decoded
+from proxy.model import Blob
 
-MAX_DEPTH = 32  # of a JSON body; the deepest documented one has five levels
 _MAX_BOUNDARY = 70  # RFC 2046 §5.1.1
 _MAX_NAME_CHARS = 256
 _MAX_FILENAME_CHARS = 128
@@ -81,7 +80,12 @@ class FormParser:
         self._has_started = False
         self._text_bytes = 0
         self._part: _Part | None = None
-        self._fields: dict[str, object] = {}
+        self._ended: list[tuple[_Part, Blob | None]] = []
+
+    @property
+    def text_bytes(self) -> int:
+        """The bytes of text kept in memory so far."""
+        return self._text_bytes
 
     def feed(self, data: bytes) -> None:
         """The next bytes of the body. Raises `Invalid`, `TooLarge`, or what a writer raises."""
@@ -91,14 +95,20 @@ class FormParser:
             self._parse(data)
 
     def finish(self) -> dict[str, object]:
-        """The whole form, at the end of the body: strings, blobs, lists and dicts."""
+        """The whole form, at the end of the body: strings, blobs, lists and dicts.
+
+        Decodes all text, so of a large form it is called off the event loop.
+        """
         if not self._has_started:
             self.discard()
             raise Invalid(
                 "The form is empty or does not start with the boundary its Content-Type names."
             )
         self._parse(b"")
-        return self._fields
+        fields: dict[str, object] = {}
+        for part, blob in self._ended:
+            _fold(fields, part, _text(part) if blob is None else blob)
+        return fields
 
     def discard(self) -> None:
         """Drop the file in progress. Harmless at any time."""
@@ -136,7 +146,7 @@ class FormParser:
         except ParserLimitReached as exc:
             raise TooLarge(_limit_message(str(exc), self._limits), limit="body") from exc
         except (MultipartError, ValueError, AssertionError) as exc:
-            raise Invalid(_fault_message(str(exc), self._part)) from exc
+            raise Invalid(_fault_message(exc, self._part)) from exc
         finally:
             if not done:
                 self.discard()
@@ -157,9 +167,8 @@ class FormParser:
         filename = segment.filename
         if filename is None:
             filename = _extended_filename(segment["Content-Disposition"], name)
-        if filename is None and (segment.charset or "utf-8").lower() not in _UTF8:
-            raise Invalid(f"'{name}' must be UTF-8 text.", param=name)
-        return _Part(name, path, filename, _media_type(segment.content_type), bytearray())
+        content_type = _media_type(segment.content_type)
+        return _Part(name, path, filename, content_type, segment.charset, bytearray())
 
     def _write(self, data: bytes) -> None:
         part = self._part
@@ -193,13 +202,13 @@ class FormParser:
         assert part is not None
         if part.filename is None:
             self._part = None
-            _fold(self._fields, part, _text(part))
+            self._ended.append((part, None))
         elif part.filename == "" and part.size == 0:
             self._part = None  # what browsers send for a file field left empty
         else:
             blob = self._writer(part).finish()
             self._part = None
-            _fold(self._fields, part, blob)
+            self._ended.append((part, blob))
 
 
 @dataclass(slots=True)
@@ -208,12 +217,12 @@ class _Part:
     path: tuple[str, ...]
     filename: str | None  # None: a text part
     content_type: str
+    charset: str | None  # as the part names it
     text: bytearray
     size: int = 0
     writer: BlobWriter | None = None
 
 
-_UTF8 = ("utf-8", "utf8", "us-ascii", "ascii")
 _BCHARS = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]*[0-9A-Za-z'()+_,\-./:=?]")  # RFC 2046 §5.1.1
 # Unquoted boundaries may hold "=" or ":" in practice, though a token may not.
 _PARAM = re.compile(r';[ \t]*([\w!#$%&\'*+.^`|~-]+)[ \t]*=[ \t]*(?:"([^"\\]*)"|([^\s;"]+))[ \t]*')
@@ -222,6 +231,8 @@ _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,60}/[a-z0-9!#$&^_.+-]{1,60}")
 _EXTENDED = re.compile(r";[ \t]*filename\*[ \t]*=[ \t]*([^'\s;]*)'[^']*'([^\s;]*)", re.IGNORECASE)
 _NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_PLAIN_BYTES: Final = 64 * 1024  # above it a text is data, which has no control characters
+_RARE: Final = bytes({*range(32), 0x7F} - {0x09, 0x0A, 0x0D})
 
 
 def boundary_of(content_type: str) -> bytes:
@@ -282,27 +293,42 @@ def _fold(fields: dict[str, object], part: _Part, value: object) -> None:
             continue  # taken together with the name of its list, below
         if following == "":
             items = here.setdefault(key, [])
-            if not isinstance(items, list):
+            if isinstance(items, dict) or (path[-1] != "" and not isinstance(items, list)):
                 raise _conflict(name, key)
+            if not isinstance(items, list):  # `a`, then `a[]`: both are of one list
+                items = here[key] = [items]
             if path[-1] == "":
-                items.append(value)
+                _append(items, value, name, key)
                 return
-            here = _element(items, path[-1])
+            here = _element(items, path[-1], name, key)
         else:
             inner = here.setdefault(key, {})
             if not isinstance(inner, dict):
                 raise _conflict(name, key)
             here = inner
     last = path[-1]
-    if last in here:
-        if isinstance(here[last], dict | list):
-            raise _conflict(name, last)
-        raise Invalid(f"'{name}' is given twice; a list is sent as '{name}[]'.", param=name)
-    here[last] = value
+    if last not in here:
+        here[last] = value
+        return
+    earlier = here[last]
+    if isinstance(earlier, dict):
+        raise _conflict(name, last)
+    if isinstance(earlier, list):
+        _append(earlier, value, name, last)
+    else:
+        here[last] = [earlier, value]
 
 
-def _element(items: list[object], key: str) -> dict[str, object]:
+def _append(items: list[object], value: object, name: str, key: str) -> None:
+    if items and isinstance(items[-1], dict):
+        raise _conflict(name, key)
+    items.append(value)
+
+
+def _element(items: list[object], key: str, name: str, of: str) -> dict[str, object]:
     """The object of a list that `a[][key]` belongs to: the last one, until it has that key."""
+    if items and not isinstance(items[-1], dict):
+        raise _conflict(name, of)
     if items and isinstance(items[-1], dict) and key not in items[-1]:
         return cast("dict[str, object]", items[-1])
     element: dict[str, object] = {}
@@ -315,12 +341,29 @@ def _conflict(name: str, key: str) -> Invalid:
 
 
 def _text(part: _Part) -> str:
-    try:
-        return part.text.decode("utf-8")
-    except UnicodeDecodeError as exc:
+    name = part.name
+    is_wide = (part.charset or "").lower().startswith(("utf-16", "utf-32"))
+    if (
+        not is_wide  # there they are halves of characters
+        and len(part.text) > _PLAIN_BYTES
+        and len(part.text.translate(None, _RARE)) != len(part.text)
+    ):
+        # As JSON towards an upstream each of them would be six bytes.
         raise Invalid(
-            f"'{part.name}' is not UTF-8 text (byte {exc.start}).", param=part.name
+            f"'{name}' is text of more than {_PLAIN_BYTES} bytes and holds control characters.",
+            param=name,
+        )
+    try:
+        return decoded(part.text, part.charset)
+    except LookupError as exc:
+        raise Invalid(
+            f"'{name}' is not UTF-8 text, and its charset is not known here; send UTF-8.",
+            param=name,
         ) from exc
+    except ValueError as exc:
+        label = "" if part.charset is None else f" and not {_CONTROL.sub('', part.charset)[:40]}"
+        place = f" (byte {exc.start})" if isinstance(exc, UnicodeDecodeError) else ""
+        raise Invalid(f"'{name}' is not UTF-8 text{label}{place}.", param=name) from exc
 
 
 def _extended_filename(disposition: str, name: str) -> str | None:
@@ -330,11 +373,11 @@ def _extended_filename(disposition: str, name: str) -> str | None:
     if match is None:
         return None
     try:
-        if match[1].lower() not in _UTF8:
-            raise Invalid(f"The file name of '{name}' must be UTF-8.", param=name)
-        return unquote_to_bytes(match[2]).decode("utf-8")
-    except UnicodeDecodeError as exc:
-        raise Invalid(f"The file name of '{name}' is not UTF-8.", param=name) from exc
+        return decoded(unquote_to_bytes(match[2]), match[1] or None)
+    except (LookupError, ValueError) as exc:
+        raise Invalid(
+            f"The file name of '{name}' is not text of the charset it names.", param=name
+        ) from exc
 
 
 def _media_type(value: str | None) -> str:
@@ -355,53 +398,35 @@ def _limit_message(fault: str, limits: FormLimits) -> str:
     return "The headers of a form part are too large."
 
 
-def _fault_message(fault: str, part: _Part | None) -> str:
-    if "end of multipart stream" in fault:
+def _fault_message(fault: Exception, part: _Part | None) -> str:
+    """The parser's complaint in our own words; its own may hold Python's."""
+    said = str(fault.args[0]) if fault.args else ""
+    if "end of multipart stream" in said and "after" not in said:
         where = f" inside '{part.name}'" if part is not None else ""
         return f"The form ends{where} before its closing boundary."
-    return f"The form is malformed: {_CONTROL.sub('', fault)[:120]}."
+    for start, words in _FAULTS.items():
+        if said.startswith(start):
+            return f"The form is malformed: {words}."
+    return "The form is malformed."
 
 
-# ---------------------------------------------------------------- application/json
-
-
-def json_fields(body: bytes) -> dict[str, object]:
-    """The object in a JSON body. Raises `Invalid`: not JSON (with the place), not an object,
-    a key given twice (clients and upstreams differ in which one counts), or too deep."""
-    if not body.strip():
-        raise Invalid("The body is empty; it must be a JSON object.")
-    try:
-        value: Json = orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
-        raise Invalid(f"The body is not valid JSON: {exc}.") from exc
-    if not isinstance(value, dict):
-        raise Invalid("The body must be a JSON object.")
-    _check_depth(value)
-    # orjson keeps the last of two equal keys and tells nobody. This second pass takes whatever
-    # orjson took and builds nothing; numbers stay text, since int() refuses 4301 digits.
-    json.loads(body, object_pairs_hook=_refuse_twins, parse_int=len, parse_float=len)
-    return cast("dict[str, object]", value)
-
-
-def _refuse_twins(pairs: Sequence[tuple[str, object]]) -> None:
-    seen: set[str] = set()
-    for key, _ in pairs:
-        if key in seen:
-            shown = _CONTROL.sub("", key[:64])
-            raise Invalid(f"'{shown}' is given twice in the body.", param=shown)
-        seen.add(key)
-
-
-def _check_depth(value: Json) -> None:
-    level: list[Json] = [value]
-    for _ in range(MAX_DEPTH):
-        inner: list[Json] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner.extend(v for v in item.values() if isinstance(v, dict | list))
-            elif isinstance(item, list):
-                inner.extend(v for v in item if isinstance(v, dict | list))
-        if not inner:
-            return
-        level = inner
-    raise Invalid(f"The body is nested deeper than {MAX_DEPTH} levels.")
+_FAULTS: Final = {
+    "Invalid line break": "a line in the head of a part does not end with CRLF",
+    "Unexpected byte in front": "there are bytes before its first boundary",
+    "Unexpected byte": "there are bytes behind a boundary on the same line",
+    "Unexpected data after end": "there are bytes behind its closing boundary",
+    "Unexpected segment header continuation": "a header of a part is folded",
+    "Empty segment header continuation": "a header of a part is folded",
+    "Segment header failed to decode": "a header of a part is not UTF-8 text",
+    "Malformed segment header": "a header of a part has no colon",
+    "Invalid segment header name": "a header of a part has a malformed name",
+    "Multiple segment Content-Length": "a part has two Content-Length headers",
+    "Invalid segment Content-Length": "the Content-Length of a part is no number",
+    "Segment Content-Length exceeded": "a part is longer than its Content-Length",
+    "Segment size does not match": "a part is shorter than its Content-Length",
+    "Missing Content-Disposition": "a part has no Content-Disposition header",
+    "Invalid Content-Disposition segment header: Wrong type": (
+        "the Content-Disposition of a part is not form-data"
+    ),
+    "Invalid Content-Disposition segment header: Missing name": "a part has no name",
+}

@@ -4,12 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 
 from proxy.errors import BodyTimeout, Invalid
+
+WINDOW_S = 10.0
+
+
+class Pace:
+    """Whether a body comes fast enough: in each window of waiting, not on average.
+
+    An average lets a client that sent 46 MiB at once drip for hours. Only time spent waiting for
+    the client counts. The first window is `grace_s` long and is not judged. Pure: `waited` says
+    what came and how long that took.
+    """
+
+    __slots__ = ("_came", "_least", "_left_s", "_min_bytes_s", "_window_s")
+
+    def __init__(self, min_bytes_s: int, grace_s: float, window_s: float = WINDOW_S) -> None:
+        self._min_bytes_s = min_bytes_s
+        self._window_s = min(window_s, grace_s)
+        self._left_s = grace_s
+        self._least = 0.0
+        self._came = 0
+
+    def waited(self, took_s: float, came: int) -> bool:
+        """Note a piece of `came` bytes that was waited for so long. False: too slow."""
+        self._came += came
+        self._left_s -= took_s
+        if self._left_s > 0:
+            return True
+        is_enough = self._came >= self._least
+        self._least = self._min_bytes_s * self._window_s
+        self._left_s, self._came = self._window_s, 0
+        return is_enough
 
 
 async def read_body(
@@ -17,12 +48,14 @@ async def read_body(
     idle_s: float,
     *,
     min_bytes_s: int = 0,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[bytes]:
     """The request's body as it arrives, still content-encoded; nothing if it has none.
 
     A client that asked with `Expect: 100-continue` is told to go on here, so call it only
     once the request is let in.
-    `min_bytes_s` bounds a body that drips: on average, after `idle_s`, it must come that fast.
+    `min_bytes_s` bounds a body that drips: after `idle_s`, each window (`Pace`) must bring that
+    many bytes a second.
     Raises BodyTimeout when the client stalls or drips, Invalid when the body is malformed or
     cut.
     """
@@ -34,8 +67,9 @@ async def read_body(
     if expects and request.version >= (1, 1) and not content.total_bytes and transport:
         # Not through request.writer, which would count it as the beginning of the response.
         transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    start, received = time.monotonic(), 0
+    pace = Pace(min_bytes_s, idle_s)
     while True:
+        asked_s = clock()
         try:
             async with asyncio.timeout(idle_s):
                 chunk = await content.readany()
@@ -45,8 +79,7 @@ async def read_body(
             raise Invalid(f"the request body is malformed or cut: {one_line(exc)}") from exc
         if not chunk:
             return
-        received += len(chunk)
-        if received < min_bytes_s * (time.monotonic() - start - idle_s):
+        if not pace.waited(clock() - asked_s, len(chunk)):
             raise BodyTimeout(f"the request body came slower than {min_bytes_s} bytes a second")
         yield chunk
 

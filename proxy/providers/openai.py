@@ -58,7 +58,7 @@ from proxy.providers.demands import (
     spelled,
 )
 from proxy.providers.openai_answers import OPEN_DOOR, Door, outcome, state
-from proxy.providers.parts import boundary_for, multipart_pieces
+from proxy.providers.parts import form_of
 from proxy.providers.passthrough import MOVERS, is_harmless, is_named, is_passed
 from proxy.providers.pixels import fit_size, size_of
 from proxy.providers.refusals import RefusedStatuses
@@ -378,9 +378,8 @@ class OpenAI:
             headers["Content-Type"] = "application/json"
             pieces = json_pieces(draft.fields)
         elif draft.encoding == "multipart":
-            boundary = boundary_for(draft.fields)
+            boundary, pieces = form_of(draft.fields)
             headers["Content-Type"] = f"multipart/form-data; boundary={boundary}"
-            pieces = multipart_pieces(draft.fields, boundary)
         url = address(upstream.base_url, draft.path, draft.query)
         return Outbound(draft.method, url, headers, pieces, length(pieces))
 

@@ -16,6 +16,8 @@ import orjson
 from proxy.errors import Invalid
 from proxy.model import Base64, Blob, DraftValue, Piece
 
+BLOCK_BYTES = 256 * 1024
+
 # Stands where a blob goes. It cannot be forged: inside JSON text NUL is always escaped.
 _HOLE = b"\x00"
 
@@ -64,10 +66,14 @@ def length(pieces: Sequence[Piece]) -> int:
 
 
 def encoded(pieces: Sequence[Piece]) -> Iterator[bytes]:
-    """The exact bytes, in order; memory stays at one chunk of a blob."""
+    """The exact bytes, in order, `BLOCK_BYTES` at most at a time."""
     for piece in pieces:
         if isinstance(piece, bytes):
-            yield piece
+            if len(piece) <= BLOCK_BYTES:
+                yield piece
+                continue
+            for start in range(0, len(piece), BLOCK_BYTES):
+                yield piece[start : start + BLOCK_BYTES]
         elif isinstance(piece, Base64):
             if piece.prefix:
                 yield piece.prefix.encode()

@@ -5,23 +5,37 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp import FormData
 
 from proxy.aside import LARGE_BYTES, aside
 from proxy.dialects import DIALECTS
 from proxy.dialects.fields import Fields
 from proxy.fingerprint import fingerprint
-from proxy.http.multipart import json_fields
-from proxy.model import Call, Operation
-from tests.edge.front_door import JSON, WAIT_S
+from proxy.http.documents import json_fields
+from proxy.model import Call, DialectName, Operation
+from tests.edge.front_door import (
+    DOORS,
+    JSON,
+    WAIT_S,
+    Peer,
+    assert_untouched,
+    error_of,
+    head_of,
+    peer_of,
+)
 
 if TYPE_CHECKING:
-    from tests.conftest import House
+    from tests.conftest import House, Plan
+
+    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * (15 << 12)  # 15 MiB
 
@@ -117,3 +131,148 @@ async def test_nobody_waits_for_a_large_body(house: House) -> None:
     assert quoted.result().status == 200
     assert served
     assert ticker.longest_s < alone_s, (ticker.longest_s, alone_s, ticker.ticks)
+
+
+async def eventually(is_so: Callable[[], bool]) -> None:
+    """Wait for something that no event tells of."""
+    async with asyncio.timeout(WAIT_S):
+        while not is_so():  # noqa: ASYNC110 -- no event for it
+            await asyncio.sleep(0.005)
+
+
+# ---------------------------------------------------------------- made to cost more than they weigh
+
+
+def bombs() -> dict[str, bytes]:
+    start = b'{"model":"sora-2","prompt":"x","seconds":"4",'
+    name = b'"' + b"k" * 40_000 + b'":['
+    inside = json.dumps('{"k":[' + "0," * 20_000 + "0]}").encode()
+    return {
+        "a long name and many zeros": start + name + b"0," * 15_000 + b"0]}",
+        "a name a little shorter": start + b'"' + b"k" * 250 + b'":[' + b"0," * 15_000 + b"0]}",
+        "lists": start + b'"k":[' + b"[]," * 500_000 + b"[]]}",
+        "objects": start + b'"k":[' + b"{}," * 500_000 + b"{}]}",
+        "numbers": start + b'"k":[' + b"0," * 500_000 + b"0]}",
+        "texts": start + b'"k":[' + b'"a",' * 500_000 + b'"a"]}',
+        "names": b"{" + b",".join(b'"k%d":0' % n for n in range(20_001)) + b"}",
+        "a number": start + b'"k":' + b"1" * 1_000_000 + b"}",
+        "JSON text": start + b'"metadata":' + inside + b"}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("dialect", "kind"),
+    [
+        (dialect, kind)
+        for dialect in ("openai", "generic")
+        for kind in bombs()
+        if (dialect, kind) != ("generic", "a name a little shorter")  # goes nowhere from there
+    ],
+)
+async def test_a_body_made_to_cost_more_than_it_weighs_reaches_nobody(
+    house: House, kind: str, dialect: DialectName
+) -> None:
+    body = bombs()[kind]
+    reply = await house.post(DOORS[dialect].submit, data=io.BytesIO(body), headers=JSON)
+    error = error_of(dialect, reply.headers, reply.body)
+    assert (reply.status, error["code"]) == (400, "invalid_value"), error
+    await assert_untouched(house)
+    assert house.server.spool.bodies.held_bytes == 0
+
+
+@pytest.mark.parametrize("kind", sorted(bombs().keys() - {"JSON text", "a name a little shorter"}))
+@pytest.mark.parametrize("dialect", ["kling", "jimeng"])
+async def test_the_doors_of_the_vendors_have_the_same_bounds(
+    house: House, kind: str, dialect: DialectName
+) -> None:
+    reply = await house.post(DOORS[dialect].submit, data=io.BytesIO(bombs()[kind]), headers=JSON)
+    error = error_of(dialect, reply.headers, reply.body)
+    assert (reply.status, error["code"]) == (400, "invalid_value"), error
+    await assert_untouched(house)
+
+
+async def test_json_text_in_a_form_has_the_same_bounds(house: House) -> None:
+    form = FormData(
+        {"prompt": "x", "metadata": '{"k":[' + "0," * 20_000 + "0]}"}, default_to_multipart=True
+    )
+    reply = await house.post("/v1/videos", data=form)
+    error = error_of("openai", reply.headers, reply.body)
+    assert (reply.status, error["param"]) == (400, "metadata")
+    assert "more than 20000 names and values" in error["message"]
+    await assert_untouched(house)
+
+
+# ---------------------------------------------------------------- one budget for all bodies
+
+SMALL = "json_bytes = 100000\nform_text_bytes = 100000\nbody_bytes = 600000"
+
+
+async def test_bodies_above_the_budget_are_503_until_others_have_ended(
+    open_house_factory: OpenHouse, plan: type[Plan]
+) -> None:
+    """Half-sent ones count with what has come of them; whoever leaves gives it back."""
+    async with open_house_factory(plan(limits=SMALL)) as house, AsyncExitStack() as stack:
+        held = house.server.spool.bodies
+        peers: list[Peer] = []
+        for _ in range(3):
+            peer = await stack.enter_async_context(peer_of(house))
+            peers.append(peer)
+            head = head_of("POST", "/v1/videos", Content_Length="99999", **JSON, **house.bearer)
+            peer.send(head.encode() + b'{"prompt":"' + b"x" * 90_000)
+            await eventually(lambda: held.held_bytes >= 90_000 * len(peers))
+        body = b'{"prompt":"a cat","k":"' + b"x" * 50_000 + b'"}'
+        reply = await house.post("/v1/videos", data=body, headers=JSON)
+        error = error_of("openai", reply.headers, reply.body)
+        assert (reply.status, error["code"]) == (503, "bodies_full"), error
+        assert reply.headers["Retry-After"] == "5"
+        await assert_untouched(house)
+
+        other = await house.new_token()
+        theirs = {**JSON, "Authorization": f"Bearer {other.token}"}
+        assert (await house.post("/v1/videos", data=body, headers=theirs)).status == 200
+
+        await stack.aclose()
+        await eventually(lambda: held.held_bytes == 0)
+        assert (await house.post("/v1/videos", data=body, headers=JSON)).status == 200
+        await eventually(lambda: held.held_bytes == 0)
+
+
+@pytest.mark.parametrize("dialect", DOORS)
+async def test_what_a_body_weighed_is_given_back_however_it_ends(
+    house: House, dialect: DialectName
+) -> None:
+    door, held = DOORS[dialect], house.server.spool.bodies
+    for body, status in (
+        (json.dumps(door.body()).encode(), 200),
+        (b'{"prompt":', 400),
+        (json.dumps(door.body(**{door.model_field: "nobody's"})).encode(), 404),
+    ):
+        reply = await house.post(door.submit, data=body, headers=JSON)
+        assert reply.status == status
+        await eventually(lambda: held.held_bytes == 0)
+
+
+# ---------------------------------------------------------------- JSON under odd types
+
+
+@pytest.mark.parametrize("dialect", DOORS)
+async def test_json_is_read_under_the_types_that_clients_send(
+    house: House, dialect: DialectName
+) -> None:
+    plain = json.dumps(DOORS[dialect].body()).encode()
+    for kind, body in (
+        ("application/json; charset=utf-8", plain),
+        ("application/json; charset=UTF-16", plain.decode().encode("utf-16")),
+        ("application/json", b"\xef\xbb\xbf" + plain),
+        ("text/json", plain),
+        ("application/vnd.api+json", plain),
+        ("text/plain;charset=UTF-8", b"\r\n" + plain),
+        ("application/x-www-form-urlencoded", plain),
+        ("application/octet-stream", plain),
+        ("", plain),
+    ):
+        headers = {"Content-Type": kind} if kind else {}
+        reply = await house.post(
+            DOORS[dialect].submit, data=body, headers=headers, skip_auto_headers=("Content-Type",)
+        )
+        assert reply.status == 200, (kind, reply.body)

@@ -31,7 +31,8 @@ from proxy.dialects.base import View
 from proxy.dialects.fields import Fields
 from proxy.dialects.media import MemoryBlob
 from proxy.errors import Invalid
-from proxy.http.multipart import FormLimits, FormParser, json_fields
+from proxy.http.documents import json_fields
+from proxy.http.multipart import FormLimits, FormParser
 from proxy.model import (
     Accepted,
     Call,

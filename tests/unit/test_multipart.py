@@ -14,7 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import Invalid, ProxyError, TooLarge, UnsupportedMediaType
-from proxy.http.multipart import FormLimits, FormParser, boundary_of, json_fields, path_of
+from proxy.http.documents import json_fields
+from proxy.http.multipart import FormLimits, FormParser, boundary_of, path_of
 from proxy.model import Base64, Blob, DraftValue
 from proxy.providers.parts import boundary_for, multipart_pieces
 from proxy.providers.serial import encoded
@@ -128,6 +129,11 @@ def named(name: str, value: str = "x") -> tuple[str, bytes]:
     return f'Content-Disposition: form-data; name="{name}"', value.encode()
 
 
+def labelled(charset: str, data: bytes) -> tuple[str, bytes]:
+    """A text part that names its charset, as Java's clients do."""
+    return f"{named('a')[0]}\r\nContent-Type: text/plain; charset={charset}", data
+
+
 def attached(name: str, filename: str, data: bytes, more: str = "") -> tuple[str, bytes]:
     head = f'Content-Disposition: form-data; name="{name}"; filename="{filename}"{more}'
     return head, data
@@ -205,6 +211,80 @@ def test_names_fold_into_values(parts: list[tuple[str, bytes]], expected: object
     assert parse(form(*parts)) == expected
 
 
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([named("a", "1"), named("a", "2")], ["1", "2"]),
+        ([named("a", "1"), named("a", "2"), named("a", "3")], ["1", "2", "3"]),
+        ([named("a[]", "1"), named("a", "2")], ["1", "2"]),
+        ([named("a", "1"), named("a[]", "2")], ["1", "2"]),
+        ([named("a", "1"), named("a[]", "2"), named("a", "3")], ["1", "2", "3"]),
+        (
+            [attached("a", "1.png", b"1"), attached("a", "2.png", b"2")],
+            [Bytes(b"1", "", "1.png"), Bytes(b"2", "", "2.png")],
+        ),
+        ([attached("a", "1.png", b"1"), named("a", "x")], [Bytes(b"1", "", "1.png"), "x"]),
+    ],
+)
+def test_a_name_that_comes_again_is_a_list(
+    parts: list[tuple[str, bytes]], expected: list[object]
+) -> None:
+    assert parse(form(*parts)) == {"a": expected}
+    inner = [(head.replace('name="a', 'name="m[a]', 1), data) for head, data in parts]
+    assert parse(form(*inner)) == {"m": {"a": expected}}
+
+
+@pytest.mark.parametrize(
+    ("charset", "data", "text"),
+    [
+        ("ISO-8859-1", b"caf\xe9", "café"),
+        ("latin-1", b"caf\xe9", "café"),
+        ("ISO-8859-1", "café".encode(), "café"),  # Java's label on UTF-8 bytes
+        ("us-ascii", "猫".encode(), "猫"),
+        ("windows-1252", b"\x80 5", "€ 5"),
+        ("utf-16", "猫".encode("utf-16"), "猫"),
+        ("UTF-16LE", "a cat".encode("utf-16-le"), "a cat"),
+        ("utf-16", b"cat", "cat"),  # the label is wrong, and the bytes are UTF-8
+        ("utf-32", "猫".encode("utf-32"), "猫"),
+        ("GB2312", "猫".encode("gbk"), "猫"),
+        ("gb18030", "猫".encode("gbk"), "猫"),
+        ("Shift_JIS", "猫".encode("shift_jis"), "猫"),
+        ("nonsense", "猫".encode(), "猫"),
+        ("utf-8", b"\xef\xbb\xbfa cat", "a cat"),
+        ("utf-8", b"one\rtwo\r\nthree", "one\rtwo\r\nthree"),
+        ('"utf-8"', b"x", "x"),
+    ],
+)
+def test_text_is_read_in_the_charset_its_bytes_are_in(charset: str, data: bytes, text: str) -> None:
+    assert parse(form(labelled(charset, data))) == {"a": text}
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text() -> None:
+    assert parse(form((named("a")[0], b"\xef\xbb\xbfa cat"))) == {"a": "a cat"}
+
+
+FAULTS = {
+    "not UTF-8": b'--B\r\nContent-Disposition: form-data; name="a\xff"\r\n\r\nx\r\n--B--\r\n',
+    "CRLF": b'--B\nContent-Disposition: form-data; name="a"\n\nx\n--B--\n',
+    "no colon": b"--B\r\nno colon\r\n\r\nx\r\n--B--\r\n",
+    "no Content-Disposition": b"--B\r\nA: b\r\n\r\nx\r\n--B--\r\n",
+    "not form-data": b'--B\r\nContent-Disposition: file; name="a"\r\n\r\nx\r\n--B--\r\n',
+    "has no name": b"--B\r\nContent-Disposition: form-data\r\n\r\nx\r\n--B--\r\n",
+    "folded": b"--B\r\n\tx: y\r\n\r\nx\r\n--B--\r\n",
+    "behind a boundary": b'--B\r\nContent-Disposition: form-data; name="a"\r\n\r\nx\r\n--Bo\r\n',
+    "shorter": form((named("a")[0] + "\r\nContent-Length: 9", b"x")),
+    "longer": form((named("a")[0] + "\r\nContent-Length: 1", b"xyz")),
+}
+
+
+@pytest.mark.parametrize("words", FAULTS)
+def test_a_fault_of_a_form_is_told_in_our_own_words(words: str) -> None:
+    with pytest.raises(Invalid, match=words) as caught:
+        parse(FAULTS[words])
+    for theirs in ("Error", "segment", "codec", "(", "chunk"):
+        assert theirs not in caught.value.message
+
+
 def test_part_order_does_not_matter() -> None:
     parts = [named("a[b]", "1"), named("c", "2"), named("a[d]", "3"), named("e[f][g]", "4")]
     assert parse(form(*parts)) == parse(form(*reversed(parts)))
@@ -213,16 +293,15 @@ def test_part_order_does_not_matter() -> None:
 @pytest.mark.parametrize(
     ("parts", "param"),
     [
-        ([named("a"), named("a")], "a"),
-        ([named("a[b]"), named("a[b]")], "a[b]"),
         ([named("a"), named("a[b]")], "a[b]"),
         ([named("a[b]"), named("a")], "a"),
-        ([named("a[]"), named("a")], "a"),
-        ([named("a"), named("a[]")], "a[]"),
         ([named("a[]"), named("a[b]")], "a[b]"),
+        ([named("a[][b]"), named("a[]")], "a[]"),
+        ([named("a[][b]"), named("a")], "a"),
+        ([named("a"), named("a[][b]")], "a[][b]"),
+        ([named("a[]"), named("a[][b]")], "a[][b]"),
         ([named("a[b]"), named("a[]")], "a[]"),
         ([named("a[b]"), named("a[b][c]")], "a[b][c]"),
-        ([attached("a", "f.png", b"1"), named("a")], "a"),
         ([attached("a", "f.png", b"1"), named("a[b]")], "a[b]"),
         ([named("a[][]")], "a[][]"),
         ([named("a[][b][c]")], "a[][b][c]"),
@@ -235,7 +314,11 @@ def test_part_order_does_not_matter() -> None:
         ([named("a[b][c][d][e][f]")], "a[b][c][d][e][f]"),
         ([('Content-Disposition: form-data; name="a"', b"\xff\xfe")], "a"),
         ([('Content-Disposition: form-data; name="a"', b"\xed\xa0\x80")], "a"),
-        ([(named("a")[0] + "\r\nContent-Type: text/plain; charset=latin-1", b"x")], "a"),
+        ([labelled("nonsense", b"\xff")], "a"),
+        ([labelled("punycode", b"\xff")], "a"),
+        ([labelled("shift_jis", b"\xff")], "a"),
+        ([labelled("utf-16", b"\xff")], "a"),
+        ([labelled("iso-8859-1", b"\xff" * 65537 + b"\x01")], "a"),
         ([(named("a")[0] + "\r\nContent-Transfer-Encoding: base64", b"eA==")], "a"),
     ],
 )
@@ -316,6 +399,13 @@ def test_a_file_part_becomes_a_blob() -> None:
             ("Content-Disposition: form-data; name=\"a\"; filename*=UTF-8''k%C3%A4se.png", b"1"),
             Bytes(b"1", "", "käse.png"),
         ),
+        (
+            (
+                "Content-Disposition: form-data; name=\"a\"; filename*=ISO-8859-1'de'k%E4se.png",
+                b"1",
+            ),
+            Bytes(b"1", "", "käse.png"),
+        ),
     ],
 )
 def test_what_a_file_is_called(part: tuple[str, bytes], expected: Bytes) -> None:
@@ -335,7 +425,7 @@ def test_a_file_field_left_empty_counts_as_not_sent() -> None:
     assert uploads.writers == []
 
 
-@pytest.mark.parametrize("filename", ["latin1''x.png", "UTF-8''%FF"])
+@pytest.mark.parametrize("filename", ["nonsense''%FF", "UTF-8''%FF"])
 def test_a_file_name_that_is_not_utf8_is_refused(filename: str) -> None:
     head = f'Content-Disposition: form-data; name="a"; filename*={filename}'
     with pytest.raises(Invalid) as caught:
@@ -622,19 +712,18 @@ def test_a_json_object_is_read() -> None:
         (b'{"a": NaN}', "not valid JSON", None),
         (b'{"a": Infinity}', "not valid JSON", None),
         (b'{"a": 1e999}', "not valid JSON", None),
-        (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON", None),
+        (b'{"a": ' + b"9" * 5000 + b"}", "more than 128 characters", None),
         (b'{"a": "\\ud800"}', "not valid JSON", None),
         (b'{"\\udc00": 1}', "not valid JSON", None),
         (b'{"a": "\xff"}', "not valid JSON", None),
         (b'{"a": "\x01"}', "not valid JSON", None),
-        (b"\xef\xbb\xbf{}", "not valid JSON", None),
         (b"{'a': 1}", "not valid JSON", None),
         (b'{"a": 1, "a": 1}', "'a' is given twice", "a"),
         (b'{"x": {"b": 1, "c": 2, "b": 3}}', "'b' is given twice", "b"),
         (b'{"x": [{"b": 1, "\\u0062": 3}]}', "'b' is given twice", "b"),
         (b'{"a": ' + b"[" * 32 + b"]" * 32 + b"}", "deeper than 32", None),
         (b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}", "deeper than 32", None),
-        (b'{"a": ' + b"[" * 90000 + b"]" * 90000 + b"}", "not valid JSON", None),
+        (b'{"a": ' + b"[" * 90000 + b"]" * 90000 + b"}", "more than 20000 names", None),
     ],
 )  # fmt: skip
 def test_a_json_body_that_cannot_be_used(body: bytes, message: str, param: str | None) -> None:
@@ -650,8 +739,8 @@ def test_json_nesting_is_accepted_up_to_its_limit() -> None:
 
 
 def test_long_numbers_do_not_trip_the_second_pass() -> None:
-    """int() refuses 4301 digits; a fraction that long is still a number."""
-    assert json_fields(b'{"a": 0.' + b"1" * 5000 + b"}") == {"a": pytest.approx(1 / 9)}
+    """What is no 64-bit integer is a number all the same, up to a length nobody needs."""
+    assert json_fields(b'{"a": 0.' + b"1" * 126 + b"}") == {"a": pytest.approx(1 / 9)}
     assert json_fields(b'{"a": 123456789012345678901234567890}') == {
         "a": pytest.approx(1.2345678901234568e29)
     }

@@ -313,3 +313,53 @@ def test_an_upload_without_a_name_gets_one(spool: Spool) -> None:
     blob = spool.open("", "").finish()
     assert blob.filename == "upload"
     blob.close()
+
+
+# ---------------------------------------------------------------- budgets
+
+
+def test_what_a_body_weighs_is_booked_until_its_request_ends(spool: Spool) -> None:
+    with spool.batch("a key") as batch:
+        batch.weigh(100)
+        batch.weigh(300)
+        assert spool.bodies.held_bytes == 300
+        batch.weigh(50)
+        assert spool.bodies.held_bytes == 50
+    assert spool.bodies.held_bytes == 0
+
+
+def test_one_key_holds_half_of_the_memory_for_bodies_at_most(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, body_bytes=1000)
+    with spool.batch("a") as one, spool.batch("a") as two, spool.batch("b") as other:
+        one.weigh(300)
+        two.weigh(200)
+        with pytest.raises(Unavailable, match="with requests of this key") as caught:
+            two.weigh(201)
+        assert (caught.value.code, caught.value.limit) == ("bodies_full", "bodies")
+        assert caught.value.retry_after_s == RETRY_AFTER_S
+        assert spool.bodies.held_bytes == 500
+        other.weigh(500)
+        one.weigh(0)
+        with spool.batch("c") as third, pytest.raises(Unavailable, match="full at the moment;"):
+            third.weigh(301)
+        two.weigh(500)
+    assert spool.bodies.held_bytes == 0
+
+
+def test_one_key_holds_half_of_the_spool_at_most(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, upload_bytes=400, total_bytes=1000)
+    with spool.batch("a") as one, spool.batch("b") as other:
+        one.open("1", "").write(bytes(400))
+        with pytest.raises(Unavailable, match="with requests of this key"):
+            one.open("2", "").write(bytes(101))
+        other.open("3", "").write(bytes(400))
+        one.open("4", "").write(bytes(100))
+        assert spool.held_bytes == 900
+    assert spool.held_bytes == 0
+
+
+def test_an_upload_of_the_largest_size_fits_into_a_share(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, upload_bytes=900, total_bytes=1000)
+    with spool.batch("a") as batch:
+        batch.open("1", "").write(bytes(900))
+        assert spool.held_bytes == 900

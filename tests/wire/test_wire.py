@@ -42,7 +42,8 @@ from proxy.dialects.answers import remembered
 from proxy.dialects.base import View
 from proxy.dialects.fields import Fields
 from proxy.errors import AuthFault, ProxyError
-from proxy.http.multipart import FormLimits, FormParser, json_fields
+from proxy.http.documents import json_fields
+from proxy.http.multipart import FormLimits, FormParser
 from proxy.links import Links
 from proxy.model import (
     Accepted,
