@@ -251,9 +251,9 @@ class Dispatcher:
     async def _enter(self, task: Task, attempt: Attempt, *, is_behind: bool) -> Entry | Blocked:
         try:
             if is_behind:
-                bar = await self._keyring.bar(attempt.upstream, attempt.credential)
+                bar = await self._keyring.bar(attempt.upstream, attempt.credential, task.token_id)
                 return bar or Blocked("busy", 0)
-            return await self._keyring.enter(task.id, attempt.upstream, attempt.credential)
+            return await self._keyring.enter(task, attempt.upstream, attempt.credential)
         except ProxyError:
             self._let_go(task)
             raise

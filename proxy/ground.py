@@ -67,6 +67,15 @@ def kept_secret(path: Path) -> bytes:
     return secret
 
 
+def lacking(config: Config) -> str | None:
+    """Say what the configuration lacks so that a video could be made; None when nothing."""
+    if not config.upstreams:
+        return "no upstream is configured: add one, [[upstreams]] in the file"
+    if not config.routes:
+        return "no route is configured: add one, [[routes]] in the file"
+    return None
+
+
 def listen_on(address: str, setting: str) -> socket.socket:
     """`bind`, whose refusal is CannotServe and names the setting to change."""
     return bound(bind, address, setting)

@@ -22,6 +22,7 @@ from proxy.pools import (
     WELL,
     Blocked,
     Standing,
+    Witness,
     after_failure,
     after_refusal,
     blocked,
@@ -44,6 +45,7 @@ class Entry:
     name: str
     key_standing: Standing
     upstream_standing: Standing
+    witness: Witness
     key_trial: bool = False
     upstream_trial: bool = False
 
@@ -73,23 +75,27 @@ class Keyring:
         self._log = log
 
     async def enter(
-        self, task_id: str, upstream: Upstream, credential: Credential
+        self, task: Task, upstream: Upstream, credential: Credential
     ) -> Entry | Blocked:
         """Take a place; raises StoreDown when nobody can tell whether there is one."""
-        entered = await self._enter(task_id, upstream, credential)
+        entered = await self._enter(task, upstream, credential)
         if isinstance(entered, Blocked):
             self._metrics.count(SUBMITS, upstream.name, credential.name, entered.why)
         return entered
 
     async def _enter(
-        self, task_id: str, upstream: Upstream, credential: Credential
+        self, task: Task, upstream: Upstream, credential: Credential
     ) -> Entry | Blocked:
+        task_id, client = task.id, task.token_id
         name = name_of(upstream.name, credential.name)
-        key, whole = await self._known.standings((name, upstream.name))
         now_ms = self._now_ms()
+        (key, whole), is_alone = await asyncio.gather(
+            self._known.standings((name, upstream.name)),
+            self._known.is_alone(upstream.name, client, now_ms),
+        )
         for standing in (whole, key):
-            if verdict(standing, now_ms) == "wait":
-                return blocked(standing, now_ms)
+            if verdict(standing, now_ms, client) == "wait":
+                return blocked(standing, now_ms, client)
         most = credential.max_in_flight
         if most is not None:
             until_ms = now_ms + self._life_ms
@@ -97,37 +103,47 @@ class Keyring:
                 return Blocked("busy", 0)
         trials = []
         for called, standing in ((upstream.name, whole), (name, key)):
-            trials.append(verdict(standing, now_ms) == "trial")
+            trials.append(verdict(standing, now_ms, client) == "trial")
             if trials[-1]:
                 claimed = on_trial(standing, now_ms, self._schedule().settle_ms)
                 if not await self._known.swap(called, standing, claimed):
                     await self._leave(name, task_id)
                     return blocked(claimed, now_ms)
                 self._log.info("on trial", name=called, code=standing.code)
-        return Entry(task_id, upstream.name, name, key, whole, trials[1], trials[0])
+        witness = Witness(client, is_alone)
+        return Entry(task_id, upstream.name, name, key, whole, witness, trials[1], trials[0])
 
-    async def bar(self, upstream: Upstream, credential: Credential) -> Blocked | None:
-        """What keeps it from submits beside its places; raises StoreDown."""
+    async def bar(
+        self, upstream: Upstream, credential: Credential, client: str | None = None
+    ) -> Blocked | None:
+        """What keeps it from submits of this client key beside its places; raises StoreDown.
+        None: what keeps it from submits of every key."""
         names = (upstream.name, name_of(upstream.name, credential.name))
         now_ms = self._now_ms()
         for standing in await self._known.standings(names):
-            if verdict(standing, now_ms) == "wait":
-                return blocked(standing, now_ms)
+            if client is None and not standing.is_for_all:
+                continue
+            if verdict(standing, now_ms, client) == "wait":
+                return blocked(standing, now_ms, client)
         return None
 
-    async def has_room(self, places: Collection[tuple[Upstream, Credential]]) -> bool:
-        """Whether one of these would take a submit now; somebody else may be faster. Raises
-        StoreDown."""
-        rooms = (self._has_room(upstream, credential) for upstream, credential in places)
+    async def has_room(
+        self, places: Collection[tuple[Upstream, Credential]], client: str | None = None
+    ) -> bool:
+        """Whether one of these would take a submit of this client key now, or with None of some
+        key; somebody else may be faster. Raises StoreDown."""
+        rooms = (self._has_room(upstream, credential, client) for upstream, credential in places)
         return any(await asyncio.gather(*rooms))
 
-    async def _has_room(self, upstream: Upstream, credential: Credential) -> bool:
+    async def _has_room(
+        self, upstream: Upstream, credential: Credential, client: str | None
+    ) -> bool:
         most = credential.max_in_flight
         if most is not None:
             name = name_of(upstream.name, credential.name)
             if await self._known.in_flight(name, self._now_ms()) >= most:
                 return False
-        return await self.bar(upstream, credential) is None
+        return await self.bar(upstream, credential, client) is None
 
     async def leave(self, entry: Entry) -> None:
         """Of a submit that was refused: its task is not in flight."""
@@ -173,8 +189,10 @@ class Keyring:
             if unreachable or isinstance(outcome, Unknown):
                 reason = outcome.reason if isinstance(outcome, Unknown) else "unreachable"
                 trial = entry.upstream_trial
+                witness = None if unreachable else entry.witness
                 await self._change(
-                    entry.upstream, lambda s: after_failure(s, reason[:200], now_ms, trial=trial)
+                    entry.upstream,
+                    lambda s: after_failure(s, reason[:200], now_ms, trial=trial, witness=witness),
                 )
                 return
             if entry.upstream_standing != WELL:
@@ -182,7 +200,8 @@ class Keyring:
             if isinstance(outcome, Refused):
                 refusal, trial = outcome, entry.key_trial
                 await self._change(
-                    entry.name, lambda s: after_refusal(s, refusal, now_ms, trial=trial)
+                    entry.name,
+                    lambda s: after_refusal(s, refusal, now_ms, trial=trial, witness=entry.witness),
                 )
             elif isinstance(outcome, Accepted) and entry.key_standing != WELL:
                 await self._recover(entry.name)

@@ -499,7 +499,7 @@ class Refused:
     `elsewhere` is True when another credential or upstream may take the same request
     (rate, balance, account trouble), False when the request itself is at fault.
     `cooldown` is what it says about the credential: to be left alone for a while, or out of
-    use until somebody has checked it.
+    use until somebody has checked it. `doubtful`: that may be true of this request alone.
     """
 
     error: ProxyError
@@ -507,6 +507,7 @@ class Refused:
     provider_code: str | None = None
     retry_after_s: float | None = None
     cooldown: Cooldown = "none"
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True)

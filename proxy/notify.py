@@ -125,12 +125,19 @@ class Notifier:
         except TimeoutError:
             return
 
+    def _lost_shard(self, shard: str, fault: ProxyError) -> None:
+        """The webhooks of one shard cannot be found; those of the others go on."""
+        why = getattr(fault, "reason", fault.message)
+        self._log.error("due webhooks of a shard unreadable", shard=shard, why=why)
+
     async def _claim(self) -> int:
         """Lease what is due and start a job for each; returns how many."""
         while len(self._jobs) >= AT_ONCE:
             await asyncio.wait(set(self._jobs), return_when=asyncio.FIRST_COMPLETED)
         room = AT_ONCE - len(self._jobs)
-        names = await self._store.hooks.claim_due(self._now_ms(), self._lease_ms(), room)
+        names = await self._store.hooks.claim_due(
+            self._now_ms(), self._lease_ms(), room, self._lost_shard
+        )
         for name in names:
             job = asyncio.create_task(self._tell(name), name=f"webhook {name}")
             self._jobs.add(job)
@@ -160,11 +167,11 @@ class Notifier:
                 del under_way[hook.task_id]
                 if not under_way:
                     del self._under_way[hook.token_id]
-        except Unavailable as down:
-            self._log.warning("webhook not recorded", hook=name, why=str(down))
         except StoreFault as fault:
             self._log.error("webhook dropped", hook=name, why=fault.reason)
             await self._drop(name)
+        except Unavailable as down:
+            self._log.warning("webhook not recorded", hook=name, why=str(down))
         except Exception:  # noqa: BLE001 -- the outermost rim: logged; the lease brings it back
             self._log.exception("webhook failed", hook=name)
 

@@ -5,6 +5,12 @@ Pure; a `Standing` is shared by all workers through the store. A credential is *
 its provider's "too fast" and "too many", and *out* after what no waiting mends (its key, its
 balance). An upstream is *broken* after failures in a row: the circuit breaker. What is out or
 broken comes back through one trial submit after a pause that grows, while all others wait.
+
+Rule: one client's requests close nothing to other clients. A failure to connect, or a documented
+word about the account, counts from anybody. A verdict that may be about the request alone (a 500,
+a 403 without a known code) closes a credential or an upstream only when two client keys have met
+it, or the one key that was active in the last ten minutes; to other keys it stays open even then.
+A key whose requests closed it does not get the trial before the others had time to.
 """
 
 from __future__ import annotations
@@ -32,18 +38,41 @@ PAUSES: Final[dict[Mood, tuple[int, int]]] = {
 }
 LONGEST_NAMED_MS: Final = 3_600_000  # of a pause the provider names itself
 BUSY_RETRY_S: Final = 5.0  # nobody knows when a render ends
+ACTIVE_MS: Final = 10 * 60 * 1000  # a key is active, and what its requests met counts, so long
+MOST_KEYS: Final = 8  # remembered of those whose requests met a failure
+ANYBODY: Final = ""  # among these: it would have happened to any request
 PLACE_LIFE_MS: Final = 15 * 60 * 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """`strikes` in a row brought it here, the last with the provider's `code`; nothing is asked
-    of it before `until_ms`."""
+    """`strikes` in a row brought it here, the last at `last_ms` with the provider's `code`;
+    nothing is asked of it before `until_ms`. `keys` are the ids of the client keys whose requests
+    met the strikes, the latest last; `ANYBODY` among them: a strike that any request would meet."""
 
     mood: Mood = "well"
     strikes: int = 0
     until_ms: int = 0
     code: str = ""
+    keys: tuple[str, ...] = ()
+    last_ms: int = 0
+
+    @property
+    def is_for_all(self) -> bool:
+        """Whether it says something about every client's requests, not only about one's."""
+        return len(self.keys) != 1 or ANYBODY in self.keys
+
+    def concerns(self, key: str | None) -> bool:
+        """Whether it says something about this key's requests; None: about anybody's."""
+        return self.is_for_all or key is None or key in self.keys
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """Whose request met a verdict. `is_alone`: no other key was active in `ACTIVE_MS`."""
+
+    key: str
+    is_alone: bool
 
 
 WELL: Final = Standing()
@@ -57,19 +86,30 @@ class Blocked:
     wait_ms: int
 
 
-def verdict(standing: Standing, now_ms: int) -> Verdict:
-    """`trial`: one submit may try it, once `on_trial` is written and nobody else did first."""
-    if standing.mood == "well":
+def verdict(standing: Standing, now_ms: int, key: str | None = None) -> Verdict:
+    """Whether a submit of this client key may go out now; of `key` None, one of any key.
+
+    `trial`: one submit may try it, once `on_trial` is written and nobody else did first.
+    """
+    if standing.mood == "well" or not standing.concerns(key):
         return "go"
-    if now_ms < standing.until_ms:
+    if now_ms < _until_ms(standing, key):
         return "wait"
     return "go" if standing.mood == "cooling" else "trial"
 
 
-def blocked(standing: Standing, now_ms: int) -> Blocked:
+def blocked(standing: Standing, now_ms: int, key: str | None = None) -> Blocked:
     """Of a standing whose verdict is to wait."""
     assert standing.mood != "well"
-    return Blocked(standing.mood, max(0, standing.until_ms - now_ms))
+    return Blocked(standing.mood, max(0, _until_ms(standing, key) - now_ms))
+
+
+def _until_ms(standing: Standing, key: str | None) -> int:
+    """When this key may try it: the keys whose requests closed it to all come later, by the first
+    pause of its kind, so that one of the others has the trial."""
+    if key is None or key not in standing.keys or not standing.is_for_all:
+        return standing.until_ms
+    return standing.until_ms + PAUSES[standing.mood][0]
 
 
 def on_trial(standing: Standing, now_ms: int, lease_ms: int) -> Standing:
@@ -78,10 +118,17 @@ def on_trial(standing: Standing, now_ms: int, lease_ms: int) -> Standing:
 
 
 def after_refusal(
-    standing: Standing, refusal: Refused, now_ms: int, *, trial: bool = False
+    standing: Standing,
+    refusal: Refused,
+    now_ms: int,
+    *,
+    trial: bool = False,
+    witness: Witness | None = None,
 ) -> Standing:
     """A credential after what its provider said. What was sent before a pause began, and is
     refused in it, is no further strike: ten submits at once are one mistake."""
+    if refusal.doubtful and witness is not None and refusal.cooldown == "take_out":
+        return _after_doubt(standing, refusal, now_ms, trial=trial, witness=witness)
     if refusal.cooldown == "none":
         # Wrong in itself, so it was read: the key is good.
         return standing if refusal.elsewhere else WELL
@@ -90,7 +137,7 @@ def after_refusal(
     named_ms = 0
     if mood == "cooling" and refusal.retry_after_s is not None:
         named_ms = min(round(refusal.retry_after_s * 1000), LONGEST_NAMED_MS)
-    is_paused = standing.until_ms > now_ms and not trial
+    is_paused = standing.until_ms > now_ms and not trial and standing.is_for_all
     if is_paused and standing.mood == "out" and mood == "cooling":
         return standing
     if is_paused and standing.mood == mood:
@@ -99,15 +146,57 @@ def after_refusal(
     return Standing(mood, strikes, now_ms + max(_pause_ms(mood, strikes), named_ms), code)
 
 
-def after_failure(standing: Standing, reason: str, now_ms: int, *, trial: bool = False) -> Standing:
-    """An upstream after a submit it could not be reached for, or gave no sound answer to."""
-    if standing.mood == "broken" and standing.until_ms > now_ms and not trial:
+def _after_doubt(
+    standing: Standing, refusal: Refused, now_ms: int, *, trial: bool, witness: Witness
+) -> Standing:
+    """A credential after a refusal that may be about the request alone."""
+    known = _still_counts(standing, now_ms)
+    keys = _with(known.keys, witness.key)
+    is_paused = known.mood != "well" and known.until_ms > now_ms and not trial
+    if is_paused and known.concerns(witness.key):
         return standing
-    strikes = standing.strikes + 1
-    if strikes < TRIP_AFTER:
-        return Standing("well", strikes, 0, reason)
+    code = refusal.provider_code or refusal.error.code
+    strikes = known.strikes + 1 if known.mood in ("well", "out") else 1
+    found = Standing("well", strikes, 0, code, keys, now_ms)
+    if not found.is_for_all and not witness.is_alone:
+        return standing if known.mood == "cooling" else found
+    pauses = strikes if known.mood == "out" else 1
+    return replace(found, mood="out", strikes=pauses, until_ms=now_ms + _pause_ms("out", pauses))
+
+
+def after_failure(
+    standing: Standing,
+    reason: str,
+    now_ms: int,
+    *,
+    trial: bool = False,
+    witness: Witness | None = None,
+) -> Standing:
+    """An upstream after a submit it could not be reached for, or gave no sound answer to. With a
+    `witness` the failure may be about the request alone."""
+    known = _still_counts(standing, now_ms)
+    key = ANYBODY if witness is None else witness.key
+    is_paused = known.mood == "broken" and known.until_ms > now_ms and not trial
+    if is_paused and known.concerns(key):
+        return standing
+    strikes = known.strikes + 1
+    found = Standing("well", strikes, 0, reason, _with(known.keys, key), now_ms)
+    is_one_client = not found.is_for_all and witness is not None and not witness.is_alone
+    if strikes < TRIP_AFTER or is_one_client:
+        return replace(found, strikes=min(strikes, TRIP_AFTER - 1))
     pause_ms = _pause_ms("broken", strikes - TRIP_AFTER + 1)
-    return Standing("broken", strikes, now_ms + pause_ms, reason)
+    return replace(found, mood="broken", until_ms=now_ms + pause_ms)
+
+
+def _still_counts(standing: Standing, now_ms: int) -> Standing:
+    """What one client met long ago is forgotten."""
+    is_old = standing.last_ms and now_ms - standing.last_ms > ACTIVE_MS
+    is_open = standing.mood == "well" or not standing.is_for_all
+    return WELL if is_old and is_open and standing.until_ms <= now_ms else standing
+
+
+def _with(keys: tuple[str, ...], key: str) -> tuple[str, ...]:
+    return (*(other for other in keys if other != key), key)[-MOST_KEYS:]
 
 
 def _pause_ms(mood: Mood, strikes: int) -> int:

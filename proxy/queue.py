@@ -188,7 +188,7 @@ class Queue:
             else:
                 made_by = source.upstream, source.credential
                 places = [(up, key) for up, key in places if (up.name, key.name) == made_by]
-        if why is None and places and not await self._keyring.has_room(places):
+        if why is None and places and not await self._keyring.has_room(places, task.token_id):
             await waiting.release(name, task_id)
             return False
         load = why or await self._load(task, source)

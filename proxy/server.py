@@ -41,6 +41,7 @@ from proxy.gateway import Gateway
 from proxy.gauges import Gauges, watch_loop
 from proxy.ground import (
     keep_alive,
+    lacking,
     listen_on,
     make_state_dir,
     serve_admin,
@@ -495,11 +496,7 @@ class Server:
     async def why_not_ready(self) -> str | None:
         if self._draining:
             return "draining"
-        try:
-            await self.store.ping()
-        except StoreDown:
-            return "the store does not answer"
-        return None
+        return lacking(self.config) or await self.store.trouble()
 
     async def _watch_fullness(self) -> None:
         """Above the mark new tasks are refused, while polls and downloads go on."""

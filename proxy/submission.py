@@ -24,6 +24,7 @@ from proxy.errors import (
     NotFound,
     ProxyError,
     TooManyInFlight,
+    Unavailable,
     Unprocessable,
 )
 from proxy.lifecycle import fitted
@@ -41,7 +42,7 @@ from proxy.pricing import money, price_micro
 from proxy.providers.base import Provider
 from proxy.queue import Queue
 from proxy.scopes import model_limits, owns
-from proxy.store import Allowance, Store, StoreDown, StoreFull, Taken, Why
+from proxy.store import Allowance, Store, StoreFull, Taken, Why
 from proxy.store.keys import new_task_id
 from proxy.tracing import Tracing
 from proxy.watch import Watch
@@ -240,7 +241,7 @@ class Submitter:
             taken = await self._store.tasks.reserve(
                 task, task.created_ms + lease_ms, retries, allowance
             )
-        except StoreDown:
+        except Unavailable:
             self._dispatcher.records.give_up(task.id)
             raise
         if taken is None or taken.why is Why.SAME:

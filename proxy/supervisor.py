@@ -37,6 +37,7 @@ from proxy.ground import (
     CannotServe,
     bound,
     keep_alive,
+    lacking,
     listen_on,
     make_state_dir,
     serve_admin,
@@ -49,7 +50,7 @@ from proxy.metrics import Metrics
 from proxy.reload import has_failed, read_again
 from proxy.server import CUT_S
 from proxy.signals import ALL, hold, let_go
-from proxy.store import Embedded, Store, StoreDown
+from proxy.store import Embedded, Store
 
 HANDOVER: Final = "REELWAY_HANDOVER"
 ASK_S: Final = 1.0
@@ -314,11 +315,7 @@ class Supervisor:
             return "draining"
         if not self._crew.serving:
             return "no worker serves"
-        try:
-            await self.store.ping()
-        except StoreDown:
-            return "the store does not answer"
-        return None
+        return lacking(self.config) or await self.store.trouble()
 
     async def reload(self) -> Reloaded:
         """All workers read the file, once it has been found without a mistake here."""

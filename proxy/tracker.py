@@ -145,7 +145,9 @@ class Tracker:
     async def _claim(self, room: int) -> int:
         """Lease up to `room` of what is due and start a job for each; returns how many."""
         now_ms = self._now_ms()
-        due = await self._store.tasks.claim_due(now_ms, round(self._lease_s * 1000), room)
+        due = await self._store.tasks.claim_due(
+            now_ms, round(self._lease_s * 1000), room, self._lost_shard
+        )
         for task_id, due_ms in due.items():
             self._lag.observe(max(0, now_ms - due_ms) / 1000)
             if task_id in self._jobs:
@@ -155,6 +157,11 @@ class Tracker:
             self._jobs[task_id] = job
             job.add_done_callback(partial(self._looked, task_id))
         return len(due)
+
+    def _lost_shard(self, shard: str, fault: ProxyError) -> None:
+        """The tasks of one shard cannot be found; those of the others go on."""
+        why = getattr(fault, "reason", fault.message)
+        self._log.error("due tasks of a shard unreadable", shard=shard, why=why)
 
     def _looked(self, task_id: str, _job: asyncio.Task[None]) -> None:
         del self._jobs[task_id]

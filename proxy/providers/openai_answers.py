@@ -55,7 +55,13 @@ _BALANCE = frozenset(
 _KEY = frozenset(
     {
         "invalid_api_key",
-        "account_deactivated",
+        "account_deactivated",  # OpenAI
+        "organization_deactivated",
+        "access_terminated",
+        "unsupported_country_region_territory",  # OpenAI, of the address it is called from
+        "accessdenied",  # Azure, of the network it is called from
+        "permissiondenied",  # Azure, of a key without the role
+        "token_disabled",  # new-api
         "invalid_authentication",
         "authentication_error",
         "unauthorized",

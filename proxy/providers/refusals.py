@@ -42,12 +42,13 @@ _BALANCE_WAIT_S = 60.0  # until an operator pays: seldom worth asking sooner
 # ---------------------------------------------------------------- the account
 
 
-def account_trouble(code: str | None, cooldown: Cooldown) -> Refused:
+def account_trouble(code: str | None, cooldown: Cooldown, *, doubtful: bool = False) -> Refused:
     """Key, balance, permission or allow-list: another credential may do, and it is nothing the
     client can mend or should learn about. `cooldown` is "take_out" where it stands between the
-    account and every request, "none" where it may be about this one's model."""
+    account and every request, "none" where it may be about this one's model. `doubtful`: nobody
+    knows which of the two."""
     error = Unavailable("No provider account can take this request now. Try again later.")
-    return Refused(error, elsewhere=True, provider_code=code, cooldown=cooldown)
+    return Refused(error, elsewhere=True, provider_code=code, cooldown=cooldown, doubtful=doubtful)
 
 
 def key_refused(code: str | None) -> Refused:
@@ -64,7 +65,7 @@ def forbidden(code: str | None) -> Refused:
         "The upstream does not allow this request; its operator has to look.",
         code="upstream_credential_refused",
     )
-    return Refused(error, elsewhere=True, provider_code=code)
+    return Refused(error, True, provider_code=code, cooldown="take_out", doubtful=True)
 
 
 def no_balance(code: str | None, headers: Mapping[str, str]) -> Refused:
@@ -177,7 +178,9 @@ def refused_by_status(
     if status in (401, 402):
         return account_trouble(code, "take_out")
     if status == 403:
-        return account_trouble(code, "none")
+        # A code of the provider's own that no table has may be about the model asked for. Without
+        # a code it may be a firewall's, in front of the API, about this prompt.
+        return account_trouble(code, "none" if code else "take_out", doubtful=True)
     if status in refused_statuses:
         return out_of_order(code)
     if (400 <= status < 500 and status not in (408, 499)) or status in (301, 307, 308):

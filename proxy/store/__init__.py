@@ -8,10 +8,12 @@ await store.close()
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from proxy.errors import Unavailable
 from proxy.store import keys
 from proxy.store.batch import Answer, Batcher, Durability
 from proxy.store.client import Connections, connect
@@ -85,6 +87,7 @@ class Store:
         self._connections = connections
         self._timeout_s = timeout_s
         self._listener: Listener | None = None
+        self._born: Answer = None  # which store this is, as `rw:meta` names it
         self.embedded = embedded
         self.batch = Batcher(connections.commands, timeout_s, observer)
         self.tokens = Tokens(self.batch)
@@ -140,6 +143,24 @@ class Store:
         """StoreDown when the store, or one server of it, does not answer within its time-out."""
         await self.batch.everywhere("PING")
 
+    async def trouble(self) -> str | None:
+        """Say in one sentence why the store cannot be used now; None when it can.
+
+        A store that was emptied, or replaced by another one, has lost tasks and keys: whoever
+        runs the gateway has to know before requests come here again.
+        """
+        try:
+            await self.ping()
+            born = await self.batch.call("HGET", keys.META, keys.META_BORN)
+        except Unavailable:
+            return "the store does not answer"
+        if born == self._born:
+            return None
+        return (
+            "the store has lost its data: it was emptied or replaced while the gateway ran; "
+            "restore it from a copy, or restart the gateway to begin with an empty one"
+        )
+
     async def fullness(self) -> float:
         """How much of its memory limit the store uses, 0 to 1; 0 when it has no limit. Of several
         servers the fullest counts."""
@@ -185,10 +206,12 @@ class Store:
             said = str(info.get("redis_version", "")) if isinstance(info, dict) else ""
             if parse_version(said) < MIN_VERSION:
                 raise StoreUnusable(f"[redis] url: the server is {said or 'unknown'}; 6.2 or later")
-        wanted = {"schema": keys.SCHEMA, "shards": keys.SHARDS}
+        wanted: dict[str, int] = {"schema": keys.SCHEMA, "shards": keys.SHARDS}
         await asyncio.gather(
             *(self.batch.call("HSETNX", keys.META, name, value) for name, value in wanted.items())
         )
+        await self.batch.call("HSETNX", keys.META, keys.META_BORN, secrets.token_hex(16))
+        self._born = await self.batch.call("HGET", keys.META, keys.META_BORN)
         found = await self.batch.call("HMGET", keys.META, *wanted)
         for (name, value), stored in zip(wanted.items(), _texts(found), strict=True):
             if stored != str(value):

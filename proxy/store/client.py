@@ -8,6 +8,7 @@ time-outs are set; the batcher puts one deadline over connect, handshake and ans
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -28,19 +29,21 @@ Client: TypeAlias = "Redis | RedisCluster"
 # (asyncio's too) is an OSError.
 FOREIGN: Final = (rx.RedisError, rx.RedisClusterException, OSError)
 
-# Error replies that pass: the store is loading, failing over, or protecting itself.
-_PASSING: Final = (
-    "BUSY ",  # not BUSYGROUP, BUSYKEY
-    "CLUSTERDOWN",
-    "LOADING",
-    "MASTERDOWN",
-    "MISCONF",
-    "NOREPLICAS",
-    "READONLY",
-    "TRYAGAIN",
+# Error replies that speak of the server, not of our command: it loads, fails over, protects
+# itself, or its operator has changed who may use it. A script's error has them behind other words.
+_OF_THE_SERVER: Final = re.compile(
+    r"(?:^|[\s:-])(?:BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOAUTH|NOPERM|NOREPLICAS|READONLY|"
+    r"TRYAGAIN|UNKILLABLE|WRONGPASS)(?:\s|$)"
 )
-# Another server has it now, or will have it soon.
-_ELSEWHERE: Final = (rx.ReadOnlyError, rx.ClusterError, rx.AskError)
+# redis-py takes the code off the text of these.
+_SERVER_ERRORS: Final = (
+    rx.ReadOnlyError,
+    rx.ClusterError,
+    rx.AskError,
+    rx.TryAgainError,
+    rx.NoPermissionError,
+)
+_FULL: Final = re.compile(r"(?:^|[\s:-])OOM\s")
 _SCHEMES: Final = (
     "embedded, unix://, redis://, rediss://, redis+sentinel://host:port,…/service, "
     "redis+cluster://host:port,…"
@@ -153,9 +156,9 @@ def _translate(exc: BaseException) -> ProxyError:
     if isinstance(exc, rx.OutOfMemoryError):
         return StoreFull(reason)
     if isinstance(exc, rx.ResponseError):
-        if isinstance(exc, _ELSEWHERE) or str(exc).startswith(_PASSING):
+        if isinstance(exc, _SERVER_ERRORS) or _OF_THE_SERVER.search(str(exc)):
             return StoreDown(reason)
-        return StoreFull(reason) if str(exc).startswith("OOM") else StoreFault(reason)
+        return StoreFull(reason) if _FULL.search(str(exc)) else StoreFault(reason)
     if isinstance(exc, rx.DataError):
         return StoreFault(reason)
     return StoreDown(reason)

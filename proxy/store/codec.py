@@ -7,7 +7,7 @@ can run side by side during an upgrade.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal, TypeAlias
 
@@ -29,9 +29,15 @@ from proxy.model import (
 )
 
 MAX_TASK_BYTES: Final = 32 * 1024
+MAX_OPEN_BYTES: Final = 24 * 1024  # the rest is room for how the task ends
 MAX_LINE_ENTRIES: Final = 64
 
 _KEPT_CHARS: Final = 1000  # of a prompt or error message when a task is far too large
+_MAX_LIST_BYTES: Final = 1024  # of the fields that were adjusted, and of those dropped
+_MAX_EVENT_CHARS: Final = 600  # of a line of the time line
+# Of what a client sends with a submit and the task cannot do without.
+_MOST_CHARS: Final = {"external_id": 1024, "webhook": 4096, "model": 1024, "trace": 256}
+_ASKED_AS: Final = {"external_id": "external_task_id", "webhook": "callback_url"}
 _TASK_FIELDS: Final = frozenset(f.name for f in fields(Task))
 _RESULT_FIELDS: Final = frozenset(f.name for f in fields(Result))
 _ERROR_FIELDS: Final = frozenset(f.name for f in fields(TaskError))
@@ -109,30 +115,118 @@ class Booking:
 
 
 def encode_task(task: Task) -> bytes:
-    """The task as JSON, at most `MAX_TASK_BYTES`.
+    """The task as JSON: at most `MAX_OPEN_BYTES` while it is open, `MAX_TASK_BYTES` at its end.
 
-    What is too large loses, in this order and no more than needed: the vendor's own fields
-    (largest first), the repeated request fields (likewise), the tails of prompt and error
-    message. Ids, money and result URLs are never cut: a task that is still too large is
-    refused with `TooLarge`.
+    What is too large loses what is optional, in the order of `_TRIMS` and no more than needed.
+    A task that is still too large is written all the same: it has to move on, and to end. Its
+    size is bounded where it is made (`encode_new_task`) and where a provider names it.
     """
+    most = MAX_TASK_BYTES if task.stage.is_final else MAX_OPEN_BYTES
+    task = replace(task, adjusted=_brief(task.adjusted), dropped=_brief(task.dropped))
     document = _dumps(task)
-    if len(document) <= MAX_TASK_BYTES:
-        return document
-    task = replace(task, native=_slim(task.native, len(document) - MAX_TASK_BYTES))
-    document = _dumps(task)
-    if len(document) > MAX_TASK_BYTES:
-        task = replace(task, request=_slim(task.request, len(document) - MAX_TASK_BYTES))
+    for trim in _TRIMS:
+        if len(document) <= most:
+            break
+        task = trim(task, len(document) - most)
         document = _dumps(task)
-    if len(document) > MAX_TASK_BYTES:
-        prompt = None if task.prompt is None else task.prompt[:_KEPT_CHARS]
-        error = task.error and replace(task.error, message=task.error.message[:_KEPT_CHARS])
-        document = _dumps(replace(task, prompt=prompt, error=error))
-    if len(document) > MAX_TASK_BYTES:
+    return document
+
+
+def encode_new_task(task: Task) -> bytes:
+    """The document of a task that is about to be reserved. Raises `TooLarge` when it leaves too
+    little room for what the task still has to say: where it went, what came of it."""
+    for name, most in _MOST_CHARS.items():
+        value = getattr(task, name)
+        if value is not None and len(value.encode(errors="replace")) > most:
+            asked = _ASKED_AS.get(name, name)
+            raise TooLarge(f"'{asked}' is longer than the {most} bytes that are kept", param=asked)
+    document = encode_task(task)
+    if len(document) > MAX_OPEN_BYTES:
         raise TooLarge(
-            f"the request needs {len(document)} bytes of state; at most {MAX_TASK_BYTES} are kept"
+            f"the request needs {len(document)} bytes of state; at most {MAX_OPEN_BYTES} are kept"
         )
     return document
+
+
+def _brief(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """At most `_MAX_LIST_BYTES` of these: the longest are left out, a last entry says how many.
+    Field names that we know are short, so these stay."""
+    sizes = [len(_dumps(entry)) + 1 for entry in entries]
+    excess = sum(sizes) - _MAX_LIST_BYTES
+    gone: set[int] = set()
+    for place in sorted(range(len(entries)), key=sizes.__getitem__, reverse=True):
+        if excess <= 0:
+            break
+        excess -= sizes[place]
+        gone.add(place)
+    if not gone:
+        return entries
+    return (*(e for n, e in enumerate(entries) if n not in gone), f"+{len(gone)}")
+
+
+def _less_native(task: Task, excess: int) -> Task:
+    return replace(task, native=_slim(task.native, excess))
+
+
+def _less_request(task: Task, excess: int) -> Task:
+    return replace(task, request=_slim(task.request, excess))
+
+
+def _less_text(task: Task, _excess: int) -> Task:
+    prompt = None if task.prompt is None else task.prompt[:_KEPT_CHARS]
+    return replace(task, prompt=prompt, error=_short(task.error, _KEPT_CHARS))
+
+
+def _no_variants(task: Task, _excess: int) -> Task:
+    return replace(task, results=tuple(replace(r, variants={}) for r in task.results))
+
+
+def _fewer_urls(task: Task, excess: int) -> Task:
+    """Addresses of results, the last first, until enough is gone. "" is an address that does not
+    work: whoever wants that result has the provider asked for a fresh one."""
+    results = list(task.results)
+    for place in reversed(range(len(results))):
+        url = results[place].url
+        if excess <= 0:
+            break
+        if url:
+            excess -= len(_dumps(url)) - 2
+            results[place] = replace(results[place], url="")
+    return replace(task, results=tuple(results))
+
+
+def _least(task: Task, _excess: int) -> Task:
+    """Only what the task cannot do without."""
+    return replace(
+        task,
+        prompt=None,
+        error=_short(task.error, _KEPT_CHARS // 10),
+        results=tuple(replace(r, id=_cut(r.id, _KEPT_CHARS // 10)) for r in task.results),
+        adjusted=(),
+        dropped=(),
+    )
+
+
+# What a task that is too large loses, in this order: the vendor's own fields (largest first), the
+# repeated request fields (likewise), the tails of prompt and error message, then of its results.
+_TRIMS: Final[tuple[Callable[[Task, int], Task], ...]] = (
+    _less_native,
+    _less_request,
+    _less_text,
+    _no_variants,
+    _fewer_urls,
+    _least,
+)
+
+
+def _short(error: TaskError | None, most: int) -> TaskError | None:
+    return error and replace(
+        error, message=error.message[:most], provider_code=_cut(error.provider_code, most)
+    )
+
+
+def _cut(text: str | None, most: int) -> str | None:
+    return None if text is None else text[:most]
 
 
 def decode_task(document: bytes) -> Task:
@@ -159,7 +253,7 @@ def decode_task(document: bytes) -> Task:
         raise ValueError(f"not a task document: {exc}") from exc
 
 
-def task_fields(task: Task) -> tuple[str | int | bytes, ...]:
+def task_fields(task: Task, document: bytes | None = None) -> tuple[str | int | bytes, ...]:
     """The task's hash, flat: field, value, field, value, …
 
     Beside the document stand the fields that scripts and listings read without parsing it.
@@ -178,7 +272,7 @@ def task_fields(task: Task) -> tuple[str | int | bytes, ...]:
         "gone",
         int(task.deleted),
         "doc",
-        encode_task(task),
+        encode_task(task) if document is None else document,
     )
 
 
@@ -215,7 +309,7 @@ def _object(document: bytes) -> dict[str, Any]:
 
 
 def encode_line(entry: LineEntry) -> bytes:
-    return orjson.dumps(entry)
+    return orjson.dumps(replace(entry, event=entry.event[:_MAX_EVENT_CHARS]))
 
 
 def decode_line(document: bytes) -> LineEntry:

@@ -15,7 +15,7 @@ from typing import Final
 
 import orjson
 
-from proxy.pools import WELL, Standing
+from proxy.pools import ACTIVE_MS, WELL, Standing
 from proxy.store import keys
 from proxy.store.batch import Answer, Batcher, Script
 from proxy.store.tasks import free
@@ -29,6 +29,7 @@ class Credentials:
         self._take = Script.load("place")
         self._swap = Script.load("standing")
         self._leave = Script.load("leave")
+        self._active = Script.load("active")
 
     # ------------------------------------------------------------ standing
 
@@ -45,6 +46,12 @@ class Credentials:
             self._swap, [keys.standing(name)], [_packed(old), _packed(new), KEPT_MS]
         )
         return changed == 1
+
+    async def is_alone(self, name: str, key: str, now_ms: int) -> bool:
+        """Note that this client key is active at the upstream or credential `name`. True when no
+        other key was in the last `ACTIVE_MS`."""
+        count = await self._batch.run(self._active, [keys.active(name)], [key, now_ms, ACTIVE_MS])
+        return count == 1
 
     async def forgive(self, name: str) -> bool:
         """Forget what speaks against it; False when nothing did."""
@@ -78,7 +85,16 @@ class Credentials:
 
 
 def _packed(standing: Standing) -> bytes:
-    return b"" if standing == WELL else orjson.dumps(asdict(standing))
+    """A standing without keys is written as versions before them did, so that they can read it,
+    and that what they wrote is known again."""
+    if standing == WELL:
+        return b""
+    document = asdict(standing)
+    if not standing.keys:
+        del document["keys"]
+    if not standing.last_ms:
+        del document["last_ms"]
+    return orjson.dumps(document)
 
 
 def _standing(document: Answer) -> Standing:
@@ -86,6 +102,7 @@ def _standing(document: Answer) -> Standing:
     if not isinstance(document, bytes):
         return WELL
     try:
-        return Standing(**orjson.loads(document))
+        known = orjson.loads(document)
+        return Standing(**{**known, "keys": tuple(known.get("keys", ()))})
     except (ValueError, TypeError):
         return WELL

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.errors import ProxyError, Unavailable
+from proxy.errors import Unavailable
 
 RETRY_AFTER_S = 2
 
@@ -50,12 +50,19 @@ class StoreUnsafe(Unavailable):
         self.reason = reason
 
 
-class StoreFault(ProxyError):
-    """500: the store refused a command or holds a record nobody can read: a bug, or a key that
-    something else wrote."""
+class StoreFault(Unavailable):
+    """503: the store refused a command, or holds a record that cannot be read.
+
+    Another program wrote a key of ours, or the gateway has a bug. Other tasks are not concerned.
+    """
+
+    code = "store_fault"
 
     def __init__(self, reason: str) -> None:
-        super().__init__("The gateway's store holds something unexpected; tell its operator.")
+        super().__init__(
+            "The gateway's store holds something unexpected; tell its operator.",
+            retry_after_s=RETRY_AFTER_S,
+        )
         self.reason = reason
 
 

@@ -17,7 +17,7 @@ from proxy.store.batch import Batcher, Script
 from proxy.store.codec import decode_hook, encode_hook
 from proxy.store.faults import StoreFault
 from proxy.store.made import MOST_LOOKED_AT, Place, Walk
-from proxy.store.tasks import claim
+from proxy.store.tasks import LostShard, claim, ignore_shard
 
 KEPT_MS: Final = 7 * 24 * 3600 * 1000
 KEPT_OPEN_MS: Final = 24 * 3600 * 1000  # of a task still under way, whose own end is not known
@@ -32,9 +32,12 @@ class Hooks:
         self._claim = Script.load("claim")
         self._write = Script.load("hook")
 
-    async def claim_due(self, now_ms: int, lease_ms: int, limit: int) -> tuple[str, ...]:
+    async def claim_due(
+        self, now_ms: int, lease_ms: int, limit: int, lost: LostShard = ignore_shard
+    ) -> tuple[str, ...]:
         """Lease up to `limit` webhooks that are to be sent now; see `Tasks.claim_due`."""
-        return tuple(await claim(self._batch, self._claim, keys.hooks, now_ms, lease_ms, limit))
+        claimed = await claim(self._batch, self._claim, keys.hooks, now_ms, lease_ms, limit, lost)
+        return tuple(claimed)
 
     async def get(self, name: str) -> Hook | None:
         """None for what is no hook, or is gone; StoreFault for a record nobody can read."""

@@ -18,6 +18,7 @@ SHARDS: Final = 16  # fixed for the life of a store: ids and keys contain their 
 SCHEMA: Final = 1
 
 META: Final = "rw:meta"
+META_BORN: Final = "born"  # field: a random name of this store, given when it was first used
 TOKENS: Final = "rw:toks"
 OWNERS: Final = "rw:owners"
 CHANNEL: Final = "rw:chan"
@@ -142,6 +143,11 @@ def places(credential: str) -> str:
 def standing(name: str) -> str:
     """string: how a credential (`upstream/name`) or an upstream (its name) stands."""
     return f"rw:{{c:{name}}}:state"
+
+
+def active(name: str) -> str:
+    """zset: client key that submits to an upstream or a credential → ms when it did last."""
+    return f"rw:{{c:{name}}}:active"
 
 
 @dataclass(frozen=True, slots=True)

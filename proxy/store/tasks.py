@@ -19,7 +19,7 @@ from typing import Final, Literal, TypeAlias
 
 from proxy.errors import Conflict, Invalid, NotFound, ProxyError
 from proxy.lifecycle import failed, notice_of
-from proxy.model import NO_LIMITS, Kind, Limits, Task, TaskError
+from proxy.model import NO_LIMITS, Kind, Limits, Stage, Task, TaskError
 from proxy.store import keys, usage
 from proxy.store.batch import Answer, Batcher, Durability, Script
 from proxy.store.codec import (
@@ -32,6 +32,8 @@ from proxy.store.codec import (
     encode_booking,
     encode_hook,
     encode_line,
+    encode_new_task,
+    encode_task,
     task_fields,
 )
 from proxy.store.faults import StoreFault
@@ -84,6 +86,13 @@ class Allowance:
 FREE: Final = Allowance()
 
 
+LostShard: TypeAlias = "Callable[[str, ProxyError], None]"
+
+
+def ignore_shard(_shard: str, _fault: ProxyError) -> None:
+    """Say nothing of a shard that cannot be read."""
+
+
 _Ids: TypeAlias = list[str]  # inside the class, `list` is its method
 _Tasks: TypeAlias = list[Task]
 
@@ -106,11 +115,13 @@ class Tasks:
         self, task: Task, due_ms: int, retries: int = 0, allowance: Allowance = FREE
     ) -> Taken | None:
         """Write a new task. None: written. Else nothing was: somebody was there before, or
-        `allowance` has no room for it.
+        `allowance` has no room for it. TooLarge when its record would leave no room for its end.
 
         With `task.idempotency` the key decides; without one, `retries` > 0 (a retry the client
         announces) takes the oldest recent submit of the same fingerprint that has served fewer.
         """
+        is_new = task.stage is Stage.RESERVED and task.attempt == 0
+        document = encode_new_task(task) if is_new else encode_task(task)
         answer = await self._batch.run(
             self._reserve,
             (*_keys_of(task), keys.ledger(task.owner, keys.month(task.created_ms)), *_places(task)),
@@ -133,7 +144,7 @@ class Tasks:
                 keys.day(task.created_ms),
                 usage.whose(task.owner, task.model),
                 usage.KEPT_MS,
-                *task_fields(task),
+                *task_fields(task, document),
             ],
         )
         if answer is None:
@@ -354,13 +365,17 @@ class Tasks:
 
     # ------------------------------------------------------------ what is due
 
-    async def claim_due(self, now_ms: int, lease_ms: int, limit: int) -> dict[str, int]:
+    async def claim_due(
+        self, now_ms: int, lease_ms: int, limit: int, lost: LostShard = ignore_shard
+    ) -> dict[str, int]:
         """Lease up to `limit` due tasks of all owners until `now_ms + lease_ms`: no other worker
         is handed them before. `swap` or `reschedule` ends a lease; a worker that dies lets it
         lapse. Shards share the limit; a shard with less to do leaves its share to the others.
         By id, the ms since when it was due: in each shard the longest overdue first.
+
+        `lost` is called for each shard that cannot be read; raises only when none can.
         """
-        return await claim(self._batch, self._claim, keys.due, now_ms, lease_ms, limit)
+        return await claim(self._batch, self._claim, keys.due, now_ms, lease_ms, limit, lost)
 
     async def reschedule(self, task_id: str, due_ms: int) -> bool:
         """Look again at `due_ms`, the task itself unchanged (a poll that said nothing new).
@@ -407,27 +422,46 @@ async def claim(
     now_ms: int,
     lease_ms: int,
     limit: int,
+    lost: LostShard,
 ) -> dict[str, int]:
     """Lease what is due in the zset `key(shard)` of every shard; see `Tasks.claim_due`."""
     counts = await asyncio.gather(
-        *(batch.call("ZCOUNT", key(shard), "-inf", now_ms) for shard in keys.ALL_SHARDS)
+        *(batch.call("ZCOUNT", key(shard), "-inf", now_ms) for shard in keys.ALL_SHARDS),
+        return_exceptions=True,
     )
-    waiting = {
-        shard: count
-        for shard, count in zip(keys.ALL_SHARDS, counts, strict=True)
-        if isinstance(count, int)
-    }
+    waiting = _sound(dict(zip(keys.ALL_SHARDS, counts, strict=True)), lost)
+    sizes = {shard: count for shard, count in waiting.items() if isinstance(count, int)}
+    shares = share_out(sizes, limit)
     claimed = await asyncio.gather(
         *(
             batch.run(script, [key(shard)], [now_ms, now_ms + lease_ms, share])
-            for shard, share in share_out(waiting, limit).items()
-        )
+            for shard, share in shares.items()
+        ),
+        return_exceptions=True,
     )
     found: dict[str, int] = {}
-    for answer in claimed:
+    for answer in _sound(dict(zip(shares, claimed, strict=True)), lost).values():
         pairs = iter(_texts(answer))
         found.update((name, int(since)) for name, since in zip(pairs, pairs, strict=True))
     return found
+
+
+def _sound(answers: dict[str, Answer | BaseException], lost: LostShard) -> dict[str, Answer]:
+    """The answers of the shards that gave one. Raises when none did."""
+    sound: dict[str, Answer] = {}
+    faults: dict[str, ProxyError] = {}
+    for shard, answer in answers.items():
+        if isinstance(answer, ProxyError):
+            faults[shard] = answer
+        elif isinstance(answer, BaseException):
+            raise answer
+        else:
+            sound[shard] = answer
+    if faults and not sound:
+        raise next(iter(faults.values()))
+    for shard, fault in faults.items():
+        lost(shard, fault)
+    return sound
 
 
 def share_out(waiting: dict[str, int], limit: int) -> dict[str, int]:

@@ -6,7 +6,10 @@ import asyncio
 import json
 import os
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.edge.front_door import WAIT_S, store_pid
 
@@ -109,3 +112,25 @@ async def test_a_worker_whose_store_hangs_is_not_ready(house: House) -> None:
     async with asyncio.timeout(WAIT_S):
         while (await admin(house, "/readyz")).status != 200:  # noqa: ASYNC110 -- nor an event
             await asyncio.sleep(0.01)
+
+
+async def test_a_gateway_whose_store_was_emptied_is_not_ready(house: House) -> None:
+    """Its tasks and keys are gone: whoever runs it has to know."""
+    await house.server.store.batch.call("FLUSHALL")
+    ready = await admin(house, "/readyz")
+    assert ready.status == 503
+    assert "the store has lost its data" in ready.json()["why"]
+    assert (await admin(house, "/healthz")).status == 200
+
+
+@pytest.mark.parametrize("missing", ["upstreams", "routes"])
+async def test_a_gateway_that_can_make_nothing_is_not_ready(house: House, missing: str) -> None:
+    config = house.server.config
+    lacks_upstreams = missing == "upstreams"
+    house.server.config = replace(
+        config, upstreams={} if lacks_upstreams else config.upstreams, routes=()
+    )
+    ready = await admin(house, "/readyz")
+    assert ready.status == 503
+    assert f"[[{missing}]]" in ready.json()["why"]
+    assert (await admin(house, "/healthz")).status == 200

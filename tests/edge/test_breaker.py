@@ -9,6 +9,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
+
 from proxy.pools import TRIP_AFTER, Standing
 from proxy.sim.faults import Fault
 
@@ -141,3 +143,67 @@ async def test_an_upstream_that_cannot_be_reached_is_tried_with_one_key_only(
     await house.sim.refuse("openai")
     assert (await submit(house)).status == 502
     assert (await standing(house)).strikes == 1
+
+
+async def submit_as(house: House, token: str, prompt: str = "a cat") -> int:
+    headers = {"Authorization": f"Bearer {token}"}
+    body = {"model": "sora-2", "prompt": prompt}
+    return (await house.post("/v1/videos", json=body, headers=headers)).status
+
+
+async def test_one_clients_server_errors_close_nothing_to_another(house: House) -> None:
+    """A 500 that one request causes, sent ten times, is that client's; the other is served."""
+    attacker, payer = [(await house.new_token(owner=name)).token for name in ("a", "b")]
+    assert await submit_as(house, payer) == 200
+    for _ in range(2 * TRIP_AFTER):
+        house.sim.faults.add(Fault("status", "openai", "submit", status=500))
+        assert await submit_as(house, attacker) == 200
+    assert (await standing(house)).mood == "well"
+    assert [await submit_as(house, payer) for _ in range(3)] == [200] * 3
+
+
+async def test_a_client_that_is_alone_closes_an_upstream_only_to_itself(house: House) -> None:
+    """Another client that comes later is served at once, and its success opens the upstream."""
+    attacker, payer = [(await house.new_token(owner=name)).token for name in ("a", "b")]
+    for _ in range(TRIP_AFTER):
+        house.sim.faults.add(Fault("status", "openai", "submit", status=500))
+        assert await submit_as(house, attacker) == 200
+    assert await submit_as(house, attacker) == 503
+    assert await submit_as(house, payer) == 200
+    assert await standing(house) == Standing()
+
+
+async def test_server_errors_of_two_clients_close_an_upstream_to_all(house: House) -> None:
+    one, two, three = [(await house.new_token(owner=name)).token for name in ("a", "b", "c")]
+    assert await submit_as(house, three) == 200
+    for token in [one] * TRIP_AFTER + [two]:
+        house.sim.faults.add(Fault("status", "openai", "submit", status=500))
+        assert await submit_as(house, token) == 200
+    assert (await standing(house)).mood == "broken"
+    assert await submit_as(house, three) == 503
+
+
+@pytest.mark.parametrize("service", ["openai", "kling", "jimeng"])
+async def test_a_firewalls_page_about_one_prompt_takes_no_key_from_another_client(
+    house: House, service: str
+) -> None:
+    """A 403 in HTML says nothing of the account; one with two clients' requests does."""
+    model = {"openai": "sora-2", "kling": "kling-v2-6", "jimeng": "jimeng_t2v_v30"}[service]
+    attacker, payer = [(await house.new_token(owner=name)).token for name in ("a", "b")]
+
+    async def ask(token: str) -> int:
+        headers = {"Authorization": f"Bearer {token}"}
+        body = {"model": model, "prompt": "<script>"}
+        return (await house.post("/v1/videos", json=body, headers=headers)).status
+
+    page = Fault("status", service, "submit", status=403, body="<html>blocked</html>")
+    assert await ask(payer) == 200
+    for _ in range(3):
+        house.sim.faults.add(page)
+        assert await ask(attacker) >= 400
+    assert await ask(payer) == 200
+    house.sim.faults.add(page)
+    await ask(attacker)
+    house.sim.faults.add(page)
+    await ask(payer)
+    assert await ask(payer) == 503

@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from redis._parsers.base import BaseParser
 
-from proxy.store import Embedded, Store, StoreDown, StoreUnusable, keys
-from proxy.store.client import connect
+from proxy.store import Embedded, Store, StoreDown, StoreFault, StoreFull, StoreUnusable, keys
+from proxy.store.client import connect, translate
 from tests.edge.store_fixtures import GUARD_S, NOW, new_task, own_valkey, store, until, valkey
 
 __all__ = ["own_valkey", "store", "valkey"]
@@ -137,3 +138,73 @@ async def test_every_kind_of_url_ends_in_the_same_error(url: str) -> None:
     connections = connect(url, 0.5)
     await connections.listener().aclose()
     await connections.aclose()
+
+
+def reply(said: str) -> Exception:
+    """What redis-py makes of an error reply."""
+    error: Exception = BaseParser.parse_error(said)  # type: ignore[no-untyped-call]  # in redis-py
+    return error
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "NOAUTH Authentication required.",
+        "WRONGPASS invalid username-password pair or user is disabled.",
+        "NOPERM User default has no permissions to run the 'hget' command",
+        "READONLY You can't write against a read only replica.",
+        "BUSY Valkey is busy running a script.",
+        "MISCONF Errors writing to the AOF file",
+        "LOADING Valkey is loading the dataset in memory",
+        "MASTERDOWN Link with MASTER is down",
+        "CLUSTERDOWN The cluster is down",
+        "TRYAGAIN Multiple keys request during rehashing of slot",
+        "NOREPLICAS Not enough good replicas to write.",
+        "ERR Error running script (call to f_1): @user_script: 9: NOPERM No permissions",
+    ],
+)
+def test_what_a_server_says_of_itself_is_passing(said: str) -> None:
+    fault = translate(reply(said))
+    assert isinstance(fault, StoreDown)
+    assert (fault.status, fault.headers) == (503, {"Retry-After": "2"})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "ERR Error running script (call to f_1): @user_script: -OOM command not allowed",
+    ],
+)
+def test_a_full_server_is_told_from_one_that_is_down(said: str) -> None:
+    assert isinstance(translate(reply(said)), StoreFull)
+
+
+def test_a_key_of_another_type_is_never_a_500() -> None:
+    said = "WRONGTYPE Operation against a key holding the wrong kind of value"
+    fault = translate(reply(said))
+    assert isinstance(fault, StoreFault)
+    assert (fault.status, fault.headers) == (503, {"Retry-After": "2"})
+
+
+async def test_one_unreadable_list_of_due_tasks_harms_its_shard_only(store: Store) -> None:
+    task = new_task()
+    assert await store.tasks.reserve(task, NOW) is None
+    other = next(s for s in keys.ALL_SHARDS if s != keys.shard_of_task(task.id))
+    await store.batch.call("SET", keys.due(other), "not a sorted set")
+    lost: list[str] = []
+    due = await store.tasks.claim_due(NOW, 1000, 10, lambda shard, _fault: lost.append(shard))
+    assert (list(due), lost) == ([task.id], [other])
+
+
+async def test_a_store_that_was_emptied_says_so(own_valkey: Embedded) -> None:
+    """Also when a command has begun to use it again."""
+    store = await Store.open(own_valkey.url)
+    assert await store.trouble() is None
+    await store.batch.call("FLUSHALL")
+    assert "lost its data" in str(await store.trouble())
+    other = await Store.open(own_valkey.url)
+    assert "lost its data" in str(await store.trouble())
+    assert await other.trouble() is None
+    await other.close()
+    await store.close()

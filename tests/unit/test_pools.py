@@ -224,3 +224,69 @@ def test_a_providers_own_code_says_what_becomes_of_the_credential(provider: str)
         assert isinstance(outcome, Refused), (status, body)
         assert outcome.cooldown == cooldown, (status, body)
         assert outcome.elsewhere or isinstance(outcome.error, Invalid), (status, body)
+
+
+# ---------------------------------------------------------------- whose verdict it is
+
+DOUBT = Refused(Unavailable("no"), True, "http_403", None, "take_out", doubtful=True)
+
+
+def met(standing: Standing, *witnesses: pools.Witness, at_ms: int = NOW) -> Standing:
+    """After one failure of each of these keys' requests."""
+    for witness in witnesses:
+        standing = pools.after_failure(standing, "500", at_ms, witness=witness)
+    return standing
+
+
+def one_of_many(key: str) -> pools.Witness:
+    return pools.Witness(key, is_alone=False)
+
+
+def test_one_keys_failures_never_break_an_upstream_while_others_are_active() -> None:
+    standing = met(WELL, *[one_of_many("a")] * 50)
+    assert pools.verdict(standing, NOW, "a") == pools.verdict(standing, NOW, "b") == "go"
+    broken = met(standing, one_of_many("b"))
+    assert (broken.mood, broken.until_ms) == ("broken", NOW + 5000)
+    assert pools.verdict(broken, NOW, "c") == "wait"
+
+
+def test_what_one_key_met_long_ago_is_no_evidence() -> None:
+    standing = met(WELL, *[one_of_many("a")] * 5)
+    later = met(standing, one_of_many("b"), at_ms=NOW + pools.ACTIVE_MS + 1)
+    assert (later.mood, later.strikes) == ("well", 1)
+
+
+def test_a_key_that_was_alone_is_shut_out_and_nobody_else() -> None:
+    standing = met(WELL, *[pools.Witness("a", is_alone=True)] * 5)
+    assert (standing.mood, pools.verdict(standing, NOW, "a")) == ("broken", "wait")
+    assert pools.verdict(standing, NOW, "b") == "go"
+    assert pools.verdict(standing, standing.until_ms, "a") == "trial"
+
+
+def test_who_broke_an_upstream_does_not_get_the_trial_first() -> None:
+    broken = met(WELL, *[one_of_many("a")] * 4, one_of_many("b"))
+    assert pools.verdict(broken, broken.until_ms, "c") == "trial"
+    assert pools.verdict(broken, broken.until_ms, "a") == "wait"
+    assert pools.blocked(broken, broken.until_ms, "a").wait_ms == 5000
+    assert pools.verdict(broken, broken.until_ms + 5000, "a") == "trial"
+
+
+def test_failures_to_connect_count_from_anybody() -> None:
+    standing = WELL
+    for _ in range(pools.TRIP_AFTER):
+        standing = pools.after_failure(standing, "unreachable", NOW)
+    assert pools.verdict(standing, NOW, "a") == pools.verdict(standing, NOW, "b") == "wait"
+
+
+def test_a_doubtful_refusal_takes_a_credential_out_when_two_keys_met_it() -> None:
+    once = pools.after_refusal(WELL, DOUBT, NOW, witness=one_of_many("a"))
+    again = pools.after_refusal(once, DOUBT, NOW, witness=one_of_many("a"))
+    assert once.mood == again.mood == "well"
+    out = pools.after_refusal(again, DOUBT, NOW, witness=one_of_many("b"))
+    assert (out.mood, out.until_ms) == ("out", NOW + 30_000)
+    assert pools.verdict(out, NOW, "c") == "wait"
+
+
+def test_a_documented_refusal_takes_a_credential_out_at_once() -> None:
+    out = pools.after_refusal(WELL, no("take_out"), NOW, witness=one_of_many("a"))
+    assert pools.verdict(out, NOW, "b") == "wait"

@@ -16,6 +16,7 @@ from proxy.errors import TooLarge
 from proxy.model import Kind, Limits, Operation, Result, Stage, Task, TaskError
 from proxy.store import keys
 from proxy.store.codec import (
+    MAX_OPEN_BYTES,
     MAX_TASK_BYTES,
     LineEntry,
     TokenRecord,
@@ -23,6 +24,7 @@ from proxy.store.codec import (
     decode_task,
     decode_token,
     encode_line,
+    encode_new_task,
     encode_task,
     encode_token,
     task_fields,
@@ -216,19 +218,80 @@ def test_a_large_task_is_trimmed_in_order(task: Task, changes: dict[str, Any]) -
 
 
 def test_a_task_of_exactly_the_limit_is_whole() -> None:
-    room = MAX_TASK_BYTES - len(encode_task(replace(LEAST, prompt="")))
+    room = MAX_OPEN_BYTES - len(encode_task(replace(LEAST, prompt="")))
     for extra, kept in [(0, room), (1, 1000)]:
         task = replace(LEAST, prompt="p" * (room + extra))
         assert decode_task(encode_task(task)).prompt == "p" * kept
 
 
-def test_ids_and_results_are_never_cut() -> None:
-    for task in (
-        replace(LEAST, external_id=BIG + BIG),
-        replace(LEAST, results=(Result(url=BIG), Result(url=BIG))),
-    ):
-        with pytest.raises(TooLarge, match=str(MAX_TASK_BYTES)):
-            encode_task(task)
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        (replace(LEAST, external_id="x" * 1025), "'external_task_id' is longer than the 1024"),
+        (replace(LEAST, webhook="x" * 4097), "'callback_url' is longer than the 4096"),
+        (replace(LEAST, price={"x": BIG + BIG}), f"at most {MAX_OPEN_BYTES}"),
+    ],
+)
+def test_what_leaves_no_room_for_its_end_is_refused_before_it_is_a_task(
+    task: Task, said: str
+) -> None:
+    with pytest.raises(TooLarge, match=said):
+        encode_new_task(task)
+
+
+def test_a_list_of_dropped_fields_is_kept_short() -> None:
+    """The names that a vendor knows stay, for answers depend on them."""
+    names = ("seed", *(f"{n}{'x' * 500}" for n in range(63)), "fps")
+    kept = decode_task(encode_task(replace(LEAST, dropped=names, adjusted=names)))
+    assert kept.dropped == kept.adjusted
+    assert (kept.dropped[0], kept.dropped[-2:]) == ("seed", ("fps", "+61"))
+    assert len(orjson.dumps(kept.dropped)) < 1100
+
+
+def test_results_too_large_to_keep_lose_their_last_addresses_first() -> None:
+    results = tuple(Result(url=f"{n}{BIG}", id=str(n), variants={"w": "u"}) for n in range(3))
+    done = replace(LEAST, stage=Stage.COMPLETED, results=results)
+    document = encode_task(done)
+    assert len(document) <= MAX_TASK_BYTES
+    kept = decode_task(document).results
+    assert [result.url for result in kept] == [results[0].url, "", ""]
+    assert [result.id for result in kept] == ["0", "1", "2"]
+
+
+words = st.text(st.characters(codec="utf-8"), max_size=50).map(lambda text: text * 40)
+names = st.lists(words, max_size=80).map(tuple)
+bags = st.dictionaries(words, words, max_size=20)
+
+
+@settings(max_examples=80, deadline=None)
+@given(words, words, names, bags, bags, words, st.integers(1, 12))
+def test_whatever_is_reserved_can_go_on_and_end(
+    prompt: str,
+    webhook: str,
+    dropped: tuple[str, ...],
+    request: dict[str, Any],
+    native: dict[str, Any],
+    error: str,
+    count: int,
+) -> None:
+    """Sent, bound, completed with the most a provider can say, failed: each has its record."""
+    task = replace(LEAST, prompt=prompt, webhook=webhook[:1000], request=request, dropped=dropped)
+    try:
+        encode_new_task(task)
+    except TooLarge:
+        return
+    sent = replace(task, stage=Stage.SENT, upstream="u", handle={"path": "p" * 200})
+    bound = replace(sent, stage=Stage.BOUND, upstream_id="i" * 512, native=native)
+    result = Result(url="https://cdn.example/" + "u" * 8000, id="i" * 200, variants={"w": BIG})
+    completed = replace(bound, stage=Stage.COMPLETED, results=(result,) * count)
+    failed = replace(bound, stage=Stage.FAILED, error=TaskError("timeout", error * 50, error))
+    for state in (sent, bound, completed, failed):
+        document = encode_task(state)
+        assert len(document) <= MAX_TASK_BYTES
+        kept = decode_task(document)
+        assert (kept.stage, kept.upstream_id) == (state.stage, state.upstream_id)
+        assert len(kept.results) == len(state.results)
+        assert (kept.error is None) == (state.error is None)
 
 
 # ---------------------------------------------------------------- tokens and lines

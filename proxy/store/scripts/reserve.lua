@@ -80,6 +80,8 @@ if hold > 0 then
   end
 end
 
+-- First, so that a task whose record did not come to be is still looked at.
+redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
 for _, flight in ipairs(flights) do
   redis.call('ZADD', flight.key, ARGV[2] + ARGV[13], ARGV[1])
   redis.call('PEXPIRE', flight.key, ARGV[13])
@@ -112,7 +114,6 @@ redis.call('PEXPIRE', use, ARGV[at + 3])
 redis.call('HSET', KEYS[1], unpack(ARGV, at + 4))
 redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
 redis.call('ZADD', tag .. 'made', ARGV[2], ARGV[1])
-redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
 redis.call('RPUSH', KEYS[2], ARGV[4])
 redis.call('PUBLISH', ARGV[5], ARGV[6])
 return false
