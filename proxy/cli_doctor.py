@@ -30,6 +30,7 @@ from proxy.ground import CannotServe, signing_secrets
 from proxy.keyring import name_of
 from proxy.metrics import Metrics
 from proxy.plain import plain
+from proxy.pools import as_a_whole, mood_now
 from proxy.probe import SKEW_S, model_for, probe
 from proxy.probe import Finding as Told
 from proxy.providers import PROVIDERS
@@ -69,6 +70,7 @@ def _store(config: Config) -> list[Finding]:
     async def look(store: Store) -> None:
         found.extend(await findings(store.batch, config.redis.durability))
         found.append(await latency(store.batch))
+        found.extend(await _standings(config, store))
 
     try:
         with_store(config, look)
@@ -86,6 +88,27 @@ def _store(config: Config) -> list[Finding]:
             )
         else:
             found.append(Finding("error", f"redis: {error.message}"))
+    return found
+
+
+async def _standings(config: Config, store: Store) -> list[Finding]:
+    """How the upstreams stand with the gateway that runs: as well as their best usable key."""
+    now_ms, found = int(time.time() * 1000), []
+    for upstream in config.upstreams.values():
+        keys = [name_of(upstream.name, key.name) for key in upstream.credentials if not key.retired]
+        own, *others = await store.credentials.standings([upstream.name, *keys])
+        whole = as_a_whole(own, others, now_ms)
+        out = [
+            f"{name} ({standing.code})"
+            for name, standing in zip(keys, others, strict=True)
+            if mood_now(standing, now_ms) == "out"
+        ]
+        if whole.mood in ("out", "broken"):
+            text = f"is {whole.mood} ({whole.code or 'no code'}): it takes no submit"
+            found.append(Finding("error", f"upstream {upstream.name}: {text}"))
+        elif out:
+            text = f"upstream {upstream.name}: out of use: {', '.join(out)}"
+            found.append(Finding("warning", text))
     return found
 
 

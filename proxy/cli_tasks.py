@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from proxy.model import Status, Task
 from proxy.plain import plain
 from proxy.pricing import money
 from proxy.routing import columns
-from proxy.store import LineEntry, Place, Store
+from proxy.store import LineEntry, Place, Refusal, Store
 
 _LEAST = 8  # of a cell that is cut
 _CUT_FIRST = ("UPSTREAM", "OWNER", "MODEL", "NOTE")
@@ -48,18 +49,30 @@ def task() -> None:
 @task.command("list")
 @click.option("--owner", help="Only this owner's.")
 @click.option("--status", type=click.Choice([s.value for s in Status]), help="Only such.")
+@click.option("--refused", is_flag=True, help="Refused submits instead: these are no tasks.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000))
 @config_option
 @json_option
 def task_list(
-    owner: str | None, status: str | None, limit: int, config_path: Path | None, as_json: bool
+    owner: str | None,
+    status: str | None,
+    refused: bool,
+    limit: int,
+    config_path: Path | None,
+    as_json: bool,
 ) -> None:
     """Tasks, the newest first.
 
     A narrow terminal gets less of each; into a pipe, and with --json, everything is written.
     """
 
+    if refused and status is not None:
+        raise click.UsageError("--refused and --status exclude each other.")
+
     async def go(store: Store) -> None:
+        if refused:
+            _say_refused(await store.refusals.latest(limit, owner), as_json=as_json)
+            return
         tasks, has_more = await _search(store, owner, status, limit)
         if as_json:
             say_json({"tasks": [_row(found) for found in tasks], "has_more": has_more})
@@ -153,6 +166,23 @@ def task_fail(task_id: str, reason: str, config_path: Path | None) -> None:
         click.echo(f"{task_id} has failed; nothing is charged.")
 
     with_store(config, go)
+
+
+def _say_refused(refusals: Sequence[Refusal], *, as_json: bool) -> None:
+    rows = [{"at": when_ms(each.ms), **_without_ms(each)} for each in refusals]
+    if as_json:
+        say_json({"refused": rows})
+        return
+    if not rows:
+        click.echo("No submit was refused lately.")
+        return
+    names = ("AT", "OWNER", "MODEL", "UPSTREAM", "REASON", "STATUS", "MESSAGE")
+    cells = [[str(row[name.lower()] or "-") for name in names] for row in rows]
+    click.echo(columns(names, cells))
+
+
+def _without_ms(refusal: Refusal) -> dict[str, object]:
+    return {name: value for name, value in asdict(refusal).items() if name != "ms"}
 
 
 # ---------------------------------------------------------------- finding

@@ -319,6 +319,7 @@ class Redis(Table):
     url: Annotated[str, AfterValidator(_redis_url)] = Field(default="embedded", repr=False)
     durability: Literal["local", "replica", "fsync"] = "local"
     timeout_s: Seconds = 0.5
+    embedded_memory: Annotated[int, Field(ge=64 * MIB)] = 1024 * MIB
 
 
 class Timeouts(Table):

@@ -25,6 +25,7 @@ from proxy import lifecycle
 from proxy.aside import aside
 from proxy.config import Config
 from proxy.errors import NotFound, ProxyError, Unavailable, UpstreamUnreachable
+from proxy.families import REFUSED
 from proxy.keyring import Entry, Keyring
 from proxy.lifecycle import Schedule
 from proxy.metrics import Metrics
@@ -44,6 +45,7 @@ from proxy.planning import Attempt
 from proxy.pools import Blocked, told
 from proxy.records import Records
 from proxy.store import Store, StoreDown
+from proxy.store.refusals import refusal_of
 from proxy.tracing import Tracing
 from proxy.upstream import Ambiguous, NotSent, Upstreams
 
@@ -110,6 +112,7 @@ class Dispatcher:
         self._clock = clock
         self._random01 = random01
         self._log = log
+        self._metrics = metrics
         self._keyring = Keyring(store, schedule, clock, metrics, log)
         self.records = Records(config, store, clock, log)
 
@@ -133,6 +136,7 @@ class Dispatcher:
         if isinstance(tried, Task):
             return tried
         refusal = tried.refusal
+        closed = None
         if refusal is None:
             error: ProxyError | None = None
             if line is not None:
@@ -141,6 +145,7 @@ class Dispatcher:
                     exchange.upstream, exchange.reason = waits.queue, "queued"
                     return waits
                 error = waits
+            closed = None if error is not None else _closed_by(tried.closed)
             error = error or told(task.model, list(tried.closed.values()))
             refusal = Refused(error, elsewhere=True)
             self._log.warning(
@@ -151,7 +156,17 @@ class Dispatcher:
             )
         kept = TaskError(refusal.error.code, refusal.error.message, refusal.provider_code)
         await self.records.close(tried.task, kept, f"refused: {_reason(refusal)}")
+        await self.note_refused(tried.task, refusal.error, closed)
         raise refusal.error
+
+    async def note_refused(self, task: Task, error: ProxyError, closed: str | None = None) -> None:
+        """Count a submit whose client was told no, and keep a line about it. `closed`: what stood
+        in the way when no upstream was asked."""
+        reason = closed or error.limit or error.code
+        self._metrics.count(REFUSED, reason)
+        line = refusal_of(task, reason, error.code, error.message, error.status, self._now_ms())
+        with suppress(ProxyError):
+            await self._store.refusals.note(line)
 
     async def forward(self, task: Task, load: Load, sent: Callable[[], None]) -> Task:
         """A task that waits, in its turn. Returns it as it is then: taken, perhaps taken, refused
@@ -442,6 +457,12 @@ def _place(attempt: Attempt) -> str:
 
 def _place_of(task: Task) -> str:
     return f"{task.upstream}/{task.credential}"
+
+
+def _closed_by(closed: Mapping[str, Blocked]) -> str | None:
+    """The first of these that stood in the way, as `told` weighs them; None: nothing did."""
+    found = {block.why for block in closed.values()}
+    return next((why for why in ("busy", "cooling", "broken", "out") if why in found), None)
 
 
 def _reason(refusal: Refused) -> str:

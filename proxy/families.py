@@ -138,6 +138,14 @@ SUBMITS: Final = Family(
     ("upstream", "credential", "outcome"),
     known=_submits,
 )
+REFUSED: Final = Family(
+    "reelway_refused",
+    "counter",
+    "Submits whose client was told no although the request was in order here, by reason: a limit "
+    "that was reached, what kept every credential from it, or the code of the upstream's refusal.",
+    ("reason",),
+    known=_each("busy", "cooling", "out", "broken", "queue", "budget", "in_flight"),
+)
 UPSTREAM_SECONDS: Final = Family(
     "reelway_upstream_seconds",
     "histogram",
@@ -297,6 +305,7 @@ FAMILIES: Final = (
     CONTENT_BYTES,
     HEALS,
     SUBMITS,
+    REFUSED,
     UPSTREAM_SECONDS,
     UPSTREAM_FAILURES,
     UNKNOWN_STATES,

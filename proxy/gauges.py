@@ -27,7 +27,7 @@ from proxy.families import (
 )
 from proxy.keyring import name_of
 from proxy.metrics import Elders, Metrics
-from proxy.pools import Mood, Standing, verdict
+from proxy.pools import Mood, mood_now
 from proxy.store import Store
 
 REFRESH_S: Final = 5.0
@@ -121,7 +121,7 @@ class Gauges:
         standings = await self._store.credentials.standings(list(names))
         now_ms = self._now_ms()
         return {
-            (*labels, mood): float(mood == _mood(standing, now_ms))
+            (*labels, mood): float(mood == mood_now(standing, now_ms))
             for labels, standing in zip(names.values(), standings, strict=True)
             for mood in _MOODS[labels[1] == NONE]
         }
@@ -141,12 +141,6 @@ class Gauges:
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
-
-
-def _mood(standing: Standing, now_ms: int) -> Mood:
-    """One that has cooled down is well again, though nothing was written; one that is out or
-    broken is so until a trial has succeeded."""
-    return "well" if verdict(standing, now_ms) == "go" else standing.mood
 
 
 async def watch_loop(metrics: Metrics) -> None:

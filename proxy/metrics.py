@@ -134,9 +134,10 @@ class Metrics:
         if not answered:
             self.count(STORE_FAILURES)
 
-    def task_moved(self, before: Stage | None, task: Task) -> None:
-        """A change of a task that this worker wrote, and counts for all; None: it is new."""
-        if task.stage is not before:
+    def task_moved(self, before: Stage | None, task: Task, *, refused: bool = False) -> None:
+        """A change of a task that this worker wrote, and counts for all; None: it is new.
+        `refused`: it is no task any more, so it has not failed."""
+        if task.stage is not before and not refused:
             self.count(STAGES, task.stage.value)
         if before is None:
             self._move("hold", NONE, task.hold_micro)

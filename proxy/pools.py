@@ -239,6 +239,21 @@ def told(model: str, reasons: Sequence[Blocked]) -> ProxyError:
     )
 
 
+def as_a_whole(upstream: Standing, keys: Sequence[Standing], now_ms: int) -> Standing:
+    """How an upstream is for whoever wants a video: as well as its best usable key."""
+    if verdict(upstream, now_ms) != "go" or not keys:
+        return upstream
+    moods: tuple[Mood, ...] = ("well", "cooling", "out", "broken")
+    best = min(keys, key=lambda key: (moods.index(mood_now(key, now_ms)), key.until_ms))
+    return WELL if mood_now(best, now_ms) == "well" else best
+
+
+def mood_now(standing: Standing, now_ms: int) -> Mood:
+    """One that has cooled down is well again, though nothing was written. One that is out or
+    broken is so until a trial has succeeded."""
+    return "well" if verdict(standing, now_ms) == "go" else standing.mood
+
+
 def place_life_ms(schedule: Schedule) -> int:
     """How long a task's place among those in flight outlives the last look at the task: longer
     than the longest pause between two looks, so that only a lost release ends that way."""

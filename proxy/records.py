@@ -162,6 +162,7 @@ class Records:
         event: str,
         *,
         never_sent: bool = False,
+        refused: bool = False,
         durability: Durability = "local",
     ) -> Task:
         """What the store says is older than what we know where only its version differs: its owner
@@ -176,6 +177,7 @@ class Records:
                 event,
                 self._retention_s,
                 never_sent=never_sent,
+                refused=refused,
                 durability=durability,
             )
             if other is None:
@@ -203,9 +205,9 @@ class Records:
         return changed
 
     async def _fail(self, task: Task, error: TaskError, event: str) -> None:
-        """End a task no upstream took. Its names are free again, and it is hidden; but where its
-        client has it, because it has waited, it is shown, and a refusal is what its key stands
-        for."""
+        """End a task no upstream took. Its names are free again, and it is no task any more; but
+        where its client has it, because it has waited, it has failed, and a refusal is what its
+        key stands for."""
         hidden = not task.queue
 
         def fail(known: Task) -> Task:
@@ -215,7 +217,7 @@ class Records:
 
         never_sent = hidden or error.code == "not_submitted"
         with suppress(NotFound):
-            await self._write(task, fail, None, event, never_sent=never_sent)
+            await self._write(task, fail, None, event, never_sent=never_sent, refused=hidden)
 
     def _later(self, work: Callable[[], Awaitable[object]], name: str) -> None:
         """Go on with something until the store has taken it. There are at most as many such

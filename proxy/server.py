@@ -399,7 +399,9 @@ class Server:
         if url == "embedded":
             # Started, not attached to: a command that happened to own it would take it along.
             embedded = await Embedded.start(
-                self.config.server.state_dir, always_fsync=self.config.redis.durability == "fsync"
+                self.config.server.state_dir,
+                always_fsync=self.config.redis.durability == "fsync",
+                memory=self.config.redis.embedded_memory,
             )
             self._stack.push_async_callback(embedded.stop)
             self._beside(keep_alive(embedded, self.metrics, self.log), "keep the store alive")

@@ -247,20 +247,24 @@ class Submitter:
         if taken is None or taken.why is Why.SAME:
             return None
         if taken.why is Why.BUDGET:
-            raise BudgetExceeded(
+            over = BudgetExceeded(
                 f"This would cost {money(task.hold_micro)} {self._config().billing.currency}, "
                 f"more than is left of the {taken.what}.",
                 limit="budget",
             )
+            await self._dispatcher.note_refused(task, over)
+            raise over
         if taken.why is Why.FLIGHT:
             whose = {"token": allowance.token, "owner": allowance.owner, "model": allowance.model}
             most = whose[taken.what].max_in_flight
-            raise TooManyInFlight(
+            many = TooManyInFlight(
                 f"As many tasks are under way as this {taken.what} may have ({most}); "
                 "wait for one to end.",
                 retry_after_s=5,
                 limit="in_flight",
             )
+            await self._dispatcher.note_refused(task, many)
+            raise many
         return taken
 
     async def _earlier(

@@ -254,7 +254,11 @@ class Supervisor:
         state_dir = self.config.server.state_dir
         if self._left is not None and self._left["store"] is not None:
             return Embedded.adopt(state_dir, self._left["store"])
-        return await Embedded.start(state_dir, always_fsync=self.config.redis.durability == "fsync")
+        return await Embedded.start(
+            state_dir,
+            always_fsync=self.config.redis.durability == "fsync",
+            memory=self.config.redis.embedded_memory,
+        )
 
     async def _stop_store(self) -> None:
         if self._embedded is not None and not self._handed_over:

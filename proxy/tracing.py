@@ -157,7 +157,7 @@ class Tracing:
 
     # ------------------------------------------------------------ what the store does
 
-    def task_moved(self, before: Stage | None, task: Task) -> None:
+    def task_moved(self, before: Stage | None, task: Task, *, refused: bool = False) -> None:
         if not task.stage.is_final or (before is not None and before.is_final):
             return
         if spans.root_of(task, self._share) is None:
@@ -197,9 +197,9 @@ class Both:
     def __init__(self, one: Observer, other: Observer) -> None:
         self._both = (one, other)
 
-    def task_moved(self, before: Stage | None, task: Task) -> None:
+    def task_moved(self, before: Stage | None, task: Task, *, refused: bool = False) -> None:
         for observer in self._both:
-            observer.task_moved(before, task)
+            observer.task_moved(before, task, refused=refused)
 
     def round_trip(self, seconds: float, *, answered: bool) -> None:
         for observer in self._both:

@@ -32,7 +32,7 @@ from proxy.admin.loopback import DataPort
 from proxy.admin.openapi import document
 from proxy.admin.reading import MAX_BODY_BYTES, read_body, read_query
 from proxy.config import Config
-from proxy.errors import EndpointNotFound, MethodNotAllowed, ProxyError
+from proxy.errors import EndpointNotFound, MethodNotAllowed, ProxyError, Unavailable
 from proxy.metrics import Metrics
 from proxy.store import Store
 from proxy.upstream import Deadlines, Upstreams
@@ -151,7 +151,8 @@ def _routes(desk: Desk) -> list[tuple[str, str, Handler]]:
     async def readyz(_request: web.Request) -> web.Response:
         why_not = await desk.fleet.why_not_ready()
         if why_not is None:
-            return _json({"status": "ready"})
+            out = await _unusable(desk)
+            return _json({"status": "ready", "unusable": out} if out else {"status": "ready"})
         return _json({"status": "not ready", "why": why_not}, 503)
 
     async def metrics(_request: web.Request) -> web.Response:
@@ -278,3 +279,13 @@ async def _harden(request: web.Request, response: web.StreamResponse) -> None:
     headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
     if request.path.startswith("/api/"):
         headers.setdefault("Cache-Control", "no-store")
+
+
+async def _unusable(desk: Desk) -> dict[str, str]:
+    """The upstreams that take no submit now, and why: the gateway is ready all the same, for
+    polls and downloads go on."""
+    try:
+        found = await upstreams.wholes(desk)
+    except Unavailable:
+        return {}
+    return {name: whole.mood for name, whole in found.items() if whole.mood != "well"}

@@ -45,7 +45,11 @@ _TEXT: Final = {"text/plain": {"schema": {"type": "string"}}}
 _READINESS: Final = {
     "type": "object",
     "required": ["status"],
-    "properties": {"status": {"type": "string"}, "why": {"type": "string"}},
+    "properties": {
+        "status": {"type": "string"},
+        "why": {"type": "string"},
+        "unusable": {"type": "object", "additionalProperties": {"type": "string"}},
+    },
 }
 
 

@@ -12,9 +12,11 @@ from proxy import __version__
 from proxy.admin.desk import Action, Asked, Desk
 from proxy.admin.fleet import Reloaded
 from proxy.admin.shapes import Item, Listing, Ms, NoBody, NoQuery, StandingItem
-from proxy.admin.upstreams import standings
+from proxy.admin.upstreams import wholes
 from proxy.errors import Unavailable
+from proxy.pools import Standing
 from proxy.routing import listed_models
+from proxy.store.keys import day
 from proxy.store.promises import facts
 
 
@@ -36,6 +38,8 @@ class StoreItem(Item):
 
 
 class UpstreamStandingItem(Item):
+    """An upstream is as well as its best usable key."""
+
     name: str
     standing: StandingItem | None
 
@@ -55,8 +59,10 @@ class ReloadItem(Item):
 
 
 class OverviewItem(Item):
-    """`store`, `tasks_open` and the standings are null while the store does not answer. `models`
-    are the public ones that a route names. `last_reload` is null where there was none."""
+    """`refused_today`: refused submits of this UTC day by reason; they are no tasks.
+    `store`, `tasks_open`, `refused_today` and the standings are null while the store does not
+    answer. `models` are the public ones that a route names. `last_reload` is null where there was
+    none."""
 
     version: str
     started_ms: Ms
@@ -69,6 +75,7 @@ class OverviewItem(Item):
     workers: list[WorkerItem]
     store: StoreItem | None
     tasks_open: int | None
+    refused_today: dict[str, int] | None
     upstreams: list[UpstreamStandingItem]
     models: list[str]
     last_reload: ReloadItem | None
@@ -88,14 +95,17 @@ class SettingsItem(Listing[SettingItem]):
 
 async def overview(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> OverviewItem:
     config, fleet = desk.config(), desk.fleet
-    names = list(config.upstreams)
     why_not = await fleet.why_not_ready()
     store: StoreItem | None = None
     tasks_open: int | None = None
-    known: dict[str, StandingItem] = {}
+    refused: dict[str, int] | None = None
+    known: dict[str, Standing] = {}
     try:
-        found, tasks_open, known = await asyncio.gather(
-            facts(desk.store.batch), desk.store.tasks.open_count(), standings(desk, names)
+        found, tasks_open, known, refused = await asyncio.gather(
+            facts(desk.store.batch),
+            desk.store.tasks.open_count(),
+            wholes(desk),
+            desk.store.refusals.counts(day(desk.now_ms())),
         )
         store = StoreItem(
             server=found.server,
@@ -120,7 +130,13 @@ async def overview(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> OverviewItem:
         workers=workers,
         store=store,
         tasks_open=tasks_open,
-        upstreams=[UpstreamStandingItem(name=name, standing=known.get(name)) for name in names],
+        refused_today=refused,
+        upstreams=[
+            UpstreamStandingItem(
+                name=name, standing=StandingItem.of(known[name]) if name in known else None
+            )
+            for name in config.upstreams
+        ],
         models=listed_models(config.routes, ()),
         last_reload=_last_reload(desk),
     )

@@ -6,13 +6,16 @@ signed links of ours, under this port's own origin (see `content`).
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from dataclasses import asdict
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlencode
 
+from annotated_types import Ge, Le
 from pydantic import Field, JsonValue
 
 from proxy.admin.desk import Action, Asked, Desk
 from proxy.admin.shapes import (
+    MOST_LISTED,
     Body,
     Item,
     Listing,
@@ -21,6 +24,7 @@ from proxy.admin.shapes import (
     NoBody,
     NoQuery,
     Page,
+    Query,
     cursor_of,
     place_of,
 )
@@ -133,6 +137,45 @@ async def list_tasks(desk: Desk, asked: Asked[TaskPage, NoBody]) -> Listing[Task
     )
 
 
+class RefusalItem(Item):
+    """One refused submit. It is no task: nothing was rendered, and `task_id` is known for minutes.
+    `reason` is what it is counted by; `upstream` is null when none was asked."""
+
+    ms: Ms
+    reason: str
+    code: str
+    message: str
+    status: int
+    owner: str
+    token_id: str
+    dialect: str
+    model: str
+    upstream: str | None
+    credential: str | None
+    task_id: str
+
+
+class RefusalQuery(Query):
+    owner: str | None = None
+    limit: Annotated[int, Ge(1), Le(MOST_LISTED)] = 50
+
+
+async def list_refusals(desk: Desk, asked: Asked[RefusalQuery, NoBody]) -> Listing[RefusalItem]:
+    latest = await desk.store.refusals.latest(asked.query.limit, asked.query.owner)
+    return Listing[RefusalItem](
+        data=[
+            RefusalItem(
+                **{
+                    **asdict(each),
+                    "upstream": each.upstream or None,
+                    "credential": each.credential or None,
+                }
+            )
+            for each in latest
+        ]
+    )
+
+
 async def show(desk: Desk, asked: Asked[NoQuery, NoBody]) -> WholeTaskItem:
     task = await desk.store.tasks.get(asked.params["id"])
     if task is None:
@@ -242,6 +285,14 @@ ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
         list_tasks,
         Listing[TaskItem],
         query=TaskPage,
+    ),
+    Action(
+        "GET",
+        "/api/refusals",
+        "The latest refused submits of all owners, newest first",
+        list_refusals,
+        Listing[RefusalItem],
+        query=RefusalQuery,
     ),
     Action(
         "GET",

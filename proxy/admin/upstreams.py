@@ -14,7 +14,7 @@ from proxy.admin.shapes import Item, Listing, NoBody, NoQuery, StandingItem
 from proxy.errors import NotFound
 from proxy.keyring import name_of
 from proxy.model import Credential, Upstream
-from proxy.pools import Standing
+from proxy.pools import Standing, as_a_whole
 from proxy.probe import Key, model_for, probe
 from proxy.providers import PROVIDERS
 
@@ -162,6 +162,24 @@ async def standings(desk: Desk, names: list[str]) -> dict[str, StandingItem]:
     """Of upstreams, or of credentials by `upstream/credential`."""
     found: tuple[Standing, ...] = await desk.store.credentials.standings(names)
     return {name: StandingItem.of(standing) for name, standing in zip(names, found, strict=True)}
+
+
+async def wholes(desk: Desk) -> dict[str, Standing]:
+    """Every upstream as a whole: as well as its best usable key."""
+    names: list[str] = []
+    for upstream in desk.config().upstreams.values():
+        names += [upstream.name, *_usable(upstream)]
+    known = dict(zip(names, await desk.store.credentials.standings(names), strict=True))
+    return {
+        upstream.name: as_a_whole(
+            known[upstream.name], [known[name] for name in _usable(upstream)], desk.now_ms()
+        )
+        for upstream in desk.config().upstreams.values()
+    }
+
+
+def _usable(upstream: Upstream) -> list[str]:
+    return [name_of(upstream.name, key.name) for key in upstream.credentials if not key.retired]
 
 
 async def _open(desk: Desk) -> Counter[str] | None:

@@ -8,8 +8,7 @@ module, so the two cannot drift apart. Its keys: `seconds` (as asked), `width`, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import cast
+from collections.abc import Iterable
 from urllib.parse import quote
 
 import orjson
@@ -202,24 +201,6 @@ def whole(number: float) -> int | float:
     """8.0 as 8: typed clients read durations into integers. At most three decimals."""
     rounded = round(number, 3)
     return int(rounded) if rounded == int(rounded) else rounded
-
-
-def encoded(body: Mapping[str, object]) -> bytes:
-    """JSON. Text from a request target may hold lone surrogates, which no JSON can: replaced."""
-    try:
-        return orjson.dumps(body)
-    except TypeError:
-        return orjson.dumps(_cleaned(body))
-
-
-def _cleaned(value: object) -> object:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, Mapping):
-        return {cast("str", _cleaned(key)): _cleaned(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_cleaned(inner) for inner in value]
-    return value
 
 
 def _seconds_of(ms: int | None) -> int | None:

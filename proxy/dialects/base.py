@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
-from proxy.dialects.answers import encoded
+import orjson
+
 from proxy.dialects.fields import Fields
 from proxy.errors import ProxyError
 from proxy.model import (
@@ -123,3 +124,21 @@ def unplaced(error: ProxyError) -> Reply:
 
 def json_reply(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
     return Reply(status, body, {"Content-Type": "application/json", **(headers or {})})
+
+
+def encoded(body: Mapping[str, object]) -> bytes:
+    """JSON. Text from a request target may hold lone surrogates, which no JSON can: replaced."""
+    try:
+        return orjson.dumps(body)
+    except TypeError:
+        return orjson.dumps(_cleaned(body))
+
+
+def _cleaned(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {cast("str", _cleaned(key)): _cleaned(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cleaned(inner) for inner in value]
+    return value

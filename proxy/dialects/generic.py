@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from proxy.dialects.answers import (
-    encoded,
     error_of,
     event_of,
     metadata_of,
@@ -19,7 +18,7 @@ from proxy.dialects.answers import (
     task_headers,
     video_object,
 )
-from proxy.dialects.base import Endpoint, View, error_object, json_reply
+from proxy.dialects.base import Endpoint, View, encoded, error_object, json_reply
 from proxy.dialects.body import Body
 from proxy.dialects.fields import Fields
 from proxy.dialects.roles import content_of, media_of, ordered

@@ -23,8 +23,8 @@ from dataclasses import replace
 
 import orjson
 
-from proxy.dialects.answers import encoded, event_of, task_headers
-from proxy.dialects.base import Endpoint, View, error_object, json_reply
+from proxy.dialects.answers import event_of, task_headers
+from proxy.dialects.base import Endpoint, View, encoded, error_object, json_reply
 from proxy.dialects.body import Body, disagreeing
 from proxy.dialects.fields import Fields, kind_of
 from proxy.dialects.roles import PAIRS, content_of, has_media, media_of, ordered

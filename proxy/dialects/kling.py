@@ -18,15 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from proxy.dialects.answers import (
-    encoded,
-    error_of,
-    metadata_of,
-    seconds_of,
-    task_headers,
-    whole,
-)
-from proxy.dialects.base import Endpoint, View, error_object, json_reply
+from proxy.dialects.answers import error_of, metadata_of, seconds_of, task_headers, whole
+from proxy.dialects.base import Endpoint, View, encoded, error_object, json_reply
 from proxy.dialects.body import Body
 from proxy.dialects.fields import Fields, shown
 from proxy.dialects.roles import content_of, media_of, ordered

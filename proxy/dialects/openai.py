@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, cast
 
-from proxy.dialects.answers import encoded, event_of, task_headers, video_object
-from proxy.dialects.base import Endpoint, View, error_object, json_reply
+from proxy.dialects.answers import event_of, task_headers, video_object
+from proxy.dialects.base import Endpoint, View, encoded, error_object, json_reply
 from proxy.dialects.body import Body, json_text
 from proxy.dialects.fields import Fields, kind_of
 from proxy.dialects.media import clip

@@ -31,6 +31,7 @@ from proxy.store.made import Made, Place
 from proxy.store.observer import NOBODY, Observer
 from proxy.store.owners import Owners
 from proxy.store.rates import Admitted, Rate, Rates
+from proxy.store.refusals import Refusal, Refusals
 from proxy.store.signatures import Signatures
 from proxy.store.streams import Streams
 from proxy.store.tasks import Allowance, Taken, Tasks, Why
@@ -51,6 +52,7 @@ __all__ = [
     "OwnerRecord",
     "Place",
     "Rate",
+    "Refusal",
     "Standing",
     "Store",
     "StoreDown",
@@ -99,6 +101,7 @@ class Store:
         self.ended = Ended(self.batch)
         self.made = Made(self.batch, self.tasks)
         self.usage = Usage(self.batch)
+        self.refusals = Refusals(self.batch)
         self.rates = Rates(self.batch)
         self.signatures = Signatures(self.batch)
         self.credentials = Credentials(self.batch)

@@ -148,6 +148,22 @@ def encode_new_task(task: Task) -> bytes:
     return document
 
 
+def remains_of(refused: Task) -> Task:
+    """What is kept of a refused submit, for minutes: whose it was, and why it was refused."""
+    return replace(
+        refused,
+        prompt=None,
+        request={},
+        handle={},
+        native={},
+        adjusted=(),
+        dropped=(),
+        price={},
+        webhook=None,
+        error=_short(refused.error, _KEPT_CHARS // 5),
+    )
+
+
 def _brief(entries: tuple[str, ...]) -> tuple[str, ...]:
     """At most `_MAX_LIST_BYTES` of these: the longest are left out, a last entry says how many.
     Field names that we know are short, so these stay."""

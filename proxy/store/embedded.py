@@ -39,6 +39,7 @@ MIN_VERSION: Final = (6, 2)
 WAIT_S: Final = 10.0  # for the lock of a server that is going away
 LOAD_S: Final = 300.0  # for a server that answers, but is still reading its file
 STOP_S: Final = 10.0
+MEMORY_BYTES: Final = 1024**3  # full: it refuses writes, and forgets nothing
 
 _MAX_SOCKET_PATH: Final = 107  # sun_path has 108 bytes, the last is NUL
 _ANSWER_S: Final = 0.5
@@ -66,6 +67,7 @@ class Embedded:
         self._binary = Path()
         self._lock = -1
         self._fsync = "everysec"
+        self._memory = MEMORY_BYTES
         self._process: subprocess.Popen[bytes] | Adopted | None = None
 
     @classmethod
@@ -76,13 +78,17 @@ class Embedded:
         binary: Path | None = None,
         wait_s: float = WAIT_S,
         always_fsync: bool = False,
+        memory: int = MEMORY_BYTES,
     ) -> Embedded:
         """Own the server of `state_dir`: what a gateway does. Waits up to `wait_s` for another
         owner to go; StoreUnusable when it does not, or when no server can be started.
 
         `always_fsync`: every write is on disk before it is answered, instead of within a second.
+        `memory`: the most bytes it holds; above them it refuses writes.
         """
-        return await cls._open(state_dir, binary, wait_s, attach=False, always_fsync=always_fsync)
+        return await cls._open(
+            state_dir, binary, wait_s, attach=False, always_fsync=always_fsync, memory=memory
+        )
 
     @classmethod
     async def attach_or_start(
@@ -103,6 +109,7 @@ class Embedded:
             "socket": str(self.socket),
             "binary": str(self._binary),
             "fsync": self._fsync,
+            "memory": self._memory,
         }
 
     @classmethod
@@ -112,6 +119,7 @@ class Embedded:
         server._binary = Path(left["binary"])
         server._lock = left["lock"]
         server._fsync = left["fsync"]
+        server._memory = left.get("memory", MEMORY_BYTES)
         server._process = Adopted(left["server"])
         os.set_inheritable(server._lock, False)
         return server
@@ -157,6 +165,7 @@ class Embedded:
         *,
         attach: bool,
         always_fsync: bool = False,
+        memory: int = MEMORY_BYTES,
     ) -> Embedded:
         state_dir = _private_dir(state_dir)
         with contextlib.ExitStack() as undo:
@@ -174,6 +183,7 @@ class Embedded:
             server._binary = binary or find_server()
             server._lock = lock
             server._fsync = "always" if always_fsync else "everysec"
+            server._memory = memory
             await server._launch()
             undo.pop_all()
         return server
@@ -207,7 +217,7 @@ class Embedded:
             *(str(self._binary), "--port", "0", "--dir", str(self.state_dir)),
             *("--unixsocket", str(self.socket), "--unixsocketperm", "700"),
             *("--appendonly", "yes", "--appendfsync", self._fsync, "--save", ""),
-            *("--maxmemory-policy", "noeviction"),
+            *("--maxmemory", str(self._memory), "--maxmemory-policy", "noeviction"),
         ]
 
     async def _until_ready(self, log_path: Path) -> None:

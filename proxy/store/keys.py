@@ -110,6 +110,16 @@ def hooks(shard: str) -> str:
     return f"rw:{{{shard}}}:hook"
 
 
+def refused(shard: str) -> str:
+    """list: the latest refused submits, the latest first."""
+    return f"rw:{{{shard}}}:refused"
+
+
+def refused_on(shard: str, day: str) -> str:
+    """hash: reason → how many submits were refused on a UTC day (`20260131`)."""
+    return f"rw:{{{shard}}}:refused:{day}"
+
+
 def told(shard: str) -> str:
     """zset: webhook delivered or dead → ms when it is forgotten."""
     return f"rw:{{{shard}}}:hooked"

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from proxy.model import Task
 from proxy.store import keys
 from proxy.store.batch import Answer, Batcher, Script
-from proxy.store.codec import Booking, decode_booking
+from proxy.store.codec import Booking, BookingKind, decode_booking
 from proxy.store.faults import StoreFault
 from proxy.store.tasks import DAY_KEPT_MS, Tasks
 
@@ -55,6 +55,7 @@ class _Account:
 
     token_id: str
     first: Booking
+    at: str  # the id of the first entry
     amounts: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     @property
@@ -160,7 +161,7 @@ class Ledger:
         for month in names:
             async for at, booking in self._stream(keys.ledger(owner, month), "-"):
                 last[month], count = at, count + 1
-                _note(accounts, booking)
+                _note(accounts, at, booking)
         wanted = sorted(_sums(owner, accounts.values()))
         streams = [keys.ledger(owner, month) for month in names]
         balances = [keys.balance(owner, *name) for name in wanted]
@@ -169,21 +170,51 @@ class Ledger:
         for month, end in zip(names, _words(answer[: len(names)]), strict=True):
             if end and end != last[month]:
                 stream = self._stream(keys.ledger(owner, month), last[month], end)
-                async for _, booking in stream:
+                async for at, booking in stream:
                     count += 1
-                    _note(accounts, booking)
+                    _note(accounts, at, booking)
         sums = _sums(owner, accounts.values())
+        # A refused submit takes its hold and the entry about it away, perhaps while we read.
+        gone = await self._taken_back(owner, accounts)
+        kept = [account for task_id, account in accounts.items() if task_id not in gone]
+        without = _sums(owner, kept)
         for name, stored in zip(wanted, answer[len(names) :], strict=True):
-            _compare(owner, name, sums[name], stored, now_ms, problems)
+            span = without.get(name, Balance()), sums[name]
+            _compare(owner, name, span, stored, now_ms, problems)
+        for task_id in gone:
+            del accounts[task_id]
         await self._check_tasks(accounts, problems)
         return accounts, count
+
+    async def _taken_back(self, owner: str, accounts: Mapping[str, _Account]) -> set[str]:
+        """The tasks whose hold is open by what we have read, and whose entry is not there now."""
+        held = {task_id: a for task_id, a in accounts.items() if not a.is_closed}
+        found = await asyncio.gather(
+            *(
+                self._batch.call("XRANGE", keys.ledger(owner, keys.month(a.first.ms)), a.at, a.at)
+                for a in held.values()
+            )
+        )
+        return {task_id for task_id, answer in zip(held, found, strict=True) if not answer}
 
     async def _check_tasks(self, accounts: dict[str, _Account], problems: list[str]) -> None:
         ids = sorted(accounts)
         for start in range(0, len(ids), PAGE):
             tasks = await self._tasks.get_many(ids[start : start + PAGE])
             for task_id in ids[start : start + PAGE]:
-                problems += _faults(task_id, accounts[task_id], tasks.get(task_id))
+                account, task = accounts[task_id], tasks.get(task_id)
+                problems += _faults(task_id, account, task)
+                if task is None or account.is_closed:
+                    continue
+                if task.stage.is_final:
+                    # One that has ended since we read has its entries by now.
+                    if not await self._has(task, "settle", "refund"):
+                        held = account.sum("hold")
+                        problems.append(f"{task_id}: it has ended and its {held} µ are still held")
+                elif not await self._tasks.is_due(task_id):
+                    known = await self._tasks.get(task_id)
+                    if known is not None and not known.stage.is_final:
+                        problems.append(f"{task_id}: it is open and nobody will look at it again")
 
     async def _check_open(
         self, owner: str | None, known: dict[str, dict[str, _Account]], problems: list[str]
@@ -198,24 +229,29 @@ class Ledger:
                     continue
                 if task.id not in known.get(task.owner, {}):
                     # One made since we read has its entry by now.
-                    if await self._has_hold(task):
+                    if await self._has(task, "hold"):
                         continue
                     problems.append(f"{task.id}: it is open and has no hold")
 
-    async def _has_hold(self, task: Task) -> bool:
-        async for booking in self.entries(task.owner, keys.month(task.created_ms)):
-            if booking.task_id == task.id and booking.kind == "hold":
-                return True
+    async def _has(self, task: Task, *kinds: BookingKind) -> bool:
+        """Whether there is an entry of one of these kinds about the task now."""
+        for month in {keys.month(task.created_ms), keys.month(task.updated_ms)}:
+            async for booking in self.entries(task.owner, month):
+                if booking.task_id == task.id and booking.kind in kinds:
+                    return True
+        if "hold" in kinds:  # refused since: it is no task any more
+            known = await self._tasks.get(task.id)
+            return known is None or known.stage.is_final
         return False
 
 
 # ---------------------------------------------------------------- arithmetic
 
 
-def _note(accounts: dict[str, _Account], booking: Booking) -> None:
+def _note(accounts: dict[str, _Account], at: str, booking: Booking) -> None:
     account = accounts.get(booking.task_id)
     if account is None:
-        account = accounts[booking.task_id] = _Account(booking.token_id, booking)
+        account = accounts[booking.task_id] = _Account(booking.token_id, booking, at)
     account.amounts[booking.kind].append(booking.micro)
 
 
@@ -238,7 +274,7 @@ def _sums(owner: str, accounts: Iterable[_Account]) -> dict[tuple[str, str], Bal
 def _compare(
     owner: str,
     name: tuple[str, str],
-    wanted: Balance,
+    wanted: tuple[Balance, Balance],
     stored: Answer,
     now_ms: int,
     problems: list[str],
@@ -248,12 +284,14 @@ def _compare(
     is_old = period != "" and period < (
         keys.day(now_ms - DAY_KEPT_MS) if len(period) == len("20260131") else keys.month(0)
     )
-    if found == wanted or (is_old and found == Balance()):
+    least, most = wanted
+    is_held = least.held_micro <= found.held_micro <= most.held_micro
+    if (is_held and found.spent_micro == most.spent_micro) or (is_old and found == Balance()):
         return
     span = f" of {period}" if period else ""
     problems.append(
         f"{owner}: the balance {who}{span} has {found.held_micro} held and {found.spent_micro} "
-        f"spent (µ); its entries say {wanted.held_micro} and {wanted.spent_micro}"
+        f"spent (µ); its entries say {most.held_micro} and {most.spent_micro}"
     )
 
 

@@ -10,7 +10,7 @@ from proxy.model import Stage, Task
 class Observer(Protocol):
     """Called on the loop's own thread; it neither raises nor blocks."""
 
-    def task_moved(self, before: Stage | None, task: Task) -> None:
+    def task_moved(self, before: Stage | None, task: Task, *, refused: bool = False) -> None:
         """A change of ours was written; `before` is the stage it came from, None of a new task.
         Each change is told in one worker only; one whose answer was lost is told nowhere."""
         ...
@@ -21,7 +21,7 @@ class Observer(Protocol):
 
 
 class _Nobody:
-    def task_moved(self, before: Stage | None, task: Task) -> None:
+    def task_moved(self, before: Stage | None, task: Task, *, refused: bool = False) -> None:
         pass
 
     def round_trip(self, seconds: float, *, answered: bool) -> None:

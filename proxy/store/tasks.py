@@ -34,6 +34,7 @@ from proxy.store.codec import (
     encode_line,
     encode_new_task,
     encode_task,
+    remains_of,
     task_fields,
 )
 from proxy.store.faults import StoreFault
@@ -49,6 +50,7 @@ MAX_EVENT_CHARS: Final = 500
 KEY_LIFE_MS: Final = 24 * 3600 * 1000
 RECENT_MS: Final = 10 * 60 * 1000
 MAX_RECENT: Final = 16
+REFUSED_KEPT_MS: Final = 10 * 60 * 1000  # longer than anybody waits for a submit's outcome
 DAY_KEPT_MS: Final = 40 * 24 * 3600 * 1000
 MONTH_KEPT_MS: Final = 400 * 24 * 3600 * 1000
 
@@ -162,6 +164,7 @@ class Tasks:
         retention_s: int,
         *,
         never_sent: bool = False,
+        refused: bool = False,
         durability: Durability = "local",
     ) -> Task | None:
         """Replace `old` by `new`, if `old.version` is still the stored one. None: done. Else
@@ -171,16 +174,20 @@ class Tasks:
         None adds no line. A task that is final lives on for `retention_s`, counted from the
         swap that made it final. A webhook the change causes is written with it.
         `never_sent` frees the names it took (its alias and key): the client may ask again.
+        `refused` does so too, and the task is none any more: lists, counts and ledger forget it,
+        and what waits for its outcome finds a small record for `REFUSED_KEPT_MS`. Of one client
+        key the latest 64 records are kept.
         `durability` other than "local" waits until the change is safe there; StoreUnsafe when
         it is not in time (the change itself may stay).
         """
         if new.id != old.id or new.version != old.version + 1:
             raise ValueError("a swap goes from one version of a task to the next")
-        retention_ms = retention_s * 1000
+        retention_ms = REFUSED_KEPT_MS if refused else retention_s * 1000
+        written = remains_of(new) if refused else new
         hook = notice_of(old, new)
         ends = new.stage.is_final and not old.stage.is_final
         entries = _closing(new) if ends else ()
-        counters = usage.counters(new) if ends else ()
+        counters = usage.counters(new, is_refused=refused) if ends else ()
         line = None if event is None else _ending(new, event) if ends else _entry(new, event)
         answer = await self._batch.run(
             self._swap,
@@ -200,8 +207,8 @@ class Tasks:
                 keys.CHANNEL,
                 _message(new),
                 retention_ms if new.stage.is_final else "",
-                new.updated_ms - retention_ms - _LONGEST_OPEN_MS,
-                int(never_sent),
+                new.updated_ms - retention_s * 1000 - _LONGEST_OPEN_MS,
+                2 if refused else int(never_sent),
                 "" if hook is None else hook.name,
                 new.updated_ms,
                 b"" if hook is None else encode_hook(hook),
@@ -214,7 +221,7 @@ class Tasks:
                 keys.day(new.created_ms),
                 len(counters) // 2,
                 *counters,
-                *task_fields(new),
+                *task_fields(written),
             ],
             durability=durability,
         )
@@ -222,7 +229,7 @@ class Tasks:
             return _decode(answer)
         if answer != 1:
             raise NotFound(f"no task {new.id}")
-        self._observer.task_moved(old.stage, new)
+        self._observer.task_moved(old.stage, new, refused=refused)
         if ends and new.credential:
             await self._leave(new)
         if ends and new.queue:

@@ -69,9 +69,14 @@ def whose(owner: str, model: str) -> bytes:
     return orjson.dumps([owner, model])
 
 
-def counters(task: Task) -> tuple[Arg, ...]:
-    """What the end of this task adds to its day: name, amount, name, amount, …"""
+def counters(task: Task, *, is_refused: bool = False) -> tuple[Arg, ...]:
+    """What the end of this task adds to its day: name, amount, name, amount, …
+
+    A refused submit takes back what its reservation counted: it was no task.
+    """
     name = whose(task.owner, task.model)
+    if is_refused:
+        return (b"submits " + name, -1)
     if task.stage is not Stage.COMPLETED:
         return (b"failed " + name, 1)
     seconds = sum(result.seconds or task.seconds or 0 for result in task.results)

@@ -88,10 +88,10 @@ async def test_a_task_is_told_with_all_that_happened_to_it(
         assert [entry["ms"] for entry in task["timeline"]] == sorted(
             entry["ms"] for entry in task["timeline"]
         )
-        (row, failed) = (await got(house, "/api/tasks"))["data"]
+        (row,) = (await got(house, "/api/tasks"))["data"]
         assert row == {name: task[name] for name in row}
-        assert failed["error"]["code"] == "rate_limited" or failed["error"]["provider_code"]
-        assert (failed["status"], failed["deleted"]) == ("failed", True)
+        (refused,) = (await got(house, "/api/refusals"))["data"]
+        assert (refused["status"], refused["upstream"]) == (429, "sim-openai")
 
 
 async def test_a_deleted_task_is_shown_and_its_video_is_not(house: House) -> None:

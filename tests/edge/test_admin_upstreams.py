@@ -10,6 +10,7 @@ import pytest
 
 from proxy.metrics import Metrics
 from proxy.model import Credential
+from proxy.pools import Standing
 from proxy.probe import SKEW_S, Finding, probe
 from proxy.providers import PROVIDERS
 from proxy.sim.faults import Fault
@@ -231,3 +232,18 @@ async def test_what_is_not_there_is_said_with_what_is(house: House) -> None:
     )
     said = await refused(house, "POST", "/api/upstreams/nowhere/restore")
     assert (said[0], said[1]) == (404, "not_found")
+
+
+async def test_an_upstream_whose_keys_are_all_out_is_out(house: House) -> None:
+    """In the overview and at /readyz; the gateway stays ready, for downloads go on."""
+    out = Standing("out", 1, 4_000_000_000_000, "1102")
+    known = house.server.store.credentials
+    for key in house.server.config.upstreams["sim-kling"].credentials:
+        (old,) = await known.standings([f"sim-kling/{key.name}"])
+        assert await known.swap(f"sim-kling/{key.name}", old, out)
+    overview = await got(house, "/api/overview")
+    moods = {one["name"]: one["standing"]["mood"] for one in overview["upstreams"]}
+    assert moods["sim-kling"] == "out"
+    assert {mood for name, mood in moods.items() if name != "sim-kling"} == {"well"}
+    ready = await house.request("GET", "/readyz", base=house.server.admin_url)
+    assert ready.json() == {"status": "ready", "unusable": {"sim-kling": "out"}}

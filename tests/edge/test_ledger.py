@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from proxy.cli import main
 from proxy.model import Limits, Stage, Task
 from proxy.store import Allowance, Embedded, Store, Taken, Why, keys
+from proxy.store.codec import encode_task
 from tests.edge.ledger_play import Play
 from tests.edge.store_fixtures import NOW, new_task, store, valkey
 
@@ -195,3 +196,31 @@ def test_the_commands_verify_export_and_tell_usage(valkey: Embedded, tmp_path: P
     assert re.search(r"(?m)^acme +all +0\.40 ", said("usage", "--owner", "acme"))
     asyncio.run(on_store(spoil))
     assert not json.loads(said("ledger", "verify", "--json", status=1))["balanced"]
+
+
+async def test_a_hold_that_no_open_task_owns_is_found(store: Store) -> None:
+    """Of a task that has ended without its entry, and of one that nobody will look at again."""
+    ended = await submit(store, NOW, Allowance())
+    lost = await submit(store, NOW, Allowance())
+    assert isinstance(ended, Task)
+    assert isinstance(lost, Task)
+    done = replace(ended, stage=Stage.FAILED, settled_micro=0)
+    await store.batch.call("HSET", keys.task(ended.id), "doc", encode_task(done))
+    await store.tasks.forget_due(lost.id)
+    assert set((await store.ledger.check(NOW)).problems) == {
+        f"{ended.id}: it has ended and its 60 µ are still held",
+        f"{lost.id}: it is open and nobody will look at it again",
+    }
+
+
+async def test_a_submit_refused_while_the_ledger_is_read_is_no_fault(store: Store) -> None:
+    """Its hold goes away together with the entry about it."""
+    kept = await submit(store, NOW, Allowance())
+    gone = await submit(store, NOW, Allowance())
+    assert isinstance(kept, Task)
+    assert isinstance(gone, Task)
+    failed = replace(gone, version=2, stage=Stage.FAILED, settled_micro=0, deleted=True)
+    assert await store.tasks.swap(gone, failed, None, "refused", 3600, refused=True) is None
+    found = await store.ledger.check(NOW)
+    assert (found.problems, found.tasks) == ((), 1)
+    assert (await store.ledger.standing("acme", "o:acme", NOW)).total.held_micro == 60

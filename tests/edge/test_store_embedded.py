@@ -279,3 +279,19 @@ async def test_a_directory_used_for_something_else_is_left_alone(tmp_path: Path)
     with pytest.raises(StoreUnusable, match="directory of its own"):
         await Embedded.start(shared, binary=BINARY)
     assert stat.S_IMODE(shared.stat().st_mode) == 0o755
+
+
+async def test_a_server_of_our_own_has_a_memory_limit_and_forgets_nothing(tmp_path: Path) -> None:
+    """So that `store_full` has something to go by."""
+    server = await Embedded.start(tmp_path / "state", binary=BINARY, memory=64 * 1024**2)
+    store = await Store.open(server.url)
+    try:
+        said = await store.batch.call("CONFIG", "GET", "maxmemory*")
+        assert isinstance(said, list)
+        found = dict(zip(said[::2], said[1::2], strict=True))
+        assert found[b"maxmemory"] == b"67108864"
+        assert found[b"maxmemory-policy"] == b"noeviction"
+        assert 0 < await store.fullness() < 1
+    finally:
+        await store.close()
+        await server.stop()

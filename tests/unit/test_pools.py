@@ -290,3 +290,23 @@ def test_a_doubtful_refusal_takes_a_credential_out_when_two_keys_met_it() -> Non
 def test_a_documented_refusal_takes_a_credential_out_at_once() -> None:
     out = pools.after_refusal(WELL, no("take_out"), NOW, witness=one_of_many("a"))
     assert pools.verdict(out, NOW, "b") == "wait"
+
+
+@pytest.mark.parametrize(
+    ("own", "keys", "mood"),
+    [
+        ("well", ["out", "well"], "well"),
+        ("well", ["out", "out"], "out"),
+        ("well", ["out", "cooling"], "cooling"),
+        ("broken", ["well"], "broken"),
+        ("well", [], "well"),
+    ],
+)
+def test_an_upstream_is_as_well_as_its_best_usable_key(
+    own: pools.Mood, keys: list[pools.Mood], mood: str
+) -> None:
+    def standing(word: pools.Mood) -> Standing:
+        return WELL if word == "well" else Standing(word, 1, NOW + 1000, "x")
+
+    whole = pools.as_a_whole(standing(own), [standing(key) for key in keys], NOW)
+    assert whole.mood == mood

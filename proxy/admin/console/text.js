@@ -228,6 +228,7 @@ export const TEXT = {
   "overview.success": ["Success rate", "成功率"],
   "overview.days": ["last {n} days", "最近 {n} 天"],
   "overview.failed": ["{n} failed", "失败 {n} 个"],
+  "overview.refused": ["{n} refused: {why}", "拒绝 {n} 个：{why}"],
   "overview.recent": ["Latest tasks", "最近任务"],
   "overview.all": ["All tasks", "全部任务"],
   "overview.more": ["Details", "详情"],

@@ -93,7 +93,8 @@ if hold > 0 then
       redis.call('PEXPIRE', budget.key, budget.life)
     end
   end
-  redis.call('XADD', KEYS[8], '*', 'entry', ARGV[14])
+  local entry = redis.call('XADD', KEYS[8], '*', 'entry', ARGV[14])
+  redis.call('HSET', KEYS[1], 'hold', entry)
   local tag, ledger = string.match(KEYS[8], '^(rw:{%x+}:)led:(.*)$')
   redis.call('SADD', tag .. 'leds', ledger)
 end

@@ -5,7 +5,8 @@
 -- ARGV  1 id  2 expected version  3 due_ms, '' = no longer due  4 line entry, '' = none
 --       5 most line entries  6 channel  7 message
 --       8 ms the keys live on, '' = the task is open  9 drop index entries created before (ms)
---       10 1 = it was never submitted: the names it took are free again
+--       10 1 = it was never submitted: the names it took are free again  2 = it was refused: so
+--       are they, and lists, counts and ledger forget it
 --       11 hook name, '' = nobody is to be told  12 hook due_ms  13 hook document
 --       14 how many zsets of tasks in flight  15 1 = it has ended: its places are free again
 --       16 micro-units that were held  17 of them, how many it cost
@@ -27,7 +28,9 @@ redis.call('HSET', KEYS[1], unpack(ARGV, at + 1 + 2 * counters))
 if counters > 0 then
   local use = string.match(KEYS[3], '^rw:{%x+}:') .. 'use:' .. ARGV[at - 1]
   for place = at + 1, at + 2 * counters, 2 do
-    redis.call('HINCRBY', use, ARGV[place], ARGV[place + 1])
+    if redis.call('HINCRBY', use, ARGV[place], ARGV[place + 1]) <= 0 then
+      redis.call('HDEL', use, ARGV[place])
+    end
   end
   if redis.call('PTTL', use) == -1 then  -- of a task older than the counters
     redis.call('PEXPIRE', use, 100 * 24 * 3600 * 1000)
@@ -41,6 +44,16 @@ if ARGV[15] == '1' then
       redis.call('HINCRBY', KEYS[place], 'held', '-' .. ARGV[16])
       redis.call('HINCRBY', KEYS[place], 'spent', ARGV[17])
     end
+  end
+end
+local is_refused = ARGV[10] == '2'
+local tag, owner = string.match(KEYS[3], '^(rw:{%x+}:)own:(.*)$')
+if is_refused and entries > 0 then
+  -- Its hold is taken back with the entry about it: nothing was sold.
+  local hold = redis.call('HGET', KEYS[1], 'hold')
+  if hold then
+    redis.call('XDEL', tag .. 'led:' .. owner .. ':' .. string.sub(ARGV[at - 1], 1, 6), hold)
+    entries = 0
   end
 end
 for place = 19, 18 + entries do
@@ -64,7 +77,18 @@ if ARGV[4] ~= '' then
   end
   redis.call('RPUSH', KEYS[2], ARGV[4])
 end
-if ARGV[10] == '1' then
+if is_refused then
+  redis.call('ZREM', KEYS[3], ARGV[1])
+  redis.call('ZREM', tag .. 'made', ARGV[1])
+  local mine = tag .. 'refused:of:' .. redis.call('HGET', KEYS[1], 'tok')
+  redis.call('RPUSH', mine, ARGV[1])
+  redis.call('PEXPIRE', mine, ARGV[8])
+  while redis.call('LLEN', mine) > 64 do
+    local oldest = redis.call('LPOP', mine)
+    redis.call('DEL', tag .. 'task:' .. oldest, tag .. 'line:' .. oldest)
+  end
+end
+if ARGV[10] ~= '0' then
   if KEYS[5] ~= KEYS[1] and redis.call('GET', KEYS[5]) == ARGV[1] then
     redis.call('DEL', KEYS[5])
   end
@@ -97,8 +121,9 @@ if ARGV[8] ~= '' then
   end
   redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '(' .. ARGV[9])
   -- Whom it leaves behind when it is gone: `sweep` takes it out of its owner's index then.
-  local tag, owner = string.match(KEYS[3], '^(rw:{%x+}:)own:(.*)$')
-  redis.call('ZADD', tag .. 'end', 'NX', ARGV[12] + ARGV[8], ARGV[1] .. ' ' .. owner)
+  if not is_refused then
+    redis.call('ZADD', tag .. 'end', 'NX', ARGV[12] + ARGV[8], ARGV[1] .. ' ' .. owner)
+  end
 end
 redis.call('PUBLISH', ARGV[6], ARGV[7])
 return 1

@@ -62,7 +62,9 @@ export function overviewPage(ctx) {
 // Whether requests are taken, and whether somebody is there to render them.
 function condition(known) {
   if (!known.ready) return ["bad", t("overview.not_ready"), known.why_not];
-  const silent = known.upstreams.filter(({ standing }) => standing?.mood === "broken");
+  const silent = known.upstreams.filter(({ standing }) =>
+    ["broken", "out"].includes(standing?.mood),
+  );
   if (silent.length === 0) return ["ok", t("overview.ready"), t("overview.ready.text")];
   const names = silent.map(({ name }) => name).join(", ");
   const values = { n: silent.length, all: known.upstreams.length, names };
@@ -144,7 +146,9 @@ function tiles(known, usage) {
     tile(
       t("overview.renders"),
       some ? format.number(done) : format.NONE,
-      some ? t("overview.failed", { n: lost }) : "",
+      [some && t("overview.failed", { n: lost }), refused(known.refused_today)]
+        .filter(Boolean)
+        .join(" · "),
       some && sparkBars(completed),
       "#/usage",
     ),
@@ -205,6 +209,14 @@ function recentTasks(tasks) {
       ),
     ),
   );
+}
+
+// "32 refused: busy": submits that were told no are no tasks, and have not failed.
+function refused(byReason) {
+  const reasons = Object.entries(byReason ?? {});
+  if (reasons.length === 0) return "";
+  const n = reasons.reduce((all, [, count]) => all + count, 0);
+  return t("overview.refused", { n, why: reasons.map(([reason]) => reason).join(", ") });
 }
 
 function upstreams(all) {
