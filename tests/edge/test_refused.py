@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -114,3 +117,23 @@ async def fill(house: House) -> None:
         owner, f"o:{owner}", int(time.time() * 1000)
     )
     assert standing.total == Balance()
+
+
+async def test_the_command_lists_refused_submits_apart(house: House) -> None:
+    refuse(house, 429)
+    assert (await submit(house)).status == 429
+    program = [sys.executable, "-m", "proxy", "task", "list", "--json"]
+    config = ["--config", str(house.config_path)]
+
+    async def told(*options: str) -> dict[str, list[dict[str, object]]]:
+        process = await asyncio.create_subprocess_exec(
+            *program, *options, *config, stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await process.communicate()
+        assert process.returncode == 0
+        found: dict[str, list[dict[str, object]]] = json.loads(out)
+        return found
+
+    assert (await told("--status", "failed"))["tasks"] == []
+    (row,) = (await told("--refused"))["refused"]
+    assert (row["reason"], row["upstream"]) == ("rate_limit_exceeded", "sim-openai")

@@ -19,7 +19,9 @@ import { makePager } from "../pager.js";
 import { announce } from "../says.js";
 import { t } from "../text.js";
 
-const STATUSES = ["", "open", "queued", "in_progress", "completed", "failed"];
+const REFUSED = "refused"; // no status of a task: submits that were told no
+const MOST_REFUSED = 100;
+const STATUSES = ["", "open", "queued", "in_progress", "completed", "failed", REFUSED];
 const FILTERS = ["status", "model", "owner", "token", "upstream"];
 const PAGE = 25;
 const MOST_LOOKS = 4;
@@ -38,6 +40,7 @@ export function tasksPage(ctx) {
 
   // The gateway hands out what it finds in one look; a filter may find little in each.
   async function fill(signal) {
+    if (ctx.query.status === REFUSED) return latestRefused(signal);
     const filters = Object.fromEntries(FILTERS.map((name) => [name, ctx.query[name]]));
     const page = { data: [], next: ctx.query.cursor };
     for (let look = 0; look < MOST_LOOKS; look += 1) {
@@ -50,10 +53,22 @@ export function tasksPage(ctx) {
     return page;
   }
 
+  async function latestRefused(signal) {
+    const { owner, token, model, upstream } = ctx.query;
+    const found = await ctx.api.get("refusals", { owner, limit: MOST_REFUSED }, signal);
+    const fits = (wanted, is) => !wanted || wanted === is;
+    const data = found.data.filter(
+      (one) =>
+        fits(token, one.token_id) && fits(model, one.model) && fits(upstream, one.upstream),
+    );
+    return { data, next: null };
+  }
+
   const pager = makePager(ctx, () => tasks.again(), { back: "tasks.newer", on: "tasks.older" });
 
   // What moved since the last round, in one sentence.
   function tell(data) {
+    if (ctx.query.status === REFUSED) return;
     const moved = data.filter((task) => known.has(task.id) && known.get(task.id) !== task.status);
     if (moved.length === 1) {
       const [one] = moved;
@@ -132,6 +147,21 @@ export function tasksPage(ctx) {
     { label: t("tasks.age"), class: "number", cell: (task) => time(task.created_ms) },
   ];
 
+  const refusedColumns = () => [
+    { label: t("refused.why"), class: "wide", cell: (one) => one.message },
+    { label: t("refused.reason"), cell: (one) => h("code", null, one.reason) },
+    { label: t("task.model"), cell: (one) => h("span", { class: "clip" }, one.model) },
+    { label: t("task.upstream"), cell: (one) => one.upstream ?? format.NONE },
+    { label: t("task.owner"), cell: (one) => h("span", { class: "clip" }, one.owner) },
+    { label: t("tasks.age"), class: "number", cell: (one) => time(one.ms) },
+  ];
+
+  function rows(data) {
+    if (ctx.query.status === REFUSED)
+      return table(t("state.refused"), refusedColumns(), data, (one) => one.task_id);
+    return table(t("nav.tasks"), columns(), data, (task) => task.id);
+  }
+
   function cost(task) {
     const currency = ctx.facts()?.currency ?? "USD";
     if (task.cost_micro !== null) return format.money(task.cost_micro, currency);
@@ -147,7 +177,7 @@ export function tasksPage(ctx) {
       pageHead(t("nav.tasks"), t("tasks.lead")),
       filters(),
       loaded(tasks, ({ data, next }) => [
-        data.length === 0 ? none(next) : table(t("nav.tasks"), columns(), data, (task) => task.id),
+        data.length === 0 ? none(next) : rows(data),
         pager.view(next),
       ]),
     ];
