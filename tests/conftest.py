@@ -28,6 +28,7 @@ import pytest
 import pytest_asyncio
 import uvloop
 from aiohttp import ClientResponse, ClientSession, ClientTimeout, FormData
+from hypothesis import settings as hypothesis_settings
 from multidict import CIMultiDictProxy
 
 from proxy.config import load
@@ -99,6 +100,11 @@ upstream = "sim-kling"
 model = "jimeng_t2v_v30"
 upstream = "sim-jimeng"
 """)
+
+
+# Hypothesis' deadline of 200 ms for one example measures the machine, not the code.
+hypothesis_settings.register_profile("reelway", deadline=None)
+hypothesis_settings.load_profile("reelway")
 
 
 def pytest_asyncio_loop_factories(
