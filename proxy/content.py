@@ -51,6 +51,7 @@ LetIn = Callable[[web.BaseRequest, Exchange, Call], Awaitable[Admission]]
 
 _EXTENSIONS = {"video/mp4": "mp4", "video/webm": "webm", "image/webp": "webp", "image/jpeg": "jpg"}
 NO_ADDRESS = "-"  # of a client on a unix socket: all of them look alike
+REVOCATION_LOOK_S = 0.5  # between two looks whether a stream's key still stands
 WHOLE = ("done", "healed")  # the reasons of a body that arrived as promised
 
 
@@ -119,6 +120,8 @@ class ContentServer:
             if early is not None:
                 return early
         source = self._source(exchange, wanted)
+        if known is not None:
+            source.trust(known)
         if head.method == "HEAD" and known is not None:
             return self._head_reply(exchange, call, wanted, known)
         if head.method == "HEAD":
@@ -316,27 +319,43 @@ class ContentServer:
             head = self._entity(exchange, call, wanted, facts) | _framing(promise, wish)
             delivery = Delivery(request, exchange, source, promise, self._terms())
             exchange.status = 200 if wish is None else 206
-            return await self._deliver(request, exchange, head, delivery, opened)
+            return await self._deliver(request, exchange, head, delivery, opened, wanted.principal)
         finally:
             opened.response.close()
 
-    @staticmethod
     async def _deliver(
+        self,
         request: web.BaseRequest,
         exchange: Exchange,
         headers: Mapping[str, str],
         delivery: Delivery,
         opened: Opened,
+        principal: Principal,
     ) -> web.StreamResponse:
         reply = StreamReply(exchange.status, headers)
         reply.begin(request)
         exchange.first_byte_ns = time.perf_counter_ns()
+        revoked = asyncio.Event()
+        guard = asyncio.create_task(self._cut_when_revoked(request, principal, revoked))
         try:
             exchange.reason = await delivery.run(opened)
         finally:
+            guard.cancel()
+            if revoked.is_set():
+                exchange.reason = "revoked"
             if not exchange.reason.startswith(WHOLE):
                 cut(request)
         return reply
+
+    async def _cut_when_revoked(
+        self, request: web.BaseRequest, principal: Principal, revoked: asyncio.Event
+    ) -> None:
+        """Cut a body under way within a second of its key's revocation; asking is answered from
+        memory."""
+        while await self._auth.stands(principal):  # noqa: ASYNC110 -- from memory; no event of it
+            await asyncio.sleep(REVOCATION_LOOK_S)
+        revoked.set()
+        cut(request)
 
     async def _open_first(self, exchange: Exchange, source: Source, wish: Wish | None) -> Opened:
         """The first opening: nothing has been promised to the client yet."""

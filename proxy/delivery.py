@@ -109,6 +109,7 @@ class Delivery:
             on_tier=self._note_tier,
             chunked=self._promise.chunked,
             stop=self._terms.stop,
+            held=opened.held,
         )
         return moved.end
 

@@ -6,32 +6,47 @@ expired, and says whether two openings are the same object.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from aiohttp import ClientResponse
+from aiohttp import ClientError, ClientPayloadError, ClientResponse, ServerDisconnectedError
 from multidict import CIMultiDict
 
-from proxy.errors import Expired, NotReady, RangeNotSatisfiable, UpstreamFailed
+from proxy.errors import Expired, NotReady, RangeNotSatisfiable, Unavailable, UpstreamFailed
 from proxy.http.headers import OPAQUE, content_length, media_type
+from proxy.http.media_bytes import (
+    LEAST_BYTES,
+    MOST_BYTES,
+    is_document,
+    is_picture,
+    is_video,
+)
 from proxy.http.ranges import (
     Wish,
     modified_of,
     read_content_range,
     read_unsatisfied,
+    read_whole_size,
     strong_etag,
 )
 from proxy.lifecycle import expiry_text
-from proxy.model import Outbound, Task
+from proxy.model import Draft, Outbound, Task
 from proxy.providers.base import Provider
-from proxy.tracker import Tracker
-from proxy.upstream import NotSent, Upstreams, UpstreamTrouble
+from proxy.tracker import Forgotten, Tracker
+from proxy.upstream import Ambiguous, NotSent, Upstreams, UpstreamTrouble
 
 _GONE = (401, 403, 404, 410)  # what storage says of an expired signature or a dropped object
+# Pauses before a content path that says 404 is asked again, while its task is said to be
+# completed: another replica may have answered.
+_PAUSES_S = (0.1, 0.4, 1.0)
+# What a content path answers for a result that is kept elsewhere (SGLang with S3: 400).
+_ELSEWHERE = (400, 404, 405, 410, 501)
 _CODINGS = ("gzip", "x-gzip", "deflate", "compress", "br", "zstd")
+_PICTURES = ("thumbnail", "spritesheet")
 _TYPES = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/jpeg"}
 
 
@@ -44,6 +59,7 @@ class Facts:
     upstream_etag: str | None
     modified: str | None
     etag: str  # ours: strong, the same for every opening of the same object
+    checked: bool = False  # its first bytes were seen to be what they should be
 
     @property
     def modified_s(self) -> int | None:
@@ -57,6 +73,7 @@ class Opened:
     response: ClientResponse
     offset: int
     facts: Facts
+    held: bytes = b""  # of the body, read already
 
     @property
     def is_chunked(self) -> bool:
@@ -86,6 +103,13 @@ class Source:
         self._upstreams = upstreams
         self._forwarded = forwarded
         self._clock = clock
+        self._by_url = False  # the content path says that the file is elsewhere
+        self._is_checked = False  # the object's first bytes were seen to be what they should be
+
+    def trust(self, known: Facts) -> None:
+        """`known` of an earlier opening: a range from the middle of what was looked at then needs
+        no look at its start."""
+        self._is_checked = known.checked
 
     async def open(self, wish: Wish | None, known: Facts | None = None) -> Opened:
         """Open at what is wished for, or at 0 when the upstream knows no ranges. With `known`
@@ -102,12 +126,76 @@ class Source:
                 extra["If-Range"] = known.upstream_etag
         opened = await self._try(wish, extra)
         if isinstance(opened, Opened):
+            return await self._checked(opened)
+        is_known = await self._renew(opened)
+        has_path = not self._outbound("GET").guarded
+        for pause_s in (0.0, *(_PAUSES_S if has_path and is_known and opened == 404 else ())):
+            await asyncio.sleep(pause_s)
+            opened = await self._try(wish, extra)
+            if isinstance(opened, Opened):
+                return await self._checked(opened)
+        if isinstance(opened, NotSent):
+            raise opened
+        if opened == 404 and has_path and is_known and not self._is_over():
+            raise Unavailable(
+                "The provider says that this video is finished, and does not give it out; "
+                "try again soon.",
+                retry_after_s=5,
+            )
+        raise self._gone()
+
+    async def _checked(self, opened: Opened) -> Opened:
+        """The same, once its first bytes were seen to be a video's; raises UpstreamFailed when
+        they are something else."""
+        try:
+            return await self._check(opened)
+        except BaseException:
+            opened.response.close()
+            raise
+
+    async def _check(self, opened: Opened) -> Opened:
+        response = opened.response
+        if opened.offset:
+            if not self._is_checked and not response.headers.get("Content-Type", "").startswith(
+                ("video/", "image/")
+            ):
+                start = await self._try(Wish(0, MOST_BYTES - 1), {})
+                if isinstance(start, Opened):
+                    (await self._checked(start)).response.close()
             return opened
-        await self._renew(opened)
-        opened = await self._try(wish, extra)
-        if isinstance(opened, Opened):
-            return opened
-        raise opened if isinstance(opened, NotSent) else self._gone()
+        part = read_content_range(response.headers.get("Content-Range"))
+        if response.status == 206 and part is not None and len(part[0]) < LEAST_BYTES:
+            return opened  # too little of it to tell
+        first, is_known = await self._first(response)
+        if is_known:
+            self._is_checked = True
+            opened = replace(opened, facts=replace(opened.facts, checked=True))
+        return replace(opened, held=first)
+
+    def _not_media(self) -> UpstreamFailed:
+        return UpstreamFailed(
+            f"The upstream sent something else than a {self._variant}; its operator has to look."
+        )
+
+    async def _first(self, response: ClientResponse) -> tuple[bytes, bool]:
+        """The first bytes of a body, no more than it takes to know what it is. False where it
+        broke off before: then it is opened again at the byte it reached."""
+        judge = is_picture if self._variant in _PICTURES else is_video
+        first = bytearray()
+        verdict: bool | None = None
+        try:
+            while verdict is None:
+                piece = await response.content.read(MOST_BYTES - len(first))
+                first += piece
+                is_whole = not piece or len(first) >= MOST_BYTES
+                verdict = judge(bytes(first), whole=is_whole)
+        except (ClientPayloadError, ServerDisconnectedError, ConnectionError):
+            return bytes(first), False
+        except (ClientError, TimeoutError, OSError) as exc:
+            raise Ambiguous(f"the body broke off at its start: {type(exc).__name__}") from exc
+        if not verdict:
+            raise self._not_media()
+        return bytes(first), True
 
     async def head(self) -> Facts | None:
         """What HEAD tells, or None. Only an upstream's own path is asked: a result URL is
@@ -141,9 +229,15 @@ class Source:
                 raise UpstreamFailed(
                     "The upstream refused our credential for this video; its operator has to look."
                 )
+            if response.status in _ELSEWHERE and self._goes_by_url(outbound):
+                response.close()
+                return await self._try(wish, extra)
             if response.status in _GONE:
                 response.close()
                 return response.status
+            if response.status == 416 and wish is not None and self._is_odd(response, wish):
+                response.close()
+                return await self._try(None, {})  # the whole of it, from which we take the range
             return self._judge(response, wish)
         except BaseException:
             response.close()
@@ -151,28 +245,59 @@ class Source:
 
     def _outbound(self, method: str) -> Outbound:
         upstream, credential = self._tracker.place(self._task)
-        where = self._provider.content(self._task, upstream, self._variant, self._index)
+        where: Draft | str = (
+            self._url() or ""
+            if self._by_url
+            else self._provider.content(self._task, upstream, self._variant, self._index)
+        )
         if isinstance(where, str):
             return Outbound(method, where, CIMultiDict(), guarded=True)
         sealed = self._provider.seal(where, upstream, credential, int(self._clock()))
         sealed.headers.update(self._forwarded)
         return Outbound(method, sealed.url, sealed.headers)
 
-    async def _renew(self, why: NotSent | int) -> None:
-        """Ask the provider for a new address; raises what there is to say when it has none."""
+    def _url(self) -> str | None:
+        """Where the provider says that the file is, beside its content path."""
+        results = self._task.results
+        return results[self._index].url if self._index < len(results) else None
+
+    def _goes_by_url(self, outbound: Outbound) -> bool:
+        """Whether to go to the result's own address after all."""
+        if outbound.guarded or self._by_url or self._variant != "video" or not self._url():
+            return False
+        self._by_url = True
+        return True
+
+    @staticmethod
+    def _is_odd(response: ClientResponse, wish: Wish) -> bool:
+        """Whether a 416 does not say how long the file is, or says that the range is inside."""
+        size = read_unsatisfied(response.headers.get("Content-Range"))
+        if size is None:
+            return True
+        try:
+            wish.within(size)
+        except RangeNotSatisfiable:
+            return False
+        return True
+
+    async def _renew(self, why: NotSent | int) -> bool:
+        """Ask the provider about the task, and for a new address. True: it knows the task, and
+        says that it is completed. Raises what there is to say when nothing can come of it."""
         before = self._task.results
         try:
             self._task = await self._tracker.renew(self._task)
+        except Forgotten:
+            if isinstance(why, NotSent):
+                raise self._gone() from None
+            return False
         except UpstreamTrouble:
-            # The provider says nothing. That the file is not there was said all the same.
-            if why in (404, 410) or self._is_over():
+            # Nobody has said that the video is gone but a file host, once.
+            if why == 410 or self._is_over():
                 raise self._gone() from None
             raise
-        if self._task.results != before:
-            return
-        if isinstance(why, NotSent):
+        if self._task.results == before and isinstance(why, NotSent):
             raise why
-        raise self._gone()
+        return True
 
     def _is_over(self) -> bool:
         """Past the day until which the provider promised to keep it."""
@@ -184,21 +309,37 @@ class Source:
         return Expired(f"The provider no longer has this video{when}.")
 
     def _judge(self, response: ClientResponse, wish: Wish | None) -> Opened:
+        if response.status in (200, 206) and is_document(response.headers.get("Content-Type", "")):
+            raise self._not_media()
         coding = response.headers.get("Content-Encoding", "").strip().lower()
         if response.status in (200, 206) and coding in _CODINGS:
             # We ask for none. Passed on, its bytes would be taken for the video's own.
             raise UpstreamFailed(f"The upstream sent the video compressed ({coding}).")
         if response.status == 200:
             size = content_length(response.headers.get("Content-Length"))
+            if size == 0:
+                raise self._not_media()
             return Opened(response, 0, self._facts(response, size))
-        if response.status == 206 and wish is not None:
-            found = read_content_range(response.headers.get("Content-Range"))
+        if response.status == 206:
+            said = response.headers.get("Content-Range")
+            found = read_content_range(said)
+            whole = read_whole_size(said)
+            if found is None and wish is not None and whole is not None and wish.first >= whole:
+                raise RangeNotSatisfiable(
+                    f"The range lies outside the {whole} bytes of the file.", whole
+                )
             if found is None:
                 raise UpstreamFailed("The upstream sent a range without saying which.")
             span, size = found
+            if size is None and wish is None:
+                raise UpstreamFailed(
+                    "The upstream sent a part of the video, not saying of how much."
+                )
             return Opened(response, span.start, self._facts(response, size))
         if response.status == 416 and wish is not None:
             size = read_unsatisfied(response.headers.get("Content-Range"))
+            if size == 0:
+                raise self._not_media()
             if size is not None:
                 raise RangeNotSatisfiable(
                     f"The range lies outside the {size} bytes of the file.", size

@@ -515,8 +515,8 @@ class Tracker:
 
     async def renew(self, task: Task) -> Task:
         """Ask for fresh result URLs of a completed task: the old ones have expired. Returns the
-        task unchanged when the provider has nothing newer; raises UpstreamTrouble when it did
-        not say."""
+        task unchanged when the provider has nothing newer; raises Forgotten when it does not know
+        the task, UpstreamTrouble when it did not say."""
         upstream, credential = self.place(task)
         provider = self._providers[task.provider]
         answer = await self._ask(task, provider.poll(task, upstream), upstream, credential)
@@ -525,9 +525,11 @@ class Tracker:
         said = provider.state(task, answer.status, answer.headers, answer.body)
         if isinstance(said, Transient):
             found = provider.found(answer.status, answer.headers, answer.body)
-            if isinstance(found, Refused):  # in its own words: it knows no such task (any more)
-                return task
+            if isinstance(found, Refused) or said.kind == "not_found":
+                raise Forgotten("the provider does not know this task")
             raise UpstreamTrouble(f"fresh result URLs could not be had: {said.reason}")
+        if said.status is Status.FAILED:  # it has dropped what it had made
+            raise Forgotten("the provider no longer has this task's result")
         fresh = lifecycle.refreshed(task, said.results, self._now_ms())
         if fresh is None:
             return task
@@ -626,6 +628,10 @@ class Tracker:
     @property
     def _retention_s(self) -> int:
         return self._config().limits.retention_s
+
+
+class Forgotten(UpstreamTrouble):
+    """A provider says that it does not know a task that it has finished."""
 
 
 def _lost_place(task: Task) -> ProxyError:

@@ -12,12 +12,15 @@ a client gave us: guarded, and a fresh connection each time.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote, urlsplit
 
 from aiohttp import (
     ClientConnectorError,
@@ -31,6 +34,7 @@ from aiohttp import (
     NonHttpUrlClientError,
     TCPConnector,
 )
+from aiohttp.client_proto import ResponseHandler
 from multidict import CIMultiDictProxy
 from yarl import URL
 
@@ -46,11 +50,17 @@ from proxy.relay import AddrInfo, socket_factory
 if TYPE_CHECKING:
     from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.connector import Connection
+    from aiohttp.http import RawResponseMessage
+    from aiohttp.streams import StreamReader
     from aiohttp.tracing import Trace
 
 USER_AGENT = f"reelway/{__version__}"
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_HOPS = 5
+MAX_LINE_BYTES = 64 * 1024 + 512  # of a line of an answer's head: a name, and 64 KiB
+MAX_HEADERS = 512
+MAX_INFORMATIONAL = 16  # answers of 1xx in front of one answer
+SLICE_BYTES = 8 * 1024  # of what may be such answers, parsed before they are counted
 TURN_BYTES = 1024 * 1024  # of a body sent, before others have their turn
 _REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -206,7 +216,7 @@ class Upstreams:
         checked anew, and our credentials go no further than the first.
         """
         headers = {**outbound.headers, **extra}
-        url = URL(outbound.url, encoded=True)
+        url = address_of(outbound.url)
         secret = [name for name in outbound.headers if not outbound.guarded]
         for _hop in range(MAX_HOPS + 1):
             with self._counted(upstream, "content"):
@@ -216,7 +226,7 @@ class Upstreams:
                 return response
             response.close()
             try:
-                onward = url.join(URL(target, encoded=True))
+                onward = address_of(str(url.join(URL(_quoted(target), encoded=True))))
                 leaves = onward.origin() != url.origin()
             except ValueError as exc:
                 raise NotFetched("redirected to what is no web address") from exc
@@ -236,10 +246,12 @@ class Upstreams:
             total=None, sock_connect=self._deadlines.connect_s, sock_read=self._deadlines.idle_s
         )
         try:
-            # aiohttp would follow redirects in this same session, past the guard.
-            return await session.request(
-                outbound.method, url, headers=headers, timeout=timeout, allow_redirects=False
-            )
+            # Each informational answer renews the time-out of a read: the head has one of its own.
+            async with asyncio.timeout(self._deadlines.idle_s):
+                # aiohttp would follow redirects in this same session, past the guard.
+                return await session.request(
+                    outbound.method, url, headers=headers, timeout=timeout, allow_redirects=False
+                )
         except InvalidURL as exc:
             raise NotFetched(f"not a usable URL: {_reason(exc)}") from exc
         except (ClientConnectorError, ConnectionTimeoutError) as exc:
@@ -277,6 +289,10 @@ class Upstreams:
             auto_decompress=kind in ("submit", "query"),
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
             requote_redirect_url=False,
+            # A Content-Security-Policy of a CDN is longer than aiohttp's 8190 bytes.
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_LINE_BYTES,
+            max_headers=MAX_HEADERS,
             # It reads twice this ahead, and one piece of up to 256 KiB more. What it holds of a
             # video when the relay takes over stays in our memory until a slow client took it.
             read_bufsize=16 * 1024,
@@ -290,9 +306,49 @@ class Upstreams:
         return self._plain_socket(info)
 
 
+class _Handler(ResponseHandler):
+    """Reads an answer's head in slices, and ends a connection with too many informational answers
+    in front of it. aiohttp reads them without a limit, and each renews the time-out."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._informational = 0
+        self._has_head = False
+
+    def set_response_params(self, **options: Any) -> None:
+        self._informational = 0
+        self._has_head = False
+        super().set_response_params(**options)
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        if 100 <= data[0].code < 200 and data[0].code != 101:
+            self._informational += 1
+        else:
+            self._has_head = True
+        super().feed_data(data, size)
+
+    def data_received(self, data: bytes) -> None:
+        at = 0
+        while at < len(data) and not self._has_head:
+            super().data_received(data[at : at + SLICE_BYTES])
+            at += SLICE_BYTES
+            if self._informational > MAX_INFORMATIONAL:
+                self.set_exception(ClientError("too many informational answers"))
+                if self.transport is not None:
+                    self.transport.abort()
+                return
+        if at < len(data) or not data:
+            super().data_received(data[at:] if at else data)
+
+
 class _Connector(TCPConnector):
     """Takes no connection out of its pool on which something came since it was put there: that
     would be the next request's answer, and the next one's answer the one's after it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        handler = partial(_Handler, loop=asyncio.get_running_loop())
+        self._factory = handler  # type: ignore[assignment]  # of a subclass of aiohttp's
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
         while (kept := await super()._get(key, traces)) is not None:
@@ -301,6 +357,48 @@ class _Connector(TCPConnector):
                 return kept
             kept.close()
         return None
+
+
+def address_of(text: str) -> URL:
+    """A URL that a provider gave us, as it can be asked for: what must be percent-encoded is, a
+    name in other letters goes by its ASCII form, all else stays (it may be signed). NotFetched
+    where it cannot be one."""
+    try:
+        text = _quoted(text)
+        parts = urlsplit(text)
+        host = parts.hostname or ""
+        if "\\" in parts.netloc or ("%" in host and ":" not in host) or parts.port == 0:
+            raise ValueError("no host's name")
+        if ":" not in host:
+            host.encode("idna")  # too long a label is no name
+        url = URL(text, encoded=True)
+        url.origin()
+    except ValueError as exc:  # UnicodeError is one
+        raise NotFetched("what the provider gave is no usable address") from exc
+    return url
+
+
+def _quoted(text: str) -> str:
+    """Percent-encodes spaces, letters beyond ASCII and the like; a host gets its IDNA form."""
+    if _PLAIN_URL.fullmatch(text):
+        return text
+    scheme, slashes, rest = text.strip().partition("://")
+    if slashes:
+        end = next((at for at, c in enumerate(rest) if c in "/?#"), len(rest))
+        authority, rest = rest[:end], rest[end:]
+        if not authority.isascii():
+            user, at, place = authority.rpartition("@")
+            host, colon, port = place.partition(":")
+            authority = f"{user}{at}{host.encode('idna').decode()}{colon}{port}"
+        if not _PLAIN_URL.fullmatch(authority) and authority:
+            raise ValueError("no host's name")
+    else:
+        scheme, authority, rest = "", "", text.strip()
+    return f"{scheme}{slashes}{authority}" + quote(rest, safe=_URL_SAFE, errors="surrogateescape")
+
+
+_URL_SAFE = "%!#$&'()*+,/:;=?@[]~-._"
+_PLAIN_URL = re.compile(r"[\w%!#$&'()*+,/:;=?@\[\]~.-]*", re.ASCII)
 
 
 def exempt(upstream: Upstream) -> frozenset[str]:

@@ -22,8 +22,14 @@ _SINGLE: Final = re.compile(
 )
 _MOST_DIGITS: Final = 18  # so that every server behind us reads the number too
 _BEYOND: Final = 10**_MOST_DIGITS
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
-_UNSATISFIED: Final = re.compile(r"bytes \*/(\d{1,18})", re.ASCII)
+# Read as servers write them: any case and spacing, "=" or nothing for the space, no unit at all.
+_UNIT: Final = r"(?:bytes)?[ \t=:]*"
+_CONTENT_RANGE: Final = re.compile(
+    _UNIT + r"(\d{1,18})[ \t]*-[ \t]*(\d{1,18})[ \t]*/[ \t]*(\d{1,18}|\*)",
+    re.ASCII | re.IGNORECASE,
+)
+_UNSATISFIED: Final = re.compile(_UNIT + r"\*[ \t]*/[ \t]*(\d{1,18})", re.ASCII | re.IGNORECASE)
+_WHOLE_SIZE: Final = re.compile(r".*/[ \t]*(\d{1,18})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,12 @@ def read_content_range(value: str | None) -> tuple[Span, int | None] | None:
 def read_unsatisfied(value: str | None) -> int | None:
     """The whole size in a 416's Content-Range."""
     match = _UNSATISFIED.fullmatch(value.strip()) if value else None
+    return int(match[1]) if match else None
+
+
+def read_whole_size(value: str | None) -> int | None:
+    """The whole size at the end of a Content-Range of whatever form."""
+    match = _WHOLE_SIZE.fullmatch(value.strip()) if value else None
     return int(match[1]) if match else None
 
 

@@ -59,6 +59,7 @@ async def move(
     pipes: PipePool | None = None,
     turns: Turns | None = None,
     stop: Stop | None = None,
+    held: bytes = b"",
     on_tier: Callable[[str], None] | None = None,
 ) -> Moved:
     """Write `count` bytes of the upstream's body to the client, after throwing `skip` away.
@@ -71,6 +72,7 @@ async def move(
     `move` once more. The upstream response is always closed; its connection goes back to the
     pool only after the last byte of its body. `pipes` keeps pipes for the next call; `turns` is
     shared with the other streams of the loop. `stop` is looked at every second.
+    `held` are the first bytes of the body, which the caller has read already.
     `on_tier` is told the tier before its first byte, for who must know it after a cancellation
     too.
     """
@@ -90,8 +92,8 @@ async def move(
         if count == 0 and not chunked:
             transfer.finish(End.DONE)
         elif length is None:
-            await copy.run(transfer, response, chunked=chunked, turns=turns)
-        elif (taken := _take(transfer, response, length)) is not None:
+            await copy.run(transfer, response, chunked=chunked, turns=turns, held=held)
+        elif (taken := _take(transfer, response, length, held)) is not None:
             set_rcvbuf(taken.transport, options.upstream_rcvbuf_bytes)
             tier = await _run(transfer, taken, options, pipes, turns, note)
     finally:
@@ -116,8 +118,10 @@ def _takeable(response: ClientResponse, count: int | None, options: RelayOptions
     return int(length) if length.isdecimal() else None
 
 
-def _take(transfer: Transfer, response: ClientResponse, length: int) -> Taken | None:
+def _take(transfer: Transfer, response: ClientResponse, length: int, held: bytes) -> Taken | None:
     """Take the connection over and send what it had read; None if that was the end of it."""
+    if held:
+        transfer.send(held)
     try:
         taken = take_over(response, length)
     except (aiohttp.ClientError, ConnectionError) as exc:

@@ -13,7 +13,14 @@ from proxy.relay.turns import Turns
 LAST_CHUNK = b"0\r\n\r\n"
 
 
-async def run(transfer: Transfer, response: ClientResponse, *, chunked: bool, turns: Turns) -> None:
+async def run(
+    transfer: Transfer,
+    response: ClientResponse,
+    *,
+    chunked: bool,
+    turns: Turns,
+    held: bytes = b"",
+) -> None:
     """Read and write until the run ends; with `chunked`, in chunk framing.
 
     The last chunk is written only when everything was: any other end leaves the framing open,
@@ -28,7 +35,7 @@ async def run(transfer: Transfer, response: ClientResponse, *, chunked: bool, tu
             # Deadlines are the transfer's: it ends the run, and that ends whatever is awaited.
             transfer.on_end = lambda: limit.reschedule(transfer.loop.time())
             try:
-                await _move(transfer, gate, response, chunked=chunked, turns=turns)
+                await _move(transfer, gate, response, chunked=chunked, turns=turns, held=held)
             finally:
                 transfer.on_end = None
     except TimeoutError:
@@ -41,12 +48,18 @@ async def run(transfer: Transfer, response: ClientResponse, *, chunked: bool, tu
 
 
 async def _move(
-    transfer: Transfer, gate: Gate, response: ClientResponse, *, chunked: bool, turns: Turns
+    transfer: Transfer,
+    gate: Gate,
+    response: ClientResponse,
+    *,
+    chunked: bool,
+    turns: Turns,
+    held: bytes,
 ) -> None:
     while transfer.end is None and transfer.left != 0:
         await gate.wait()
         await turns.turn()
-        data = await response.content.readany()
+        data, held = held or await response.content.readany(), b""
         transfer.heard()
         if not data:
             break

@@ -16,16 +16,22 @@ _BLOCK = bytes(range(PERIOD)) * 4180
 MAX_WINDOW = len(_BLOCK) - PERIOD
 
 
+#: A file is known as a video by these (ISO/IEC 14496-12: `ftyp` behind four bytes of length).
+_HEAD = bytes(range(4)) + b"ftyp"
+_FIRST = _HEAD + _BLOCK[len(_HEAD) :]
+
+
 def byte_at(offset: int) -> int:
     """The value of the pattern's byte at `offset`."""
-    return offset % PERIOD
+    return _HEAD[offset] if offset < len(_HEAD) else offset % PERIOD
 
 
 def pattern(start: int, length: int) -> bytes:
     """The pattern's bytes `start` … `start + length`."""
     phase = start % PERIOD
     block = _BLOCK if length <= MAX_WINDOW else bytes(range(PERIOD)) * (length // PERIOD + 2)
-    return block[phase : phase + length]
+    found = block[phase : phase + length]
+    return found if start >= len(_HEAD) else (_HEAD[start:] + found[len(_HEAD) - start :])[:length]
 
 
 def pattern_sha256(size: int) -> str:
@@ -52,6 +58,9 @@ class Clip:
         length = min(length, MAX_WINDOW, self.size - start)
         if self.data is not None:
             return memoryview(self.data)[start : start + length]
+        if start < len(_HEAD):
+            first = _HEAD if self.shift else _FIRST
+            return memoryview(first)[start : start + length]
         phase = (start + self.shift) % PERIOD
         return memoryview(_BLOCK)[phase : phase + length]
 

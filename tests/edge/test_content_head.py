@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
+
 from proxy.sim import Fault, pattern
 from tests.edge.streams import (
     KLING,
@@ -110,15 +112,12 @@ async def test_head_of_an_upstream_without_head_and_ranges_is_still_right(house:
     assert left.bytes_sent < 50_000_000
 
 
-async def test_an_empty_file_has_a_head_and_a_body_and_no_ranges(house: House) -> None:
+async def test_an_empty_file_is_no_video(house: House) -> None:
     for place in TWO.values():
         task_id = await house.completed(place.model, "a cat size=0")
         for method in ("HEAD", "GET"):
-            reply = await fetch(house, content(task_id), method=method)
-            assert (reply.status, reply.whole, reply.body) == (200, True, b"")
-            assert reply.headers["Content-Length"] == "0"
-        part = await fetch(house, content(task_id), {"Range": "bytes=0-"})
-        assert (part.status, part.headers["Content-Range"]) == (416, "bytes */0")
+            assert (await fetch(house, content(task_id), method=method)).status == 502
+        assert (await fetch(house, content(task_id), {"Range": "bytes=0-"})).status == 502
 
 
 async def test_only_headers_of_the_allow_list_reach_the_client(house: House) -> None:
@@ -136,15 +135,25 @@ async def test_only_headers_of_the_allow_list_reach_the_client(house: House) -> 
         house.sim.faults.clear()
 
 
-async def test_what_is_no_picture_or_video_is_opaque_bytes(house: House) -> None:
-    """No browser runs an upstream's error page under our name."""
-    task_id = await house.completed(prompt=PROMPT)
-    add(house, OPENAI.fault("status", status=200, body="<script>alert(1)</script>", times=None))
-    for method in ("GET", "HEAD"):
-        reply = await fetch(house, content(task_id), method=method)
-        assert (reply.status, reply.headers["Content-Type"]) == (200, "application/octet-stream")
-        assert reply.headers["X-Content-Type-Options"] == "nosniff"
-        assert ".bin" in reply.headers["Content-Disposition"]
+@pytest.mark.parametrize("kind", ["video/mp4", "application/octet-stream", "text/html", ""])
+@pytest.mark.parametrize(
+    "body",
+    ["<script>alert(1)</script>", '{"error": {"code": 500}}', "Gone, sorry: ask later.", "no"],
+)
+async def test_what_is_no_video_is_never_delivered_as_one(
+    house: House, kind: str, body: str
+) -> None:
+    """A 502 whatever its type says; no byte of an upstream's error page goes out."""
+    for place in TWO.values():
+        task_id = await house.completed(place.model, PROMPT)
+        headers = (("Content-Type", kind),) if kind else ()
+        add(house, place.fault("status", status=200, body=body, times=None))
+        add(house, place.fault("headers", headers=headers, times=None))
+        for path in (content(task_id), content(task_id, download=1)):
+            reply, line = await told(house, path)
+            assert (reply.status, line["reason"]) == (502, "upstream_error")
+            assert body.encode() not in reply.body
+        house.sim.faults.clear()
 
 
 async def test_compressed_bytes_are_not_passed_off_as_the_video(house: House) -> None:

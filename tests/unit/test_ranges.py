@@ -148,7 +148,10 @@ def test_a_span_lies_inside_the_file(first: int, last: int | None, size: int) ->
         ("bytes 0-9/5", None),  # ends behind the end
         ("bytes 9-0/10", None),
         ("bytes */10", None),
-        ("bytes=0-9/10", None),
+        ("bytes=0-9/10", (Span(0, 10), 10)),
+        ("Bytes  0 - 9 / 10", (Span(0, 10), 10)),
+        ("0-9/10", (Span(0, 10), 10)),
+        ("BYTES 0-9/*", (Span(0, 10), None)),
         ("items 0-9/10", None),
         ("bytes 0-9", None),
         ("", None),
@@ -163,7 +166,14 @@ def test_a_content_range_is_believed_only_when_it_makes_sense(
 
 @pytest.mark.parametrize(
     ("header", "size"),
-    [("bytes */10", 10), ("bytes */0", 0), ("bytes 0-1/10", None), ("*/10", None), (None, None)],
+    [
+        ("bytes */10", 10),
+        ("bytes */0", 0),
+        ("bytes 0-1/10", None),
+        ("*/10", 10),
+        ("Bytes */ 10", 10),
+        (None, None),
+    ],
 )
 def test_the_size_in_a_416(header: str | None, size: int | None) -> None:
     assert read_unsatisfied(header) == size
