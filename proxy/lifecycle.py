@@ -35,6 +35,8 @@ from proxy.model import (
 from proxy.pricing import settle_micro
 
 MAX_DOUBLINGS: Final = 4
+LONGEST_RETRY_MS: Final = 600_000  # of what a provider's Retry-After puts a poll off
+CLOCK_MARGIN_MS: Final = 60_000  # by which the clocks of two machines may differ
 # Of the usual duration: from here to there a render probably ends, and is asked after often.
 NEAR_FROM: Final = 0.8
 NEAR_TO: Final = 1.2
@@ -428,8 +430,23 @@ def next_poll_ms(
     wait_ms = min(wait_ms, schedule.max_ms) * (1 << min(failures, MAX_DOUBLINGS))
     wait_ms *= 0.9 + 0.2 * jitter01
     if retry_after_s is not None:
-        wait_ms = max(wait_ms, retry_after_s * 1000)
+        wait_ms = max(wait_ms, min(retry_after_s * 1000, LONGEST_RETRY_MS))
     return now_ms + max(1, round(wait_ms))
+
+
+def longest_wait_ms(schedule: Schedule, lease_ms: int) -> int:
+    """The furthest ahead that a due time can be meant. What is due later was written while a
+    clock was wrong."""
+    longest_poll_ms = round(max(schedule.first_ms, schedule.max_ms) * (1 << MAX_DOUBLINGS) * 1.1)
+    longest_ms = max(
+        longest_poll_ms,
+        schedule.settle_ms,
+        schedule.confirm_ms,
+        schedule.interval_ms,
+        LONGEST_RETRY_MS,
+        lease_ms,
+    )
+    return longest_ms + CLOCK_MARGIN_MS
 
 
 def estimated_progress(task: Task, now_ms: int, expected_ms: int | None) -> int | None:

@@ -45,6 +45,7 @@ CLOSE_S = 1.0  # how long a worker that stops waits for receivers to answer
 LEASE_MARGIN_S = 10.0  # beside what a delivery may take
 GIVE_UP_S = 72 * 3600.0
 MAX_PAUSE_S = 3600.0
+PULL_BACK_EVERY_S = 10.0
 MAX_LOG = 16
 _EVENT_ID = re.compile(r"evt_([0-9a-f]+)_([0-9]+)")
 
@@ -79,6 +80,7 @@ class Notifier:
         self._log = log
         self._loop_job: asyncio.Task[None] | None = None
         self._jobs: set[asyncio.Task[None]] = set()
+        self._pull_back_s = 0.0  # on the loop's clock
         self._wake = asyncio.Event()
         self._under_way: dict[str, dict[str, float]] = {}  # by token: task id → since when
 
@@ -135,6 +137,7 @@ class Notifier:
         while len(self._jobs) >= AT_ONCE:
             await asyncio.wait(set(self._jobs), return_when=asyncio.FIRST_COMPLETED)
         room = AT_ONCE - len(self._jobs)
+        await self._pull_back()
         names = await self._store.hooks.claim_due(
             self._now_ms(), self._lease_ms(), room, self._lost_shard
         )
@@ -143,6 +146,17 @@ class Notifier:
             self._jobs.add(job)
             job.add_done_callback(self._jobs.discard)
         return len(names)
+
+    async def _pull_back(self) -> None:
+        """Now and then: times of attempts that a clock which had jumped ahead has left behind."""
+        loop_s = asyncio.get_running_loop().time()
+        if loop_s < self._pull_back_s:
+            return
+        self._pull_back_s = loop_s + PULL_BACK_EVERY_S
+        longest_ms = round(1.2 * MAX_PAUSE_S * 1000) + self._lease_ms()
+        pulled = await self._store.hooks.pull_back(self._now_ms(), longest_ms)
+        if pulled:
+            self._log.warning("webhooks pulled back", webhooks=pulled)
 
     def _lease_ms(self) -> int:
         """Longer than a delivery: nobody else may be handed a hook that is being sent."""

@@ -52,6 +52,7 @@ from proxy.upstream import Answer, Upstreams, UpstreamTrouble
 AT_ONCE = 256  # tasks leased by one worker
 AT_ONCE_EACH = 64  # of them being asked after with one credential
 FAILURES_KEPT = 20_000
+PULL_BACK_EVERY_S = 10.0
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -94,6 +95,7 @@ class Tracker:
         self._jobs: dict[str, asyncio.Task[None]] = {}  # by task id
         self._again: set[str] = set()  # of these, those that came due while being looked at
         self._freed = asyncio.Event()
+        self._pull_back_s = 0.0  # on the loop's clock
         self._turnstile = Turnstile(AT_ONCE_EACH)
         self._keyring = Keyring(store, schedule, clock, metrics, log)
         self._called: dict[str, bool] = {}  # asked after at once; True: and once more
@@ -127,6 +129,7 @@ class Tracker:
             room = AT_ONCE - len(self._jobs)
             found = 0
             try:
+                await self._pull_back()
                 found = await self._claim(room)
             except Unavailable as down:
                 self._log.warning("tracker cannot reach the store", why=str(down))
@@ -138,6 +141,18 @@ class Tracker:
             while len(self._jobs) > AT_ONCE * 3 // 4:
                 self._freed.clear()
                 await self._freed.wait()
+
+    async def _pull_back(self) -> None:
+        """Now and then: due times that a clock which had jumped ahead has left behind."""
+        loop_s = asyncio.get_running_loop().time()
+        if loop_s < self._pull_back_s:
+            return
+        self._pull_back_s = loop_s + PULL_BACK_EVERY_S
+        lease_ms = round(self._lease_s * 1000)
+        longest_ms = lifecycle.longest_wait_ms(self._schedule(), lease_ms)
+        pulled = await self._store.tasks.pull_back(self._now_ms(), longest_ms)
+        if pulled:
+            self._log.warning("due times pulled back", tasks=pulled)
 
     def _tick_s(self) -> float:
         return min(max(self._schedule().first_ms / 4000, 0.01), 0.5)

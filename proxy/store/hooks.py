@@ -17,7 +17,7 @@ from proxy.store.batch import Batcher, Script
 from proxy.store.codec import decode_hook, encode_hook
 from proxy.store.faults import StoreFault
 from proxy.store.made import MOST_LOOKED_AT, Place, Walk
-from proxy.store.tasks import LostShard, claim, ignore_shard
+from proxy.store.tasks import LostShard, claim, ignore_shard, pull_back
 
 KEPT_MS: Final = 7 * 24 * 3600 * 1000
 KEPT_OPEN_MS: Final = 24 * 3600 * 1000  # of a task still under way, whose own end is not known
@@ -30,7 +30,12 @@ class Hooks:
     def __init__(self, batch: Batcher) -> None:
         self._batch = batch
         self._claim = Script.load("claim")
+        self._pull_back = Script.load("pull_back")
         self._write = Script.load("hook")
+
+    async def pull_back(self, now_ms: int, longest_ms: int) -> int:
+        """As `Tasks.pull_back`, of webhooks that wait for their next attempt."""
+        return await pull_back(self._batch, self._pull_back, keys.hooks, now_ms, longest_ms)
 
     async def claim_due(
         self, now_ms: int, lease_ms: int, limit: int, lost: LostShard = ignore_shard

@@ -47,6 +47,7 @@ _LONGEST_OPEN_MS: Final = 7 * 24 * 3600 * 1000
 _WINDOWS: Final = (32, 256)  # index entries looked at in one step of a listing: least, most
 
 MAX_EVENT_CHARS: Final = 500
+_MOST_PULLED: Final = 10_000  # due times of one shard corrected in one step
 KEY_LIFE_MS: Final = 24 * 3600 * 1000
 RECENT_MS: Final = 10 * 60 * 1000
 MAX_RECENT: Final = 16
@@ -107,6 +108,7 @@ class Tasks:
         self._swap = Script.load("swap")
         self._page = Script.load("page")
         self._claim = Script.load("claim")
+        self._pull_back = Script.load("pull_back")
         self._secure = Script.load("secure")
         self._free = Script.load("leave")
         self._waiting = Waiting(batch)
@@ -384,6 +386,11 @@ class Tasks:
         """
         return await claim(self._batch, self._claim, keys.due, now_ms, lease_ms, limit, lost)
 
+    async def pull_back(self, now_ms: int, longest_ms: int) -> int:
+        """Make due at once what is due more than `longest_ms` ahead, which nobody can have meant:
+        it was written while a clock was wrong. How many there were."""
+        return await pull_back(self._batch, self._pull_back, keys.due, now_ms, longest_ms)
+
     async def reschedule(self, task_id: str, due_ms: int) -> bool:
         """Look again at `due_ms`, the task itself unchanged (a poll that said nothing new).
         False when it is no longer due at all: somebody finished it."""
@@ -469,6 +476,25 @@ def _sound(answers: dict[str, Answer | BaseException], lost: LostShard) -> dict[
     for shard, fault in faults.items():
         lost(shard, fault)
     return sound
+
+
+async def pull_back(
+    batch: Batcher, script: Script, key: Callable[[str], str], now_ms: int, longest_ms: int
+) -> int:
+    """The same for the zset `key(shard)` of every shard that can be read."""
+    latest_ms = now_ms + longest_ms
+    counts = await asyncio.gather(
+        *(batch.call("ZCOUNT", key(shard), f"({latest_ms}", "+inf") for shard in keys.ALL_SHARDS),
+        return_exceptions=True,  # `claim` tells of a shard that is lost
+    )
+    pulled = await asyncio.gather(
+        *(
+            batch.run(script, [key(shard)], [now_ms, latest_ms, _MOST_PULLED])
+            for shard, count in zip(keys.ALL_SHARDS, counts, strict=True)
+            if isinstance(count, int) and count
+        )
+    )
+    return sum(count for count in pulled if isinstance(count, int))
 
 
 def share_out(waiting: dict[str, int], limit: int) -> dict[str, int]:

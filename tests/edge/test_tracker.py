@@ -414,3 +414,27 @@ async def test_a_retired_credential_ends_what_it_began_and_begins_nothing(
         }
         line = await house.line(lambda line: line.get("task_id") == new)
         assert line["credential"] == "b"
+
+
+# ---------------------------------------------------------------- a clock that jumped
+
+
+async def test_a_due_time_of_a_wrong_clock_is_pulled_back(held: House) -> None:
+    """Written while a clock was hours ahead: the task is looked at within seconds all the same,
+    and nothing that is meant is moved."""
+    task_id = await held.create()
+    tasks = held.server.store.tasks
+    now_ms = int(time.time() * 1000)
+    day_ms = 24 * 3600 * 1000
+    render = await upstream_id(held, task_id)
+    await held.server.tracker.aclose()
+    await tasks.reschedule(task_id, now_ms + 2 * day_ms)
+    assert await tasks.pull_back(now_ms, 3 * day_ms) == 0
+    assert await due_ms(held, task_id) == now_ms + 2 * day_ms
+    assert await tasks.pull_back(now_ms, day_ms) == 1
+    assert await due_ms(held, task_id) == now_ms
+    assert await tasks.pull_back(now_ms, day_ms) == 0
+    held.sim.finish(render)
+    await tasks.reschedule(task_id, now_ms + 2 * day_ms)
+    await held.another_worker()  # looks when it begins, and every few seconds
+    assert (await held.finished(task_id))["status"] == "completed"

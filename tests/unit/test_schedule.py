@@ -8,7 +8,14 @@ from itertools import pairwise
 
 import pytest
 
-from proxy.lifecycle import Schedule, is_settled, next_poll_ms, unconfirmed_due_ms
+from proxy.lifecycle import (
+    LONGEST_RETRY_MS,
+    Schedule,
+    is_settled,
+    longest_wait_ms,
+    next_poll_ms,
+    unconfirmed_due_ms,
+)
 from proxy.model import Kind, Operation, Stage, Task
 
 T0 = 1_790_000_000_000
@@ -121,3 +128,17 @@ def test_a_lost_submit_is_looked_for_early_where_it_can_be_found(
     now = T0 + 10_000
     due = unconfirmed_due_ms(task(Stage.SENT), now, SCHEDULE, can_find=can_find, is_settled=settled)
     assert due == now + wait_ms
+
+
+def test_no_due_time_that_is_meant_counts_as_a_wrong_clock_s() -> None:
+    longest_ms = longest_wait_ms(SCHEDULE, 30_000)
+    assert longest_ms > SCHEDULE.confirm_ms
+    assert longest_ms > SCHEDULE.max_ms * 16 * 1.1
+    assert longest_wait_ms(SCHEDULE, 10**9) > 10**9
+    for retry_after_s in (1.0, 600.0, 86_400.0):
+        due_ms = next_poll_ms(
+            task(), T0 + 9_000, SCHEDULE, 0.999, retry_after_s=retry_after_s, failures=99
+        )
+        assert due_ms is not None
+        assert due_ms - (T0 + 9_000) <= max(LONGEST_RETRY_MS, SCHEDULE.max_ms * 16 * 1.1)
+        assert due_ms - (T0 + 9_000) < longest_ms
