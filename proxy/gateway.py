@@ -28,6 +28,7 @@ from proxy.dialects.openai import OpenAI
 from proxy.drip import PROBES, drip
 from proxy.errors import (
     AuthFault,
+    Conflict,
     EndpointNotFound,
     Forbidden,
     Invalid,
@@ -382,6 +383,8 @@ class Gateway:
         reference, task = await self._find(request, exchange, call, admission)
         if task is not None and not owns(admission.principal, task):
             raise Forbidden("This API key may read this video, not delete it.")
+        if exchange.head.headers.get("reelway-cancel") == "only-stop" and task is not None:
+            self._check_stop(exchange, task)
         while task is not None:
             now_ms = int(self._clock() * 1000)
             removed = (
@@ -407,6 +410,14 @@ class Gateway:
             task = other
         exchange.reason = "not_found"
         return dialect.missing(call, reference, exchange.id)
+
+    def _check_stop(self, exchange: Exchange, task: Task) -> None:
+        """Conflict when a render cannot be stopped and its owner wants to go on watching it then,
+        as a gateway does that has a client of its own to tell of the end."""
+        if task.deleted or task.is_waiting or task.stage.is_final or self._tracker.can_stop(task):
+            return
+        exchange.told["reelway-cancel"] = "will_finish"
+        raise Conflict("This render cannot be stopped, so the video was not deleted.")
 
     async def _list(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission

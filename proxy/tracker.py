@@ -578,6 +578,13 @@ class Tracker:
             await self._end(task, lifecycle.CANCELLED, "cancelled at the provider")
         return became
 
+    def can_stop(self, task: Task) -> bool:
+        """Whether there is a request that stops this task's render."""
+        place = self._place(task)
+        if place is None or task.upstream_id is None:
+            return False
+        return self._providers[task.provider].cancel(task, place[0]) is not None
+
     async def _poll_missing(self, task: Task) -> None:
         """Ask once more after a task its upstream did not know lately: if that was often enough,
         it has ended and its place is free."""

@@ -180,6 +180,7 @@ class Traits:
     default_size: str = "720x1280"
     door: Door = OPEN_DOOR
     stops_from: tuple[int, int] | None = None
+    tells_cancel: bool = False  # it says in `reelway-cancel` what became of the render
     replicas: bool = True
 
 
@@ -238,7 +239,9 @@ SERVERS: Mapping[Server, Traits] = {
         default_seconds="",
         default_size="",
     ),
-    "reelway": Traits(audio="audio", fields=_SAID, default_seconds="", default_size=""),
+    "reelway": Traits(
+        audio="audio", fields=_SAID, default_seconds="", default_size="", tells_cancel=True
+    ),
 }
 
 _PATHS = {"submit": "/videos", "poll": "/videos/{id}", "content": "/videos/{id}/content"}
@@ -429,7 +432,11 @@ class OpenAI:
         """Only for a server that stops the render: see `_stops`."""
         if task.upstream_id is None or not _stops(task, _options(upstream)):
             return None
-        return Draft("DELETE", *_target(upstream, "poll", task.upstream_id), _ACCEPT)
+        headers = _ACCEPT
+        if SERVERS[_options(upstream).server].tells_cancel:
+            # It would hide a task that goes on, and we could not follow it to its end.
+            headers = {**headers, "reelway-cancel": "only-stop"}
+        return Draft("DELETE", *_target(upstream, "poll", task.upstream_id), headers)
 
     def cancelled(
         self,
@@ -441,6 +448,11 @@ class OpenAI:
     ) -> Cancelled:
         """A refusal that was read says that the render goes on. A 404 says less, and so does
         vLLM-Omni's 409 "Cancellation in progress"."""
+        if SERVERS[_options(upstream).server].tells_cancel:
+            if status == 409:
+                return "will_finish"
+            told = headers.get("reelway-cancel", "") if 200 <= status < 300 else ""
+            return "stopped" if told == "stopped" else _CANCELLED.get(told, "unknown")
         if 200 <= status < 300:
             return "stopped"
         return "will_finish" if status in (400, 403, 405, 422, 501) else "unknown"
@@ -776,6 +788,7 @@ def _is_at(url: str, upstream: Upstream) -> bool:
     return (there.scheme.lower(), there.netloc.lower()) == (here.scheme, here.netloc.lower())
 
 
+_CANCELLED: Mapping[str, Cancelled] = {"will_finish": "will_finish"}
 # Models whose render vLLM-Omni cannot abort (vllm-omni#7844, open in 2026-11).
 _UNSTOPPABLE = re.compile(r"minimax.?h3", re.IGNORECASE)
 
@@ -785,9 +798,12 @@ def _stops(task: Task, options: Options) -> bool:
 
     vllm-omni ≥ 0.30 aborts it, all but `_UNSTOPPABLE`; before that its engine ran on. SGLang
     drops the record (sglang#24547). OpenAI and Azure refuse a DELETE of a running job, LiteLLM
-    refuses every one.
+    refuses every one. Another Reelway knows it of its own upstreams, and says so.
     """
-    first = SERVERS[options.server].stops_from
+    traits = SERVERS[options.server]
+    if traits.tells_cancel:
+        return True
+    first = traits.stops_from
     if first is None or _UNSTOPPABLE.search(task.upstream_model):
         return False
     if options.version is None:

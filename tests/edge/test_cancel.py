@@ -164,6 +164,20 @@ async def test_what_became_of_the_render_is_told_honestly(
     await check_hidden(house, task_id)
 
 
+async def test_a_gateway_in_front_can_have_only_a_render_that_stops_deleted(house: House) -> None:
+    """What goes on stays visible to it: it has to tell its own client of the end."""
+    wish = {"reelway-cancel": "only-stop"}
+    goes_on = await house.create("sora-2-on-kling")
+    reply = await house.request("DELETE", f"/v1/videos/{goes_on}", headers=wish)
+    assert (reply.status, reply.headers["reelway-cancel"]) == (409, "will_finish")
+    assert (await house.get(f"/v1/videos/{goes_on}")).json()["status"] == "queued"
+    assert not (await stored(house, goes_on)).deleted
+    stops = await house.create()
+    house.sim.faults.add(can_stop())
+    reply = await house.request("DELETE", f"/v1/videos/{stops}", headers=wish)
+    assert (reply.status, reply.headers["reelway-cancel"]) == (200, "stopped")
+
+
 async def test_an_upstream_that_is_away_is_unknown(house: House) -> None:
     task_id = await house.create()
     await house.sim.refuse("openai")

@@ -180,3 +180,25 @@ def test_the_operator_s_reason_is_one_short_line() -> None:
     assert ended_by_operator("") == "ended by the operator"
     assert ended_by_operator("a\x1b[31m\n b") == "ended by the operator: a [31m b"
     assert len(ended_by_operator("x" * 900)) < 240
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "became"),
+    [
+        (200, {"reelway-cancel": "stopped"}, "stopped"),
+        (200, {"reelway-cancel": "will_finish"}, "will_finish"),
+        (200, {"reelway-cancel": "unknown"}, "unknown"),
+        (200, {}, "unknown"),
+        (409, {}, "will_finish"),
+        (404, {}, "unknown"),
+        (500, {"reelway-cancel": "stopped"}, "unknown"),
+    ],
+)
+def test_another_reelway_is_believed_in_what_it_says_of_a_cancel(
+    status: int, headers: dict[str, str], became: str
+) -> None:
+    upstream = Upstream("u", "openai", "http://u", (), options=Options(server="reelway"))
+    draft = PROVIDERS["openai"].cancel(task(), upstream)
+    assert draft is not None
+    assert draft.headers["reelway-cancel"] == "only-stop"
+    assert PROVIDERS["openai"].cancelled(task(), upstream, status, headers, b"") == became
