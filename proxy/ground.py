@@ -17,7 +17,7 @@ from typing import TypeVar
 import structlog
 from aiohttp import web
 
-from proxy.admin.app import open_port
+from proxy.admin.app import open_port, options_of
 from proxy.config import Config
 from proxy.families import STORE_RESTARTS
 from proxy.listener import address_of, bind
@@ -121,11 +121,15 @@ def url_of(address: str) -> str:
 
 
 async def serve_admin(
-    app: web.Application, bound: socket.socket, stack: contextlib.AsyncExitStack
+    app: web.Application,
+    bound: socket.socket,
+    stack: contextlib.AsyncExitStack,
+    config: Config,
+    log: structlog.stdlib.BoundLogger,
 ) -> str:
     """Answer on the admin port until `stack` ends; returns its URL."""
-    runner = await open_port(app, bound)
-    stack.push_async_callback(runner.cleanup)
+    port = await open_port(app, bound, options_of(config), log)
+    stack.push_async_callback(port.cleanup)
     return url_of(address_of(bound))
 
 

@@ -493,7 +493,7 @@ class Server:
             public_url=lambda: self.public_url,
             log=self.log,
         )
-        self.admin_url = await serve_admin(app, bound, self._stack)
+        self.admin_url = await serve_admin(app, bound, self._stack, self.config, self.log)
 
     async def why_not_ready(self) -> str | None:
         if self._draining:

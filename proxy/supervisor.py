@@ -227,7 +227,7 @@ class Supervisor:
             public_url=lambda: config.server.public_url or self.url,
             log=self._log,
         )
-        self.admin_url = await serve_admin(app, self._back, stack)
+        self.admin_url = await serve_admin(app, self._back, stack, config, self._log)
 
     def _bind(self) -> None:
         """The sockets: those that were handed over or given first, what is missing bound."""

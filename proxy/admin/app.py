@@ -2,18 +2,17 @@
 files stand open, and so do signed addresses of videos; everything else wants the admin token.
 
 It knows neither the gateway nor the relay, only what it is handed. Rule: whatever is asked, the
-answer to it is JSON in one shape, and never a traceback. (What is no HTTP is told so by the
-library, in a line of text.)
+answer to it is JSON in one shape, and never a traceback. The clients' listener serves it, so that a
+connection here is bounded as one there: by the head's deadline, the body's, and their number.
 """
 
 from __future__ import annotations
 
-import logging
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
 from importlib import resources
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import aiohttp_cors
 import orjson
@@ -33,9 +32,13 @@ from proxy.admin.openapi import document
 from proxy.admin.reading import MAX_BODY_BYTES, read_body, read_query
 from proxy.config import Config
 from proxy.errors import EndpointNotFound, MethodNotAllowed, ProxyError, Unavailable
+from proxy.listener import Handler as Served
+from proxy.listener import Listener, ListenerOptions
 from proxy.metrics import Metrics
 from proxy.store import Store
 from proxy.upstream import Deadlines, Upstreams
+
+Log = structlog.stdlib.BoundLogger
 
 ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
     *settings.ACTIONS,
@@ -51,6 +54,7 @@ OPEN: Final = frozenset(
     {"/", "/console/{name}", "/healthz", "/readyz", "/metrics", "/openapi.json", content.PATH}
 )
 SHUTDOWN_S: Final = 3.0  # what is still being answered then is cut
+MOST_CONNECTIONS: Final = 256  # they share the process, and its open files, with the clients' port
 _METHODS: Final = ("GET", "HEAD", "POST", "PATCH")
 
 
@@ -63,7 +67,7 @@ def make_app(
     secret: bytes,
     api_url: Callable[[], str],
     public_url: Callable[[], str],
-    log: structlog.stdlib.BoundLogger,
+    log: Log,
 ) -> web.Application:
     """The admin port's application, for `open_port`. `clock` gives seconds since the epoch;
     `secret` is the gateway's first signing secret; `api_url` is where the clients' port is reached
@@ -109,33 +113,57 @@ def make_app(
     return app
 
 
-async def open_port(app: web.Application, bound: socket.socket) -> web.AppRunner:
-    """Serve it on this socket until the runner's `cleanup`. A handler whose client has left is
-    cancelled: that ends the video it was streaming."""
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        logger=_quiet(),
-        handle_signals=False,
-        handler_cancellation=True,
-        shutdown_timeout=SHUTDOWN_S,
+def options_of(config: Config) -> ListenerOptions:
+    """The limits of the admin port: the times of the clients' port, fewer connections."""
+    return ListenerOptions(
+        head_s=config.timeouts.head_s,
+        body_idle_s=config.timeouts.body_idle_s,
+        keepalive_s=config.timeouts.keepalive_s,
+        max_connections=MOST_CONNECTIONS,
     )
-    await runner.setup()
-    try:
-        await web.SockSite(runner, bound).start()
-    except BaseException:
-        await runner.cleanup()
-        raise
-    return runner
 
 
-def _quiet() -> logging.Logger:
-    """For the library's own lines: what is no HTTP, each time with a traceback."""
-    logger = logging.getLogger("reelway.admin.connections")
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
-    logger.propagate = False
-    return logger
+class AdminPort:
+    """An application served by the clients' listener. A handler whose client has left is cancelled:
+    that ends the video it was streaming."""
+
+    def __init__(self, app: web.Application, options: ListenerOptions, log: Log) -> None:
+        self._app = app
+        # Its life only: started up, shut down and cleaned up. It has no socket.
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._bound: socket.socket | None = None
+        self._listener = Listener(
+            cast("Served", app._handle),
+            options,
+            lambda line: log.info("admin connection", what=line),
+            make_request=app._make_request,
+        )
+
+    async def start(self, bound: socket.socket) -> None:
+        """Serve it on this socket until `cleanup`, which closes the socket too."""
+        self._bound = bound
+        try:
+            await self._runner.setup()
+            await self._listener.start(sock=bound)
+        except BaseException:
+            await self.cleanup()
+            raise
+
+    async def cleanup(self) -> None:
+        await self._listener.wait_idle(SHUTDOWN_S)
+        await self._listener.close()
+        await self._runner.cleanup()
+        if self._bound is not None:
+            self._bound.close()
+
+
+async def open_port(
+    app: web.Application, bound: socket.socket, options: ListenerOptions, log: Log
+) -> AdminPort:
+    """Serve it on this socket until the port's `cleanup`."""
+    port = AdminPort(app, options, log)
+    await port.start(bound)
+    return port
 
 
 # ---------------------------------------------------------------- routes
@@ -183,7 +211,8 @@ def _acted(desk: Desk, action: Action[Any, Any]) -> Handler:
         query = read_query(request, action.query)
         body = action.body() if request.method in ("GET", "HEAD") else None
         if body is None:
-            body = await read_body(request, action.body)
+            idle_s = desk.config().timeouts.body_idle_s
+            body = await read_body(request, action.body, idle_s)
         answer = await action.handle(desk, Asked(request.match_info, query, body))
         return web.Response(
             body=answer.model_dump_json().encode(),
@@ -224,7 +253,7 @@ def _gated(gate: Gate) -> Middleware:
     return gated
 
 
-def _answers(log: structlog.stdlib.BoundLogger) -> Middleware:
+def _answers(log: Log) -> Middleware:
     @web.middleware
     async def answers(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:

@@ -3,6 +3,7 @@ takes."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
 from aiohttp import web
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from proxy.admin.shapes import Body, Query
 from proxy.config_source import did_you_mean, dotted, message_of, say
-from proxy.errors import Invalid, TooLarge, UnsupportedMediaType
+from proxy.errors import BodyTimeout, Invalid, TooLarge, UnsupportedMediaType
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -33,10 +34,14 @@ def read_query(request: web.Request, shape: type[_Q]) -> _Q:
         raise _invalid(exc, shape, "query parameter") from exc
 
 
-async def read_body(request: web.Request, shape: type[_B]) -> _B:
-    """No body is an empty object. `UnsupportedMediaType` for anything but JSON."""
+async def read_body(request: web.Request, shape: type[_B], within_s: float) -> _B:
+    """No body is an empty object. `UnsupportedMediaType` for anything but JSON; `BodyTimeout` when
+    the whole of it, which is small, has not come `within_s`."""
     try:
-        raw = await request.read()
+        async with asyncio.timeout(within_s):
+            raw = await request.read()
+    except TimeoutError as exc:
+        raise BodyTimeout(f"The request body did not come within {within_s:g} s.") from exc
     except web.HTTPRequestEntityTooLarge as exc:
         raise TooLarge(
             f"The body is larger than the {MAX_BODY_BYTES} bytes accepted here."

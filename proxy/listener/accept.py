@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp.http_parser
 from aiohttp import web
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from aiohttp.streams import StreamReader
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+# Of aiohttp's Application: the request its handlers get. Message, body, connection, writer, task.
+MakeRequest = Callable[
+    ["RawRequestMessage", "StreamReader", Any, "AbstractStreamWriter", "asyncio.Task[None]"],
+    web.BaseRequest,
+]
 
 CLOSE_S = 5.0  # how long close() waits for cancelled handlers
 
@@ -67,6 +73,9 @@ class _Server(web.Server):
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
         cast("Conn", protocol).begin_request(payload)
+        make = self._listener.make_request
+        if make is not None:
+            return make(message, payload, protocol, writer, task)
         return web.BaseRequest(
             message, payload, protocol, writer, task, self._loop, client_max_size=0
         )
@@ -95,7 +104,8 @@ class Listener:
 
     The way down: `stop_accepting()`, `wait_idle(deadline_s)`, `close()`; each includes the ones
     before it. Made inside a running loop. `log` takes one line about a broken request;
-    `turned_away` counts connections there was no room for.
+    `turned_away` counts connections there was no room for. `make_request` makes what `handler`
+    is called with, where that is more than a BaseRequest.
     """
 
     def __init__(
@@ -104,8 +114,10 @@ class Listener:
         options: ListenerOptions,
         log: Callable[[str], None],
         turned_away: Tally | None = None,
+        make_request: MakeRequest | None = None,
     ) -> None:
         require_c_parser()
+        self.make_request = make_request
         self.options = options
         self.log = log
         self.draining = False

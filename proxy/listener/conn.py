@@ -217,7 +217,7 @@ class Conn(web.RequestHandler):
             return self._listener.refuse(request, request_id, fault)
         trace = "".join(traceback.format_exception(exc)) if exc else "it timed out"
         self._listener.log(f"{request_id}: the handler of {request.method} failed: {trace}")
-        if self.begun:
+        if self.begun or request.writer.output_size > 0:
             self.cut()
             raise ConnectionResetError("the response had begun")
         return error_reply(request_id, 500, "internal_error", "server_error", "the proxy failed")
