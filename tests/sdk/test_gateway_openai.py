@@ -737,3 +737,39 @@ async def test_an_upstream_that_is_down_is_a_server_error_that_tells_no_secret(
     for secret in (house.sim.openai_url, "sk-sim", house.token):
         assert secret not in told
     assert _renders(house) == 0
+
+
+@pytest.mark.parametrize("way", ["endpoint", "deployment", "address", "token", "v1", "v1 and both"])
+async def test_azures_constructions_of_the_client_work(house: House, way: str) -> None:
+    """As Azure's pages and openai-python document them: other paths, `api-version`, `api-key`."""
+    preview: dict[str, Any] = {"api_version": "2025-04-01-preview"}
+    key, address = house.token, f"{house.url}/openai/v1/"
+    made: dict[str, Callable[[], openai.OpenAI]] = {
+        "endpoint": lambda: openai.AzureOpenAI(azure_endpoint=house.url, api_key=key, **preview),
+        "deployment": lambda: openai.AzureOpenAI(
+            azure_endpoint=house.url, azure_deployment="sora-2", api_key=key, **preview
+        ),
+        "address": lambda: openai.AzureOpenAI(base_url=address, api_key=key, **preview),
+        "token": lambda: openai.AzureOpenAI(
+            base_url=address, azure_ad_token_provider=lambda: key, **preview
+        ),
+        "v1": lambda: openai.OpenAI(base_url=address, api_key=key),
+        "v1 and both": lambda: openai.OpenAI(
+            base_url=address,
+            api_key=key,
+            default_headers={"api-key": key},
+            default_query={"api-version": "preview"},
+        ),
+    }
+    with made[way]() as client:
+
+        def whole_life() -> None:
+            model: dict[str, Any] = {} if way == "deployment" else {"model": "sora-2"}
+            video = client.videos.create_and_poll(prompt="a cat", **model, **_QUICK)
+            assert (video.status, video.model) == ("completed", "sora-2")
+            assert client.videos.download_content(video.id).read()
+            assert [found.id for found in client.videos.list()] == [video.id]
+            assert client.videos.delete(video.id).deleted
+
+        await asyncio.to_thread(whole_life)
+    assert house.sim.submits("openai") == 1
