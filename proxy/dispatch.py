@@ -436,13 +436,22 @@ class Dispatcher:
         return known
 
     async def _unconfirmed(self, task: Task, attempt: Attempt, outcome: Unknown) -> Task:
+        """Write that nobody knows what became of the submit. The task waits for a look-up by our
+        id; where the provider has none, waiting would tell nothing, and the task ends at once."""
         now_ms = self._now_ms()
-        can_find = attempt.provider.find(task, attempt.upstream) is not None
-        due_ms = lifecycle.unconfirmed_due_ms(
-            task, now_ms, self._schedule(), can_find=can_find, is_settled=False
-        )
-        self._log.warning("submit unconfirmed", task_id=task.id, why=outcome.reason)
         event = f"unconfirmed: {outcome.reason}"[:500]
+        self._log.warning("submit unconfirmed", task_id=task.id, why=outcome.reason)
+        if attempt.provider.find(task, attempt.upstream) is None:
+
+            def end(known: Task) -> Task:
+                ended = lifecycle.failed(known, lifecycle.UNCONFIRMED, now_ms)
+                assert ended is not None
+                return ended
+
+            return await self.records.keep(task, end, None, event)
+        due_ms = lifecycle.unconfirmed_due_ms(
+            task, now_ms, self._schedule(), can_find=True, is_settled=False
+        )
         return await self.records.keep(
             task, lambda k: lifecycle.unconfirmed(k, now_ms), due_ms, event
         )

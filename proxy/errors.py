@@ -318,7 +318,7 @@ FAILURES: dict[str, str] = {
     "expired": "The provider dropped the task.",
     "cancelled": "It was cancelled.",
     "not_submitted": "It never reached the provider.",
-    "submission_unconfirmed": "Nobody can say whether the provider took it; it is not charged.",
+    "submission_unconfirmed": "The provider's answer to the submit was lost; nothing was charged.",
     "ended_by_operator": "The operator of the gateway ended it; it is not charged.",
     "lost": "The upstream no longer knows this task; it is not charged.",
 }

@@ -56,6 +56,12 @@ _SILENCE: Final = frozenset(
 
 BY_OPERATOR: Final = TaskError("ended_by_operator", FAILURES["ended_by_operator"])
 CANCELLED: Final = TaskError("cancelled", "It was cancelled by its owner.")
+UNCONFIRMED: Final = TaskError(
+    "submission_unconfirmed",
+    "The request was sent, but the provider's answer was lost, and nobody can say whether it "
+    "renders a video. Nothing was charged and nothing is sent again; a new request starts a new "
+    "video.",
+)
 _FAILURE_OF: Final = {
     Family.INVALID: "invalid_input",
     Family.MODERATION: "moderation_blocked",

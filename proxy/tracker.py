@@ -351,12 +351,12 @@ class Tracker:
             event = "the upstream does not know it"
             await self._end(task, error, event, never_sent=True)
             return
+        if place is not None and draft is None:
+            # Nobody can be asked, now or later. Whoever sent it did not live to write that down.
+            await self._end(task, lifecycle.UNCONFIRMED, "unconfirmed: its sender is gone")
+            return
         if now_ms >= lifecycle.confirm_end_ms(task, schedule):
-            error = TaskError(
-                "submission_unconfirmed",
-                "Nobody can say whether the provider took it; it is not charged.",
-            )
-            await self._end(task, error, "unconfirmed for too long")
+            await self._end(task, lifecycle.UNCONFIRMED, "unconfirmed for too long")
             return
         due_ms = lifecycle.unconfirmed_due_ms(
             task, now_ms, schedule, can_find=draft is not None, is_settled=is_settled

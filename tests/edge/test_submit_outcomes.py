@@ -17,6 +17,7 @@ from aiohttp import FormData
 from proxy.model import DialectName, Stage, Task
 from proxy.sim.faults import Fault
 from proxy.sim.log import SUBMITS, Entry
+from proxy.store import keys
 from tests.edge.front_door import (
     DOORS,
     JSON,
@@ -256,14 +257,13 @@ UNKNOWNS: dict[str, tuple[Fault, int]] = {  # and how many renders it leaves beh
 
 
 @EACH_SERVICE
-async def test_an_outcome_nobody_knows_is_a_queued_task_and_one_submit(
+async def test_an_outcome_nobody_knows_is_one_task_and_one_submit(
     open_house_factory: OpenHouse, plan: type[Plan], service: str
 ) -> None:
     """Never resent. Kling is asked for the job by the id we gave it: found, it ends as if
-    nothing had happened; unknown there, it never was. Nobody else can be asked: after
-    `confirm_s` the task has failed, and says why."""
-    confirm_s = "10" if service == "kling" else "0.8"
-    async with open_house_factory(plan(timeouts=HASTY + confirm_s)) as house:
+    nothing had happened; unknown there, it never was. Nobody else can be asked, so the client
+    gets a task that has failed already, and says why."""
+    async with open_house_factory(plan(timeouts=HASTY + "600")) as house:
         tasks: dict[str, tuple[str, int]] = {}
         for number, (name, (fault, renders)) in enumerate(UNKNOWNS.items(), start=1):
             house.lines.clear()
@@ -273,9 +273,14 @@ async def test_an_outcome_nobody_knows_is_a_queued_task_and_one_submit(
             before = house.sim.renders(service)
             reply = await submit(house, service, f"cat {number}")
             video = reply.json()
-            assert (reply.status, video["error"]) == (200, None), name
-            if service != "kling":  # whose callback may tell of the job before the submit ends
-                assert video["status"] == "queued", name
+            assert reply.status == 200, name
+            if service == "kling":  # its callback may tell of the job before the submit ends
+                assert video["error"] is None, name
+            else:
+                assert video["status"] == "failed", name
+                assert video["error"]["code"] == "submission_unconfirmed", name
+                assert "Nothing was charged" in video["error"]["message"], name
+                assert_private(house, reply)
             house.sim.faults.remove(active)
             assert house.sim.submits(service) == number, name
             tasks[name] = (str(video["id"]), renders)
@@ -297,8 +302,44 @@ async def test_an_outcome_nobody_knows_is_a_queued_task_and_one_submit(
             assert (video["status"], story[2]) == ("failed", "unconfirmed"), name
             code = "not_submitted" if service == "kling" else "submission_unconfirmed"
             assert video["error"]["code"] == code, name
-            assert len(story) == 4, name
+            assert len(story) == (4 if service == "kling" else 3), name
         assert house.sim.submits(service) == len(UNKNOWNS)
+        assert await house.server.store.tasks.open_count() == 0
+
+
+PRICED = """
+[[routes]]
+model = "priced"
+upstream = "sim-openai"
+upstream_model = "sora-2"
+price = { per_video = "0.25" }
+"""
+
+
+async def test_a_submit_nobody_can_confirm_is_settled_at_once(
+    open_house_factory: OpenHouse, plan: type[Plan]
+) -> None:
+    """Its hold is free again, the ledger keeps a loss for the operator, and the client's own
+    retry under its key gets the same task: no second render."""
+    async with open_house_factory(plan(routes=PRICED)) as house:
+        house.sim.faults.add(Fault("lost", "openai", "submit"))
+        key = {"Idempotency-Key": "once"}
+        body = {"model": "priced", "prompt": "a cat"}
+        video = (await house.post("/v1/videos", json=body, headers=key)).json()
+        assert (video["status"], video["error"]["code"]) == ("failed", "submission_unconfirmed")
+        task = await stored(house, video["id"])
+        assert (task.stage, task.settled_micro, task.deleted) == (Stage.FAILED, 0, False)
+        bookings = [
+            (booking.kind, booking.micro)
+            async for booking in house.server.store.ledger.entries(
+                task.owner, keys.month(task.created_ms)
+            )
+            if booking.task_id == task.id
+        ]
+        assert sorted(bookings) == [("hold", 250_000), ("loss", 250_000), ("refund", 250_000)]
+        again = await house.post("/v1/videos", json=body, headers=key)
+        assert (again.json()["id"], again.headers["idempotent-replayed"]) == (video["id"], "true")
+        assert (house.sim.submits("openai"), house.sim.renders("openai")) == (1, 1)
         assert await house.server.store.tasks.open_count() == 0
 
 
