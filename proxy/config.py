@@ -50,6 +50,7 @@ from proxy.config_tables import (
     Defaults,
     Limits,
     Logs,
+    Media,
     Redis,
     RouteTable,
     Server,
@@ -75,6 +76,7 @@ SECTIONS: Final[Mapping[str, type[Table]]] = {
     "cors": Cors,
     "logs": Logs,
     "tracing": Tracing,
+    "media": Media,
     "webhooks": Webhooks,
     "defaults": Defaults,
 }
@@ -98,6 +100,7 @@ class Config:
     cors: Cors
     logs: Logs
     tracing: Tracing
+    media: Media
     webhooks: Webhooks
     defaults: Defaults
     upstreams: Mapping[str, Upstream] = field(default_factory=dict, repr=False)  # holds headers
@@ -167,7 +170,7 @@ def load(
 
     server, admin, redis = section(Server), section(Admin), section(Redis)
     timeouts, limits, cors = section(Timeouts), section(Limits), section(Cors)
-    logs, tracing = section(Logs), section(Tracing)
+    logs, tracing, media = section(Logs), section(Tracing), section(Media)
     billing, webhooks, defaults = section(Billing), section(Webhooks), section(Defaults)
     upstreams = _upstreams(findings, providers)
     routes = _routes(findings, upstreams)
@@ -188,6 +191,7 @@ def load(
         cors=cors,
         logs=logs,
         tracing=tracing,
+        media=media,
         webhooks=webhooks,
         defaults=_filled_in(defaults, routes),
         upstreams={row.name: row for row in upstreams.values() if row is not None},

@@ -404,6 +404,12 @@ class Tracing(Table):
     sample: Share = 1.0
 
 
+class Media(Table):
+    allow: tuple[HostPort, ...] = ()
+    fetch_s: Seconds = 15.0
+    at_once: Count = 8
+
+
 class Webhooks(Table):
     allow: tuple[HostPort, ...] = ()
     first_pause_s: Seconds = 5.0

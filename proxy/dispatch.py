@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
@@ -26,6 +26,7 @@ from proxy.aside import aside
 from proxy.config import Config
 from proxy.errors import NotFound, ProxyError, Unavailable, UpstreamUnreachable
 from proxy.families import REFUSED
+from proxy.fetch import Basket, Fetcher
 from proxy.keyring import Entry, Keyring
 from proxy.lifecycle import Schedule
 from proxy.metrics import Metrics
@@ -102,8 +103,10 @@ class Dispatcher:
         random01: Callable[[], float],
         metrics: Metrics,
         log: structlog.stdlib.BoundLogger,
+        fetcher: Fetcher,
         tracing: Tracing | None = None,
     ) -> None:
+        self._fetcher = fetcher
         self._tracing = tracing
         self._config = config
         self._store = store
@@ -201,6 +204,21 @@ class Dispatcher:
         credential that takes none now is passed over, and so are an upstream where others wait
         (`behind`) and the rest of one that cannot be reached. The time upstreams take is that of
         `exchange`, where one waits for it."""
+        with self._fetcher.basket(self._config().timeouts.lease_s / 2) as basket:
+            return await self._try_each(
+                task, load, basket, exchange=exchange, sent=sent, behind=behind
+            )
+
+    async def _try_each(
+        self,
+        task: Task,
+        load: Load,
+        basket: Basket,
+        *,
+        exchange: Exchange | None,
+        sent: Callable[[], None] | None,
+        behind: Collection[str],
+    ) -> Task | Stopped:
         refusal: Refused | None = None
         is_for_now = False
         closed: dict[str, Blocked] = {}
@@ -208,7 +226,13 @@ class Dispatcher:
         for attempt in load.attempts:
             if attempt.upstream.name in unreachable:
                 continue
-            entry = await self._enter(task, attempt, is_behind=attempt.upstream.name in behind)
+            ready, entry = await self._admitted(
+                task, attempt, basket, exchange, is_behind=attempt.upstream.name in behind
+            )
+            if isinstance(entry, Refused):
+                refusal = entry
+                is_for_now |= entry.error.retryable
+                continue
             if isinstance(entry, Blocked):
                 closed[_place(attempt)] = entry
                 is_for_now = True
@@ -217,7 +241,7 @@ class Dispatcher:
                 exchange.upstream = attempt.upstream.name
                 exchange.credential = attempt.credential.name
             try:
-                outbound = await self._sealed(task, attempt, load)
+                outbound = await self._sealed(task, ready, load, basket.size)
                 marked = await self._mark_sent(task, attempt, refusal)
             except BaseException:
                 await self._keyring.leave(entry)
@@ -263,6 +287,57 @@ class Dispatcher:
             is_for_now |= outcome.cooldown != "none" or attempt.upstream.name in unreachable
         return Stopped(task, refusal, closed, is_for_now)
 
+    async def _admitted(
+        self,
+        task: Task,
+        attempt: Attempt,
+        basket: Basket,
+        exchange: Exchange | None,
+        *,
+        is_behind: bool,
+    ) -> tuple[Attempt, Entry | Blocked | Refused]:
+        """The attempt as it can be sent, and its place at the credential; or why there is none.
+        Refused: something it needs could not be fetched."""
+        try:
+            ready = await self._filled(task, attempt, basket, exchange, is_behind=is_behind)
+        except ProxyError as fault:
+            self._log.warning("media not fetched", task_id=task.id, why=str(fault.__cause__))
+            return attempt, Refused(fault, elsewhere=True)
+        # One that was too busy to fetch for is not entered either, free as it may be by now.
+        is_behind = is_behind or basket.lacks(ready.draft)
+        return ready, await self._enter(task, ready, is_behind=is_behind)
+
+    async def _filled(
+        self,
+        task: Task,
+        attempt: Attempt,
+        basket: Basket,
+        exchange: Exchange | None,
+        *,
+        is_behind: bool,
+    ) -> Attempt:
+        """The attempt with files in place of the addresses its server must not fetch. Before it
+        takes a place at the credential: a slow address would keep a server idle. As it is for a
+        credential that is busy: the task waits, and is sent later. Raises what stands in the way.
+        """
+        if not basket.lacks(attempt.draft):
+            return replace(attempt, draft=await basket.filled(attempt.draft))
+        try:
+            place = attempt.upstream, attempt.credential
+            if is_behind or not await self._keyring.has_room([place]):
+                return attempt
+        except ProxyError:
+            return attempt  # the store is down: entering will say so
+        filling = basket.filled(attempt.draft)
+        try:
+            draft = await (filling if exchange is None else spent(exchange, "upstream", filling))
+        except ProxyError:
+            raise
+        except BaseException:
+            self._let_go(task, why="its media could not be fetched")
+            raise
+        return replace(attempt, draft=draft)
+
     async def _enter(self, task: Task, attempt: Attempt, *, is_behind: bool) -> Entry | Blocked:
         try:
             if is_behind:
@@ -273,12 +348,14 @@ class Dispatcher:
             self._let_go(task)
             raise
 
-    async def _sealed(self, task: Task, attempt: Attempt, load: Load) -> Outbound:
+    async def _sealed(
+        self, task: Task, attempt: Attempt, load: Load, fetched_bytes: int
+    ) -> Outbound:
         headers = load.forwarded
         if self._tracing is not None:
             headers = self._tracing.of_attempt(task, headers)
         try:
-            return await aside(load.size, self._seal, attempt, headers)
+            return await aside(load.size + fetched_bytes, self._seal, attempt, headers)
         except BaseException:
             self._let_go(task, why="it could not be written out")
             raise
@@ -309,7 +386,7 @@ class Dispatcher:
             )
 
         event = f"sent attempt {task.attempt + 1} to {_place(attempt)}"
-        if refusal is not None:
+        if refusal is not None and task.attempt:
             event += f": attempt {task.attempt} was refused, {_reason(refusal)}"
         due_ms = now_ms + self._schedule().settle_ms
         if task.is_waiting:

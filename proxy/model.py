@@ -305,7 +305,17 @@ class Base64:
     prefix: str = ""
 
 
-DraftValue: TypeAlias = "Json | Blob | Base64 | list[DraftValue] | dict[str, DraftValue]"
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A file that is named by its address, in place of its bytes: it is fetched and put here
+    before the draft is sealed, for a server that must not fetch addresses itself."""
+
+    url: str
+    param: str  # the client's own name of the field, for error messages
+    kind: Literal["picture", "video"] = "picture"
+
+
+DraftValue: TypeAlias = "Json | Blob | Base64 | Remote | list[DraftValue] | dict[str, DraftValue]"
 
 
 @dataclass(frozen=True, slots=True)

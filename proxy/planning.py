@@ -5,11 +5,12 @@ Pure: the random numbers of the weighted choice are an argument.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from proxy.errors import ModelNotFound, ProxyError, Unavailable
+from proxy.errors import Invalid, ModelNotFound, ProxyError, Unavailable
+from proxy.http.addresses import inner_target
 from proxy.model import (
     Credential,
     DialectName,
@@ -43,6 +44,17 @@ class Attempt:
     provider: Provider
     draft: Draft
     rendered: Rendered
+
+
+def check_addresses(request: VideoRequest, allowed: Container[str]) -> None:
+    """`Invalid` for a picture or video whose address is plainly inside somebody's network: no
+    provider may be made to fetch that. Where a host name leads is the fetcher's to judge."""
+    for media in request.media:
+        if media.url is not None and inner_target(media.url, allowed) is not None:
+            raise Invalid(
+                f"'{media.param}' must be a public address, or the file itself.",
+                param=media.param,
+            )
 
 
 def route_for(

@@ -37,6 +37,7 @@ from proxy.dialects import DIALECTS
 from proxy.dispatch import Dispatcher
 from proxy.errors import ProxyError
 from proxy.families import CONNECTIONS, LIMITED, RELOAD_FAILED, STREAMS
+from proxy.fetch import Fetcher
 from proxy.gateway import Gateway
 from proxy.gauges import Gauges, watch_loop
 from proxy.ground import (
@@ -359,6 +360,7 @@ class Server:
             self._random.random,
             self.metrics,
             self.log,
+            Fetcher(upstreams, self.spool, lambda: self.config.media),
             self.tracing,
         )
         self._stack.push_async_callback(dispatcher.aclose)

@@ -224,6 +224,10 @@ class SpoolWriter:
                 retry_after_s=RETRY_AFTER_S,
             ) from exc
 
+    def describe(self, filename: str, content_type: str) -> None:
+        """Name the upload and its type, where they are known only after its first bytes."""
+        self._filename, self._content_type = filename, content_type
+
     def finish(self) -> SpooledBlob:
         """The upload as a blob, which now owns its bytes."""
         if not self._is_open:

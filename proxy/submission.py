@@ -37,7 +37,7 @@ from proxy.model import (
     VideoRequest,
 )
 from proxy.phases import spent
-from proxy.planning import Attempt, attempts_of, route_for
+from proxy.planning import Attempt, attempts_of, check_addresses, route_for
 from proxy.pricing import money, price_micro
 from proxy.providers.base import Provider
 from proxy.queue import Queue
@@ -181,6 +181,7 @@ class Submitter:
         self, principal: Principal, ask: Ask, source: Task | None
     ) -> tuple[Task, list[Attempt], Route]:
         config, request = self._config(), ask.request
+        check_addresses(request, config.media.allow)
         model = source.model if source is not None else request.model
         route = route_for(config.routes, principal, request, model)
         task_id = new_task_id(principal.owner, self._entropy(23))

@@ -16,7 +16,7 @@ import re
 import socket
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -263,6 +263,31 @@ class Upstreams:
             raise NotSent(f"no connection: {_reason(exc)}") from exc
         except (ClientError, TimeoutError, OSError, ValueError) as exc:
             raise Ambiguous(f"no answer: {_reason(exc)}") from exc
+
+    @asynccontextmanager
+    async def fetching(self, url: str, allowed: frozenset[str]) -> AsyncIterator[ClientResponse]:
+        """Open an address a client chose, and close it at the end. Each hop of its redirects goes
+        through the guard; `allowed` host:port pairs may be private. What breaks inside is
+        `UpstreamTrouble` too. The caller bounds time and bytes."""
+        timeout = ClientTimeout(
+            total=None, sock_connect=self._deadlines.connect_s, sock_read=self._deadlines.idle_s
+        )
+        try:
+            target = URL(url, encoded=url.isascii())
+            for _hop in range(MAX_HOPS + 1):
+                if target.scheme not in ("http", "https") or not target.host:
+                    raise NotFetched("not an http address")
+                known = _host_port(target) in allowed
+                session = self._session("trusted hook" if known else "hook", "media")
+                async with session.get(target, timeout=timeout, allow_redirects=False) as response:
+                    onward = response.headers.get("Location")
+                    if response.status not in _REDIRECTS or onward is None:
+                        yield response
+                        return
+                target = target.join(URL(onward, encoded=onward.isascii()))
+        except (ClientError, TimeoutError, OSError, ValueError) as exc:
+            raise NotFetched(_reason(exc)) from exc
+        raise NotFetched(f"more than {MAX_HOPS} redirects")
 
     # ------------------------------------------------------------ sessions
 

@@ -7,6 +7,7 @@ is therefore written out (IANA special-purpose registries, read 2026-10), on top
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container
 from functools import lru_cache
 from ipaddress import (
@@ -71,6 +72,48 @@ def refused_target(url: str, allowed: Container[str]) -> str | None:
     host = f"[{ip}]" if ip.version == 6 else str(ip)
     target = f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
     return None if target in allowed else target
+
+
+def inner_target(url: str, allowed: Container[str]) -> str | None:
+    """The host:port of this http(s) URL when it is plainly not public: `localhost`, or an address
+    in any spelling that a C library takes (`127.1`, `0x7f000001`, `2130706433`). None for every
+    other, and for a pair the operator allows."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".").lower()
+    ip = _address(host) or _loose_address(host)
+    is_inner = host == "localhost" or host.endswith(".localhost")
+    if not is_inner and (ip is None or is_public(str(ip))):
+        return None
+    host = host if ip is None else f"[{ip}]" if ip.version == 6 else str(ip)
+    target = f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+    return None if target in allowed else target
+
+
+_LOOSE_PART: Final = re.compile(r"0x[0-9a-f]*|[0-9]+")
+
+
+def _loose_address(host: str) -> IPv4Address | None:
+    """What inet_aton(3) makes of a host: one to four numbers, decimal, octal (`0177`) or
+    hexadecimal, the last of which fills the bytes that are left."""
+    parts = host.split(".")
+    if len(parts) > 4 or not all(_LOOSE_PART.fullmatch(part) for part in parts):
+        return None
+    value = 0
+    for place, part in enumerate(parts):
+        try:
+            number = int(part[2:] or "0", 16) if part[:2] == "0x" else _decimal_or_octal(part)
+        except ValueError:  # an octal number with an 8, or thousands of digits
+            return None
+        is_last = place == len(parts) - 1
+        bits = 8 * (4 - place) if is_last else 8
+        if number >= 1 << bits:
+            return None
+        value = value << bits | number
+    return IPv4Address(value)
+
+
+def _decimal_or_octal(part: str) -> int:
+    return int(part, 8) if part[0] == "0" and len(part) > 1 else int(part)
 
 
 def client_address(peer: str, forwarded_for: str | None, trusted: tuple[str, ...]) -> str:

@@ -37,6 +37,7 @@ from proxy.model import (
     Outbound,
     Outcome,
     Piece,
+    Remote,
     Rendered,
     Role,
     Task,
@@ -149,11 +150,12 @@ Rule: TypeAlias = "Number | Word | Flag"
 class Traits:
     """What tells one server from another.
 
-    `picture_url` is how a picture travels by its address: `object` as OpenAI's
-    `input_reference: {image_url}`, `text` as the JSON text of that in `image_reference`,
-    `plain` in `reference_url`. `nested_as_text`: other objects and lists go as JSON text too,
-    since the form's parser knows no bracketed names. `audio` is the field that switches sound
-    on, `always` or `never` where there is none. `fields` are the common ones beyond OpenAI's
+    `fetches`: a picture may go to it by its address, as OpenAI's `input_reference: {image_url}`.
+    A server of the operator's own must not fetch what a client names, from inside its network:
+    there the gateway fetches the picture and uploads it. `nested_as_text`: other objects and lists
+    go as JSON text too, since the form's parser knows no bracketed names. `audio` is the field that
+    switches sound on, `always` or `never` where there is none. `fields` are the common ones beyond
+    OpenAI's
     document that it understands; `courtesy` are those that an OpenAI client may try, where nobody
     knows what the server understands. `extras` are its own fields that a client may send: harmless
     there, and priced where they count. `frame_rate`: it takes `num_frames`, and plays them at this
@@ -167,7 +169,7 @@ class Traits:
     auth: Literal["authorization", "api-key"] = "authorization"
     json_without_file: bool = False
     integer_seconds: bool = False
-    picture_url: Literal["object", "text", "plain"] = "object"
+    fetches: bool = True
     nested_as_text: bool = False
     audio: Literal["always", "never", "generate_sound", "audio"] = "always"
     fields: frozenset[str] = frozenset()
@@ -200,7 +202,7 @@ SERVERS: Mapping[Server, Traits] = {
     "azure": Traits(auth="api-key"),  # it refuses what its document does not have
     "vllm-omni": Traits(
         operations=_CREATE,
-        picture_url="text",
+        fetches=False,
         nested_as_text=True,
         audio="generate_sound",
         fields=frozenset({"negative_prompt", "seed", "fps", "quality", "aspect_ratio", "user"}),
@@ -222,7 +224,7 @@ SERVERS: Mapping[Server, Traits] = {
         operations=_CREATE,
         json_without_file=True,
         integer_seconds=True,
-        picture_url="plain",
+        fetches=False,
         audio="never",
         fields=frozenset({"negative_prompt", "seed", "fps"}),
         extras={**_DIFFUSION, "enable_teacache": Flag()},
@@ -644,19 +646,16 @@ class _Making:
         if picture.blob is not None and self.options.body == "json":
             kind = picture.blob.content_type.partition(";")[0].strip() or "image/png"
             inline = Base64(picture.blob, f"data:{kind};base64,")
-            if self.traits.picture_url == "plain":
+            if not self.traits.fetches:  # SGLang, whose name for it this is
                 return "reference_url", inline
             member: dict[str, DraftValue] = {"image_url": inline}
             return "input_reference", member
         if picture.blob is not None:
             return "input_reference", picture.blob
-        match self.traits.picture_url:
-            case "object":
-                return "input_reference", _member("image_url", picture.url)
-            case "text":
-                return "image_reference", orjson.dumps({"image_url": picture.url}).decode()
-            case "plain":
-                return "reference_url", picture.url
+        assert picture.url is not None
+        if self.traits.fetches:
+            return "input_reference", _member("image_url", picture.url)
+        return "input_reference", Remote(picture.url, picture.param)
 
     def add_source(self, source: Task | None) -> None:
         """The video an edit or extension works on: the task it names, or an upload."""
@@ -680,7 +679,9 @@ class _Making:
                 raise Invalid(f"'{item.param}' is not supported: {why}.", param=item.param)
 
     def encoding(self) -> Literal["json", "multipart"]:
-        has_file = any(hasattr(value, "chunks") for value in self.fields.values())
+        has_file = any(
+            hasattr(value, "chunks") or isinstance(value, Remote) for value in self.fields.values()
+        )
         if has_file:
             return "multipart"
         if self.options.body is not None:

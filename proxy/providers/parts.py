@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from proxy.errors import Invalid
-from proxy.model import Base64, Blob, DraftValue, Piece
+from proxy.model import Base64, Blob, DraftValue, Piece, Remote
 
 # Starlette, under most self-hosted servers, takes no more parts with text.
 MAX_PARTS: Final = 1000
@@ -146,6 +146,8 @@ def _flat_value(name: str, value: DraftValue) -> Iterator[tuple[str, str | Blob 
         yield name, "true" if value else "false"
     elif isinstance(value, int | float):
         yield name, str(value)
+    elif isinstance(value, Remote):
+        raise TypeError(f"the file of {name!r} was not fetched")
     else:
         yield name, value
 

@@ -15,6 +15,7 @@ from proxy import lifecycle
 from proxy.config import Config
 from proxy.dispatch import Dispatcher, Load
 from proxy.errors import NotFound
+from proxy.fetch import Fetcher
 from proxy.lifecycle import Schedule
 from proxy.model import (
     Credential,
@@ -66,6 +67,7 @@ async def dispatcher(house: House) -> AsyncIterator[Dispatcher]:
         lambda: 0.5,
         server.metrics,
         server.log,
+        Fetcher(upstreams, server.spool, lambda: server.config.media),
     )
     yield made
     await made.aclose()

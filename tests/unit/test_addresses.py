@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.http.addresses import client_address, is_public, refused_target
+from proxy.http.addresses import client_address, inner_target, is_public, refused_target
 
 PRIVATE = [
     "0.0.0.0",
@@ -145,3 +145,37 @@ def test_only_our_own_proxies_say_who_asks(
     peer: str, forwarded_for: str | None, trusted: tuple[str, ...], client: str
 ) -> None:
     assert client_address(peer, forwarded_for, trusted) == client
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "10.1.2.3", "169.254.169.254", "[::1]", "[fd00::1]", "[64:ff9b::7f00:1]"),
+        *("localhost", "LOCALHOST", "localhost.", "x.localhost", "127.0.0.1."),
+        *("127.1", "127.0.1", "0177.0.0.1", "0x7f.1", "0x7F000001", "2130706433", "0"),
+    ],
+)
+def test_a_plainly_inner_address_is_known_in_every_spelling(host: str) -> None:
+    assert inner_target(f"http://{host}/a.png", ()) is not None
+    assert inner_target(f"http://user@{host}:8080/a.png", ()) is not None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("example.com", "8.8.8.8", "[2606:4700::1]", "134744072", "8.8.2056"),
+        *("localhost.example.com", "1.2.3.4.5", "256.1.1.1", "08.1.1.1", "0xg", "127.0.0.1.nip.io"),
+        "9" * 5000,
+    ],
+)
+def test_what_may_be_public_is_left_to_the_connection(host: str) -> None:
+    assert inner_target(f"http://{host}/a.png", ()) is None
+
+
+def test_an_inner_address_the_operator_allows_is_not_refused() -> None:
+    """The exact pair of host and port, as the address is written in the configuration."""
+    allowed = ("10.0.0.5:9000", "[fd00::1]:80", "localhost:8000")
+    for url in ("http://10.0.0.5:9000/a", "http://[fd00::1]/a", "http://localhost:8000/a"):
+        assert inner_target(url, allowed) is None
+    assert inner_target("http://10.0.0.5/a", allowed) == "10.0.0.5:80"
+    assert inner_target("https://10.0.0.5/a", allowed) == "10.0.0.5:443"

@@ -243,8 +243,8 @@ CASES: list[tuple[str, list[str]]] = [
         [
             (
                 "1: sever: unknown table; did you mean 'server'? accepted: server, admin, "
-                "redis, timeouts, limits, billing, cors, logs, tracing, webhooks, defaults, "
-                "upstreams, routes"
+                "redis, timeouts, limits, billing, cors, logs, tracing, media, webhooks, "
+                "defaults, upstreams, routes"
             )
         ],
     ),

@@ -59,6 +59,7 @@ FLOORS: dict[str, int] = {
     "account": 5,
     "aside": 4,
     "auth": 5,
+    "fetch": 5,
     "gauges": 5,
     "intake": 5,
     "keyring": 5,

@@ -36,6 +36,7 @@ from proxy.model import (
     Media,
     Operation,
     Refused,
+    Remote,
     Rendered,
     Result,
     Role,
@@ -156,7 +157,7 @@ def test_a_picture_is_the_last_part_and_is_never_copied() -> None:
     assert b'name="input_reference"; filename="cat.png"\r\nContent-Type: image/png' in body
 
 
-LINK = '{"image_url":"https://x.example/y.png"}'
+FETCHED = Remote("https://x.example/y.png", LINKED.param)  # in place of the file, until it is here
 
 
 @pytest.mark.parametrize(
@@ -168,8 +169,8 @@ LINK = '{"image_url":"https://x.example/y.png"}'
         ("sglang", (), "json", {}),
         ("openai", (LINKED,), "multipart", {"input_reference": {"image_url": LINKED.url}}),
         ("azure", (LINKED,), "multipart", {"input_reference": {"image_url": LINKED.url}}),
-        ("vllm-omni", (LINKED,), "multipart", {"image_reference": LINK}),
-        ("sglang", (LINKED,), "json", {"reference_url": LINKED.url}),
+        ("vllm-omni", (LINKED,), "multipart", {"input_reference": FETCHED}),
+        ("sglang", (LINKED,), "multipart", {"input_reference": FETCHED}),
         ("openai", (FRAME,), "multipart", {"input_reference": FRAME.blob}),
         ("vllm-omni", (FRAME,), "multipart", {"input_reference": FRAME.blob}),
         ("sglang", (FRAME,), "multipart", {"input_reference": FRAME.blob}),

@@ -27,7 +27,7 @@ import hashlib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -41,7 +41,9 @@ from proxy.dialects import DIALECTS
 from proxy.dialects.answers import remembered
 from proxy.dialects.base import View
 from proxy.dialects.fields import Fields
+from proxy.dialects.media import MemoryBlob
 from proxy.errors import AuthFault, ProxyError
+from proxy.fetch import remotes_in, with_files
 from proxy.http.documents import json_fields
 from proxy.http.multipart import FormLimits, FormParser
 from proxy.links import Links
@@ -70,6 +72,8 @@ from proxy.spool import Spool
 
 HERE = Path(__file__).parent
 CASES = sorted(HERE.glob("*/*.http"))
+# What stands at every address that the gateway fetches for a server of the operator's own.
+FETCHED = MemoryBlob(b"the picture", "image/png", "picture.png")
 START_S = 1767225600  # 2026-01-01T00:00:00Z
 REQUEST_ID = "9984d27b-a408-4073-ae28-17ca6a13622d"
 PUBLIC_URL = "https://gateway.example.com"
@@ -259,6 +263,8 @@ class Conversation:
         task_id = next(house.task_ids)
         draft = house.provider.draft(wanted, task_id, house.upstream, upstream_model, source)
         draft = rewrite(draft, house.route)
+        files = dict.fromkeys(remotes_in(draft.fields), FETCHED)
+        draft = replace(draft, fields=with_files(draft.fields, files))
         enforce_fit(draft, house.route)
         reserved = Task(
             id=task_id,
