@@ -40,6 +40,7 @@ from proxy.model import (
     Task,
     TaskError,
     Unknown,
+    submit_key,
 )
 from proxy.phases import spent
 from proxy.planning import Attempt
@@ -355,16 +356,19 @@ class Dispatcher:
         if self._tracing is not None:
             headers = self._tracing.of_attempt(task, headers)
         try:
-            return await aside(load.size + fetched_bytes, self._seal, attempt, headers)
+            key = submit_key(task.id, task.attempt + 1)
+            return await aside(load.size + fetched_bytes, self._seal, attempt, headers, key)
         except BaseException:
             self._let_go(task, why="it could not be written out")
             raise
 
-    def _seal(self, attempt: Attempt, forwarded: Mapping[str, str]) -> Outbound:
+    def _seal(self, attempt: Attempt, forwarded: Mapping[str, str], key: str) -> Outbound:
         outbound = attempt.provider.seal(
             attempt.draft, attempt.upstream, attempt.credential, int(self._clock())
         )
         outbound.headers.update(forwarded)
+        if attempt.provider.key_header is not None:
+            outbound.headers[attempt.provider.key_header] = key
         return outbound
 
     async def _mark_sent(

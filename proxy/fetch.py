@@ -11,7 +11,8 @@ fetched for has ended, whatever ended it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Final
@@ -45,7 +46,8 @@ class Fetcher:
         self._upstreams = upstreams
         self._spool = spool
         self._settings = settings
-        self._turns = asyncio.Semaphore(settings().at_once)
+        self._busy = 0
+        self._freed = asyncio.Condition()
 
     def basket(self, longest_s: float) -> Basket:
         """Holds what one submit needs: `with fetcher.basket(…) as basket:` gives it back.
@@ -57,7 +59,7 @@ class Fetcher:
         says what is wrong, or `Unavailable` when this worker has no room for them now."""
         waits_for_a_turn = True
         try:
-            async with asyncio.timeout(max(0.0, within_s)), self._turns:
+            async with asyncio.timeout(max(0.0, within_s)), self._turn():
                 waits_for_a_turn = False
                 return await self._fetch(remote, basket)
         except TimeoutError as exc:
@@ -68,6 +70,18 @@ class Fetcher:
                     retry_after_s=RETRY_AFTER_S,
                 ) from exc
             raise _failed(remote, "fetching it took too long") from exc
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        async with self._freed:
+            await self._freed.wait_for(lambda: self._busy < self._settings().at_once)
+            self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            async with self._freed:
+                self._freed.notify()
 
     async def _fetch(self, remote: Remote, basket: Basket) -> Blob:
         allowed = frozenset(self._settings().allow)

@@ -33,12 +33,13 @@ def idempotency_of(headers: MultiMapping[str]) -> str | None:
         return None
     if len(said) > 1:
         raise Invalid("'Idempotency-Key' is given twice.", param="Idempotency-Key")
-    (key,) = said
+    return idempotency_hash(said[0], "Idempotency-Key")
+
+
+def idempotency_hash(key: str, param: str) -> str:
+    """The same of a key that `param` holds."""
     if not key or len(key) > MAX_KEY_CHARS or not key.isprintable():
-        raise Invalid(
-            f"'Idempotency-Key' must be 1 to {MAX_KEY_CHARS} printable characters.",
-            param="Idempotency-Key",
-        )
+        raise Invalid(f"'{param}' must be 1 to {MAX_KEY_CHARS} printable characters.", param=param)
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 

@@ -38,9 +38,16 @@ from proxy.errors import (
     RateLimited,
     TooLarge,
     Unauthenticated,
+    Unavailable,
 )
 from proxy.events import EventStreams
-from proxy.fingerprint import fingerprint, idempotency_by, idempotency_of, retries_of
+from proxy.fingerprint import (
+    fingerprint,
+    idempotency_by,
+    idempotency_hash,
+    idempotency_of,
+    retries_of,
+)
 from proxy.grants import check_webhook
 from proxy.heads import head_of, is_visit, wait_of, wants_quote
 from proxy.http import cors
@@ -71,7 +78,7 @@ from proxy.routing import EndpointTable, dialect_of, listed_models
 from proxy.scopes import check_end, check_scope, most_body_bytes, owns, sees
 from proxy.spool import Batch, Spool
 from proxy.store import Store, StoreDown
-from proxy.submission import Ask, Submitter
+from proxy.submission import Ask, Submitter, has_outcome
 from proxy.tracing import Tracing, onward
 from proxy.tracker import Tracker
 from proxy.usage import quote, usage
@@ -425,6 +432,11 @@ class Gateway:
         dialect = self._dialects[call.dialect]
         page = dialect.page(call)
         principal = admission.principal
+        key = call.query.get("idempotency_key")
+        if key is not None:
+            tasks = await self._of_key(principal, key)
+            exchange.told["reelway-lookup"] = "idempotency-key"
+            return dialect.listing(page, [self._view(t) for t in tasks], False, exchange.id)
         if page.after is not None:
             await self._check_after(principal, page.after)
         tasks, has_more = await self._store.tasks.list(
@@ -437,6 +449,20 @@ class Gateway:
             kind=page.kind,
         )
         return dialect.listing(page, [self._view(t) for t in tasks], has_more, exchange.id)
+
+    async def _of_key(self, principal: Principal, key: str) -> tuple[Task, ...]:
+        """The task that the caller's submit with this Idempotency-Key made, or none. While that
+        submit is under way nobody knows: it may be refused yet, and then there is no task."""
+        hashed = idempotency_hash(key, "idempotency_key")
+        task = await self._store.tasks.of_key(principal.token_id, principal.owner, hashed)
+        if task is None or task.deleted:
+            return ()
+        if not has_outcome(task):
+            raise Unavailable(
+                "The submit with this 'idempotency_key' is still under way; ask again.",
+                retry_after_s=1,
+            )
+        return (task,)
 
     async def _models(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission

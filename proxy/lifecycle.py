@@ -195,6 +195,8 @@ def bound(task: Task, accepted: Accepted, now_ms: int) -> Task:
         unconfirmed=False,
         bound_ms=now_ms,
         handle={**task.handle, **accepted.handle},
+        adjusted=tuple(dict.fromkeys((*task.adjusted, *accepted.adjusted))),
+        dropped=tuple(dict.fromkeys((*task.dropped, *accepted.dropped))),
     )
     if accepted.state is None:
         return named

@@ -496,6 +496,9 @@ class Accepted:
     upstream_id: str
     state: TaskState | None = None
     handle: Mapping[str, str] = field(default_factory=dict)
+    # What an upstream that is a Reelway itself changed and left out, as its headers say it.
+    adjusted: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
 Cooldown = Literal["none", "back_off", "take_out"]
@@ -621,6 +624,13 @@ class Task:
     def is_waiting(self) -> bool:
         """In a queue: accepted, and no upstream knows of it."""
         return self.stage is Stage.RESERVED and self.queue != ""
+
+
+def submit_key(task_id: str, attempt: int) -> str:
+    """The Idempotency-Key of a task's attempt. Attempt n+1 opens only after attempt n was refused,
+    so each is a request of its own: a server that keeps its answers by key would else repeat the
+    refusal for ever."""
+    return task_id if attempt <= 1 else f"{task_id}.{attempt}"
 
 
 # ---------------------------------------------------------------- one request

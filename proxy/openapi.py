@@ -54,6 +54,12 @@ _OPENAI_PAGE: Final = (
     _query("limit", {"type": "integer", "minimum": 0, "maximum": 100}, "20 if left out."),
     _query("order", {"type": "string", "enum": ["asc", "desc"]}, "By creation; desc if left out."),
     _query("after", {"type": "string"}, "The id of the last video of the page before."),
+    _query(
+        "idempotency_key",
+        {"type": "string", "minLength": 1, "maxLength": 255},
+        "Only the video that this API key submitted with this Idempotency-Key; 503 while that "
+        "submit is under way.",
+    ),
 )
 _KLING_PAGE: Final = (
     _query("pageNum", {"type": "integer", "minimum": 1, "maximum": 1000}, "From 1."),

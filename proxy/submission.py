@@ -295,7 +295,7 @@ class Submitter:
             return made
         seconds = self._config().timeouts.submit_s + self._config().timeouts.connect_s
         task = await spent(
-            exchange, "upstream", self._watch.until(taken.what, _has_outcome, seconds)
+            exchange, "upstream", self._watch.until(taken.what, has_outcome, seconds)
         )
         if task is None or (_left_nothing(task) and not again):
             return None
@@ -306,7 +306,7 @@ class Submitter:
         return int(self._clock() * 1000)
 
 
-def _has_outcome(task: Task) -> bool:
+def has_outcome(task: Task) -> bool:
     """The first submit has its answer, or has given up on one; that of a task which waits in a
     queue was the task."""
     is_under_way = task.stage in (Stage.RESERVED, Stage.SENT)

@@ -70,6 +70,12 @@ class Provider(Protocol):
         it cannot call back."""
         ...
 
+    @property
+    def key_header(self) -> str | None:
+        """The header of a submit that carries a key of the attempt, by which the upstream may
+        know a repeated one; None where it reads none."""
+        ...
+
     def draft(
         self,
         request: VideoRequest,

@@ -177,6 +177,7 @@ class Jimeng:
     operations = frozenset({Operation.CREATE})
     variants: tuple[str, ...] = ("video",)
     callback_field: str | None = None
+    key_header: str | None = None
 
     def draft(
         self,

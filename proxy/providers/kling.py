@@ -168,6 +168,7 @@ class Kling:
     operations = frozenset({Operation.CREATE})
     variants: tuple[str, ...] = ("video", "watermark")
     callback_field: str | None = "callback_url"
+    key_header: str | None = None
 
     def draft(
         self,

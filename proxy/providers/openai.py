@@ -22,9 +22,10 @@ import orjson
 from multidict import CIMultiDict
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from proxy.errors import Invalid, NotFound
+from proxy.errors import Invalid, NotFound, UpstreamFailed
 from proxy.model import (
     NO_TERMS,
+    Accepted,
     Adjustment,
     Base64,
     Cancelled,
@@ -37,6 +38,7 @@ from proxy.model import (
     Outbound,
     Outcome,
     Piece,
+    Refused,
     Remote,
     Rendered,
     Role,
@@ -46,6 +48,7 @@ from proxy.model import (
     Transient,
     Upstream,
     VideoRequest,
+    submit_key,
 )
 from proxy.providers.demands import (
     as_number,
@@ -248,6 +251,7 @@ SERVERS: Mapping[Server, Traits] = {
 
 _PATHS = {"submit": "/videos", "poll": "/videos/{id}", "content": "/videos/{id}/content"}
 _ACCEPT = {"Accept": "application/json"}
+_TOLD_CHARS = 2000
 
 # Common fields and what servers call them.
 _SOFT_FIELDS: Mapping[str, str] = {
@@ -278,6 +282,7 @@ class OpenAI:
     operations = _ALL
     variants: tuple[str, ...] = ("video", "thumbnail", "spritesheet")
     callback_field: str | None = None
+    key_header: str | None = "Idempotency-Key"
 
     def draft(
         self,
@@ -393,7 +398,14 @@ class OpenAI:
     ) -> Outcome:
         options = _options(upstream)
         door = SERVERS[options.server].door
-        return outcome(status, headers, body, door, options.refused_statuses)
+        found = outcome(status, headers, body, door, options.refused_statuses)
+        if isinstance(found, Accepted) and options.server == "reelway":
+            found = replace(
+                found,
+                adjusted=_told(headers, "reelway-adjusted"),
+                dropped=_told(headers, "reelway-dropped"),
+            )
+        return found
 
     def has_replicas(self, upstream: Upstream) -> bool:
         return SERVERS[_options(upstream).server].replicas
@@ -407,10 +419,31 @@ class OpenAI:
         return state(task, status, headers, body)
 
     def find(self, task: Task, upstream: Upstream) -> Draft | None:
-        return None  # nothing in this API carries an id of ours
+        """Only a Reelway can be asked: for the task of the Idempotency-Key that the submit had.
+        Sending the submit again under its key would find it too, but needs the whole request once
+        more, and makes a second render at a Reelway whose store has lost the key."""
+        if _options(upstream).server != "reelway":
+            return None
+        path, query = _target(upstream, "submit")
+        key = submit_key(task.id, task.attempt)
+        return Draft("GET", path, (*query, ("idempotency_key", key)), _ACCEPT)
 
     def found(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome | Transient:
-        return Transient("this provider has no lookup by our id", kind="no_lookup")
+        """The header says that this Reelway looks up by key: an older one would list any tasks."""
+        if status != 200 or headers.get("reelway-lookup") != "idempotency-key":
+            return Transient("this server does not look up by key", kind="no_lookup")
+        try:
+            tasks = orjson.loads(body)["data"]
+            wanted = orjson.dumps(tasks[0]) if tasks else None
+        except (ValueError, KeyError, TypeError, IndexError):
+            return Transient("the answer to a look-up cannot be read", kind="unreadable")
+        if wanted is None:
+            error = UpstreamFailed("The provider did not take the request; nothing was rendered.")
+            return Refused(error, elsewhere=True)
+        found = outcome(200, headers, wanted)
+        if isinstance(found, Accepted):
+            return found
+        return Transient("the answer to a look-up names no task", kind="unreadable")
 
     def content(self, task: Task, upstream: Upstream, variant: str, index: int) -> Draft | str:
         offered = SERVERS[_options(upstream).server].variants
@@ -689,6 +722,12 @@ class _Making:
         if self.request.operation is not Operation.CREATE or self.traits.json_without_file:
             return "json"
         return "multipart"
+
+
+def _told(headers: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """The items of a header that another Reelway tells its changes in, bounded."""
+    items = headers.get(name, "")[:_TOLD_CHARS].split(",")
+    return tuple(item.strip() for item in items if item.strip() and item.isprintable())
 
 
 def _member(name: str, value: str | None) -> dict[str, DraftValue]:

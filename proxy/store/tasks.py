@@ -295,6 +295,13 @@ class Tasks:
         answer = await self._batch.call("GET", keys.alias(token_id, owner, ext_id))
         return answer.decode() if isinstance(answer, bytes) else None
 
+    async def of_key(self, token_id: str, owner: str, key_sha256: str) -> Task | None:
+        """The task of the submit that came with this Idempotency-Key."""
+        answer = await self._batch.call("GET", keys.idempotency(token_id, owner, key_sha256))
+        if not isinstance(answer, bytes):
+            return None
+        return await self.get(answer.decode().partition(" ")[0])
+
     async def list(
         self,
         owner: str,

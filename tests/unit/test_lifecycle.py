@@ -46,6 +46,7 @@ from proxy.model import (
     TaskError,
     TaskState,
     Upstream,
+    submit_key,
 )
 
 T0 = 1_790_000_000_000
@@ -522,3 +523,17 @@ def test_a_webhook_tells_the_end_and_klings_every_status(
         assert hook.created_ms == NOW
     assert notice_of(old, replace(new, webhook=None)) is None
     assert notice_of(old, replace(new, deleted=True)) is None  # its owner wants no more of it
+
+
+def test_a_second_attempt_has_a_key_of_its_own() -> None:
+    """A server that keeps its answers by key would repeat the refusal of the first for ever."""
+    assert submit_key("video_1", 1) == "video_1"
+    assert submit_key("video_1", 2) == "video_1.2"
+
+
+def test_what_the_upstream_changed_as_well_is_told_once() -> None:
+    known = task(Stage.SENT, adjusted=("seconds=4>5",), dropped=("style",))
+    accepted = Accepted("up", adjusted=("seconds=4>5", "size=a>b"), dropped=("user",))
+    named = bound(known, accepted, NOW)
+    assert named.adjusted == ("seconds=4>5", "size=a>b")
+    assert named.dropped == ("style", "user")
