@@ -118,13 +118,15 @@ class Role(StrEnum):
 class Media:
     """One picture, video or sound of a request: exactly one of `url` (http, https) and `blob`.
 
-    `param` is the client's own name of the field, for error messages.
+    `param` is the client's own name of the field, for error messages; `seconds` the length of an
+    uploaded video, where it was measured.
     """
 
     role: Role
     param: str
     url: str | None = None
     blob: Blob | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

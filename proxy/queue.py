@@ -23,6 +23,7 @@ import structlog
 
 from proxy import lifecycle
 from proxy.aside import aside
+from proxy.clips import measured
 from proxy.config import Config
 from proxy.config_tables import MIB
 from proxy.dispatch import Dispatcher, Load
@@ -229,7 +230,7 @@ class Queue:
                 route,
                 config.upstreams,
                 self._providers,
-                kept.request,
+                await aside(kept.size, measured, kept.request),
                 task.id,
                 source,
                 task.model,

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
+from proxy.aside import aside
+from proxy.clips import measured
 from proxy.config import Config
 from proxy.dialects.answers import remembered
 from proxy.dispatch import Dispatcher, Load
@@ -30,7 +32,9 @@ from proxy.errors import (
 from proxy.lifecycle import fitted
 from proxy.model import (
     Exchange,
+    Operation,
     Principal,
+    Role,
     Route,
     Stage,
     Task,
@@ -121,6 +125,7 @@ class Submitter:
         try:
             if self._is_full():
                 raise StoreFull("above the memory mark")
+            ask = await _measured(ask)
             while True:
                 source = await self._source(principal, ask.request)
                 task, attempts, route = self._prepare(principal, ask, source)
@@ -140,6 +145,7 @@ class Submitter:
     async def quote(self, principal: Principal, ask: Ask) -> Task:
         """The task a submit would make; nothing is written and nothing sent. Raises what the
         client would be told of the request itself."""
+        ask = await _measured(ask)
         source = await self._source(principal, ask.request)
         task, attempts, _ = self._prepare(principal, ask, source)
         return fitted(task, attempts[0].draft, attempts[0].rendered)
@@ -216,7 +222,7 @@ class Submitter:
             idempotency=ask.idempotency,
             webhook=request.callback_url or principal.webhook,
             price=route.price,
-            hold_micro=max(price_micro(route.price, attempt.rendered) for attempt in attempts),
+            hold_micro=_hold_micro(route, attempts, request),
             trace=None if self._tracing is None else self._tracing.begun(ask.forwarded),
         )
         return task, attempts, route
@@ -304,6 +310,27 @@ class Submitter:
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
+
+
+async def _measured(ask: Ask) -> Ask:
+    if ask.request.operation is not Operation.EDIT:
+        return ask
+    return replace(ask, request=await aside(ask.size, measured, ask.request))
+
+
+def _hold_micro(route: Route, attempts: Sequence[Attempt], request: VideoRequest) -> int:
+    """The most that any of the attempts may cost."""
+    try:
+        return max(price_micro(route.price, attempt.rendered) for attempt in attempts)
+    except Invalid as fault:
+        clips = [item for item in request.media if item.role is Role.SOURCE]
+        if request.operation is not Operation.EDIT or not clips:
+            raise
+        raise Invalid(
+            f"The length of '{clips[0].param}' cannot be measured, and the price of this model "
+            "goes by seconds: send an MP4 or MOV file that is whole and not fragmented.",
+            param=clips[0].param,
+        ) from fault
 
 
 def has_outcome(task: Task) -> bool:

@@ -337,7 +337,7 @@ class OpenAI:
             _ACCEPT,
             encoding=making.encoding(),
             fields=making.fields,
-            handle=_fallbacks(request.operation, options, source),
+            handle=_fallbacks(request, options, source),
             adjusted=tuple(making.adjusted),
             dropped=tuple(making.dropped),
         )
@@ -771,13 +771,14 @@ def _sounds(draft: Draft) -> bool:
     return audio == "always" or switch
 
 
-def _fallbacks(operation: Operation, options: Options, source: Task | None) -> dict[str, str]:
+def _fallbacks(request: VideoRequest, options: Options, source: Task | None) -> dict[str, str]:
     """What is rendered when the body is silent.
 
     The server's default, where its model has it, else the longest as what it may become; for a
-    remix, edit or extension, as its source was. `frame_rate`: the server counts frames.
+    remix, edit or extension, as its source was; for an edit of an upload, as long as that was
+    measured. `frame_rate`: the server counts frames.
     """
-    traits = SERVERS[options.server]
+    operation, traits = request.operation, SERVERS[options.server]
     found: dict[str, str] = {"audio": traits.audio}
     seconds, size = traits.default_seconds, traits.default_size
     if operation is Operation.CREATE:
@@ -793,6 +794,10 @@ def _fallbacks(operation: Operation, options: Options, source: Task | None) -> d
             found["seconds"] = f"{source.seconds:g}"
         if source.size is not None:
             found["size"] = spelled(source.size)
+    elif operation is Operation.EDIT:
+        lengths = [item.seconds for item in request.media if item.role is Role.SOURCE]
+        if lengths and lengths[0] is not None:
+            found["seconds"] = f"{math.ceil(lengths[0] * 1000) / 1000:g}"
     if options.seconds is not None and not found.get("seconds"):
         found["most_seconds"] = str(options.longest)
     return {name: value for name, value in found.items() if value}

@@ -21,6 +21,7 @@ FLOORS: dict[str, int] = {
     "redaction": 1,
     "dialects": 2,
     "providers": 2,
+    "clips": 3,
     "config_source": 3,
     "config_tables": 3,
     "config_checks": 3,
