@@ -31,6 +31,7 @@ from proxy.dialects.base import View
 from proxy.dialects.fields import Fields
 from proxy.dialects.media import MemoryBlob
 from proxy.errors import Invalid
+from proxy.fetch import remotes_in, with_files
 from proxy.http.documents import json_fields
 from proxy.http.multipart import FormLimits, FormParser
 from proxy.model import (
@@ -283,6 +284,8 @@ class Place:
         return rewrite(draft, self.route)
 
     def seal(self, draft: Draft) -> Outbound:
+        files = dict.fromkeys(remotes_in(draft.fields), MemoryBlob(PNG, "image/png", "cat.png"))
+        draft = replace(draft, fields=with_files(draft.fields, files))
         return self.provider.seal(draft, self.upstream, self.upstream.credentials[0], NOW)
 
 

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS
 from proxy.dialects.fields import Fields
+from proxy.dialects.media import MemoryBlob
 from proxy.errors import Invalid, ProxyError
+from proxy.fetch import remotes_in, with_files
 from proxy.http.multipart import FormLimits, FormParser
 from proxy.model import (
     Call,
@@ -177,6 +179,8 @@ def submitted(
     draft = provider.draft(request, "video_1", upstream, model, None, terms)
     rendered = provider.rendered(draft)
     price_micro(PRICE, rendered)
+    files = dict.fromkeys(remotes_in(draft.fields), MemoryBlob(b"x"))
+    draft = replace(draft, fields=with_files(draft.fields, files))
     sent = told(provider.seal(draft, upstream, upstream.credentials[0], 1_790_000_000))
     wanted = {folded(name) for name in NAMED}
     assert {value for name, value in leaves(sent) if name in wanted} == {model}
