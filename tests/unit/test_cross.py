@@ -78,6 +78,9 @@ NOW = 1767225600
 TASK_ID = "video_00" + 46 * "a"
 LINK = "https://gateway.example.com/v1/videos/x/content?exp=1&sig=s"
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+FETCHED = MemoryBlob(
+    PNG + b"fetched", "image/png", "cat.png"
+)  # at every address that is fetched by us
 PNG64 = base64.b64encode(PNG).decode()
 JPG = b"\xff\xd8\xff\xe0\x00\x10JFIF"
 JPG64 = base64.b64encode(JPG).decode()
@@ -284,7 +287,7 @@ class Place:
         return rewrite(draft, self.route)
 
     def seal(self, draft: Draft) -> Outbound:
-        files = dict.fromkeys(remotes_in(draft.fields), MemoryBlob(PNG, "image/png", "cat.png"))
+        files = dict.fromkeys(remotes_in(draft.fields), FETCHED)
         draft = replace(draft, fields=with_files(draft.fields, files))
         return self.provider.seal(draft, self.upstream, self.upstream.credentials[0], NOW)
 
@@ -443,6 +446,8 @@ def _lost_media(request: VideoRequest, taken: Taken) -> list[str]:
     for item in request.media:
         if item.blob is None:
             mark = item.url or ""
+            if mark not in text and FETCHED.sha256 in text:
+                continue  # a server of the operator's own gets the file that stands there
         else:
             data = b"".join(item.blob.chunks())
             mark = base64.b64encode(data).decode() if not taken.body.is_form else item.blob.sha256
