@@ -163,7 +163,7 @@ def task_fail(task_id: str, reason: str, config_path: Path | None) -> None:
             )
         except (NotFound, Conflict) as refusal:
             raise click.ClickException(refusal.message) from None
-        click.echo(f"{task_id} has failed; nothing is charged.")
+        say(f"{task_id} has failed; nothing is charged.")
 
     with_store(config, go)
 
@@ -174,11 +174,11 @@ def _say_refused(refusals: Sequence[Refusal], *, as_json: bool) -> None:
         say_json({"refused": rows})
         return
     if not rows:
-        click.echo("No submit was refused lately.")
+        say("No submit was refused lately.")
         return
     names = ("AT", "OWNER", "MODEL", "UPSTREAM", "REASON", "STATUS", "MESSAGE")
     cells = [[str(row[name.lower()] or "-") for name in names] for row in rows]
-    click.echo(columns(names, cells))
+    say(columns(names, cells))
 
 
 def _without_ms(refusal: Refusal) -> dict[str, object]:

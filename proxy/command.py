@@ -84,10 +84,10 @@ def load_config(path: Path | None, needs: Sequence[Loc] | None = None) -> Config
             say(problem, err=True)
         raise SystemExit(1) from None
     for problem in config.passed_over:
-        click.echo(f"warning: {problem}", err=True)
+        say(f"warning: {problem}", err=True)
     if config.passed_over:
         mistakes = counted(len(config.passed_over), "mistake")
-        click.echo(f"Going on without what {mistakes} above would set.", err=True)
+        say(f"Going on without what {mistakes} above would set.", err=True)
     return config
 
 

@@ -101,6 +101,8 @@ class Fields:
             value = str(number)
         if not isinstance(value, str):
             raise Invalid(f"'{param}' must be a string, not {kind_of(value)}.", param=param)
+        if value.lstrip()[:1] in ("{", "["):  # servers that read JSON text would find fields in it
+            raise Invalid(f"'{param}' must be a plain word, not JSON text.", param=param)
         if _CONTROL.search(value):
             raise Invalid(f"'{param}' holds a control character.", param=param)
         if len(value) > max_chars:

@@ -513,16 +513,17 @@ class _Making:
             self.fields["prompt"] = self.request.prompt
 
     def add_seconds(self) -> None:
-        """Whole seconds in any case: the API has no others."""
+        """Whole seconds: the API has no others. None where the client counts frames and the server
+        does too, for then the frames alone are what was asked."""
         asked = self.request.seconds
-        if asked is None:
+        counts_frames = self.request.frames is not None and self.traits.frame_rate > 0
+        if asked is None or counts_frames:
             return
         if self.options.seconds is None:
             check_seconds(self.request, self.options.max_seconds)
         accepted = sorted(self.options.seconds or (max(1, math.ceil(asked)),))
         given, adjusted = fit_seconds(self.request, accepted)
-        if self.request.frames is None or not self.traits.frame_rate:
-            self.adjusted += adjusted
+        self.adjusted += adjusted
         as_integer = self.traits.integer_seconds
         if self.options.seconds_as is not None:
             as_integer = self.options.seconds_as == "integer"

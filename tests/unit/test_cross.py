@@ -430,7 +430,10 @@ def unmet(request: VideoRequest, draft: Draft, rendered: Rendered, taken: Taken)
         "n": rendered.n == request.n,
     }
     plain = ("negative_prompt", "fps", "seed", "style", "quality_level", "user", "response_format")
-    met |= {name: _is_same(body.get(name), getattr(request, name)) for name in plain}
+    named = {"quality_level": "quality" if "quality" in body else "quality_level"}
+    met |= {
+        name: _is_same(body.get(named.get(name, name)), getattr(request, name)) for name in plain
+    }
     missing = [name for name in met if getattr(request, name) is not None and not met[name]]
     for name, value in (*request.extra.items(), *request.native.items()):
         is_asked = value is not False and value not in ("", -1)

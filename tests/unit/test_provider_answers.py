@@ -272,13 +272,15 @@ def test_only_errors_can_be_listed_as_refusals(statuses: list[object]) -> None:
 
 @pytest.mark.parametrize("provider", ["openai", "kling", "jimeng"])
 def test_a_403_that_names_no_cause_is_no_verdict_on_the_account(provider: str) -> None:
-    """A firewall in front of the upstream that dislikes one prompt must not stop all others."""
+    """A firewall in front of the upstream that dislikes one prompt must not stop all others: the
+    verdict is doubtful, and counts only when a second key's request meets it too."""
     for body in (b"<html>Forbidden</html>", b"", {"error": {"message": "no"}}):
         outcome = submitted(body, 403, provider)
         assert isinstance(outcome, Refused)
-        assert (outcome.elsewhere, outcome.cooldown) == (True, "none")
+        assert (outcome.elsewhere, outcome.cooldown) == (True, "take_out")
+        assert outcome.doubtful
     assert isinstance(refused := submitted(b"", 401, provider), Refused)
-    assert refused.cooldown == "take_out"
+    assert (refused.cooldown, refused.doubtful) == ("take_out", False)
 
 
 @pytest.mark.parametrize("provider", ["openai", "kling", "jimeng"])
