@@ -89,6 +89,8 @@ def _parts(fields: Mapping[str, DraftValue]) -> Iterator[_Part]:
             yield _Part(f"{head}\r\n\r\n".encode(), value.encode())
         elif isinstance(value, Base64):
             yield _Part(f"{head}\r\n\r\n".encode(), value)
+        elif isinstance(value, Remote):  # counted by `check_form`, fetched before it is sealed
+            raise TypeError(f"the file of {name!r} was not fetched")
         else:
             kind = value.content_type
             if not _MEDIA_TYPE.fullmatch(kind):  # a client's word, which must not add headers
@@ -128,12 +130,12 @@ def _joined(parts: list[_Part], boundary: str) -> tuple[Piece, ...]:
     return (*pieces, bytes(text))
 
 
-def _flat(fields: Mapping[str, DraftValue]) -> Iterator[tuple[str, str | Blob | Base64]]:
+def _flat(fields: Mapping[str, DraftValue]) -> Iterator[tuple[str, str | Blob | Base64 | Remote]]:
     for name, value in fields.items():
         yield from _flat_value(name, value)
 
 
-def _flat_value(name: str, value: DraftValue) -> Iterator[tuple[str, str | Blob | Base64]]:
+def _flat_value(name: str, value: DraftValue) -> Iterator[tuple[str, str | Blob | Base64 | Remote]]:
     if value is None:
         return
     if isinstance(value, dict):
@@ -146,8 +148,6 @@ def _flat_value(name: str, value: DraftValue) -> Iterator[tuple[str, str | Blob 
         yield name, "true" if value else "false"
     elif isinstance(value, int | float):
         yield name, str(value)
-    elif isinstance(value, Remote):
-        raise TypeError(f"the file of {name!r} was not fetched")
     else:
         yield name, value
 
