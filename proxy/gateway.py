@@ -52,7 +52,6 @@ from proxy.grants import check_webhook
 from proxy.heads import head_of, is_visit, wait_of, wants_quote
 from proxy.http import cors
 from proxy.http.headers import forwarded
-from proxy.http.targets import check_path
 from proxy.intake import Body, check_announced, read_fields, read_whole
 from proxy.lifecycle import Schedule
 from proxy.links import Links
@@ -227,7 +226,6 @@ class Gateway:
     def _match(self, head: Head) -> Call:
         if _BAD_PATH.search(head.path):
             raise Invalid("The path holds a space or a control character.")
-        check_path(head.path)
         call = self._table.match(head.method, head.path, dict(reversed(head.query)))
         if not head.query and len(head.path) <= PATH_KEPT:
             if len(self._calls) >= ANSWERS_KEPT:

@@ -76,6 +76,9 @@ _CONTENT: Final = (
     _header("If-None-Match", "An ETag one has."),
 )
 
+# Clients resolve `.` and `..` before they send a path.
+_SEGMENT: Final[Schema] = {"type": "string", "minLength": 1, "not": {"enum": [".", ".."]}}
+
 _DOCS: Final[Mapping[tuple[DialectName, Operation], _Doc]] = {
     ("openai", Operation.CREATE): _Doc(
         "Make a video", ("Video", "Quote"), "VideoCreate", True, _SUBMIT
@@ -193,10 +196,10 @@ def _operation(
     method: str, path: str, rows: Sequence[tuple[str, DialectName, Operation]]
 ) -> Schema:
     dialect = rows[0][1]
-    kept = {**_DOCS, **_DOCS_OF_ONE} if "{" in path else _DOCS
+    kept = {**_DOCS, **_DOCS_OF_ONE} if path.endswith("}") else _DOCS
     docs = [kept[whose, operation] for _, whose, operation in rows]
     parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        {"name": name, "in": "path", "required": True, "schema": _SEGMENT}
         for name in re.findall(r"{(\w+)}", path)
     ]
     parameters += _told_apart([query for query, _, _ in rows])

@@ -1,7 +1,8 @@
 """A request's target as one path and one query, however the client wrote it (RFC 9112, 3.2).
 
 Rule: a path is normalised once, here, before anything looks at it: routes, scopes, caches, logs. A
-signature covers what the client wrote, so `Target.written` keeps that.
+signature covers what the client wrote, so `Target.written` keeps that. Dot segments are never
+resolved: whoever stands in between may have read them otherwise, and no endpoint or id is one.
 """
 
 from __future__ import annotations
@@ -10,12 +11,11 @@ import re
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from proxy.errors import EndpointNotFound
-
 _ABSOLUTE: Final = re.compile(r"(?i:https?)://([^/?#]*)(.*)", re.DOTALL)
 _ENCODED: Final = re.compile(r"%(2[DdEe]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])")
 _SLASHES: Final = re.compile("/{2,}")
 _TWICE_V1: Final = re.compile(r"(?:/v1)+(?=/v1(?:/|$))")
+_END_IN_SLASH: Final = ("/", "/jimeng/")  # documented so; `/jimeng` is a path of its own
 # A registered name, an IPv4 address or a bracketed IPv6 one, and a port (RFC 3986, 3.2.2).
 _HOST: Final = re.compile(
     r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*(?::(?P<port>[0-9]{0,5}))?"
@@ -34,8 +34,7 @@ class Target(NamedTuple):
 
 
 def read_target(target: str) -> Target:
-    """The parts of a request target whose form was checked (`fault_of`). What holds a dot segment
-    keeps its path as it was written, and matches nothing: see `check_path`."""
+    """The parts of a request target whose form was checked (`fault_of`)."""
     authority = None
     if not target.startswith("/"):
         absolute = _ABSOLUTE.fullmatch(target)
@@ -55,21 +54,14 @@ def normalised(path: str) -> str:
         "//" not in path
         and "%" not in path
         and "/v1/v1" not in path
-        and (not path.endswith("/") or path == "/")
+        and (not path.endswith("/") or path in _END_IN_SLASH)
     ):
         return path
     if "%" in path:
         path = _ENCODED.sub(lambda escape: chr(int(escape[1], 16)), path)
     path = _SLASHES.sub("/", path)
     path = _TWICE_V1.sub("", path)
-    return path.rstrip("/") or "/"
-
-
-def check_path(path: str) -> None:
-    """Refuse dot segments with `EndpointNotFound`: nobody resolves them here, whoever stands in
-    between may have."""
-    if "/." in path and any(segment in (".", "..") for segment in path.split("/")):
-        raise EndpointNotFound("The path holds a '.' or '..' segment; send it without them.")
+    return path if path in _END_IN_SLASH else path.rstrip("/")
 
 
 def fault_of(target: str) -> str | None:

@@ -634,13 +634,13 @@ async def test_a_reply_to_head_has_no_body_and_the_connection_goes_on(house: Hou
 
 HOSTILE: list[tuple[str, int, str]] = [
     ("/v1/videos/../../etc/passwd", 404, "endpoint_not_found"),
-    ("/v1/videos/..", 404, "endpoint_not_found"),
+    ("/v1/videos/..", 404, "not_found"),
     ("/v1/videos/./video_1", 404, "endpoint_not_found"),
     ("/v1/videos/../models", 404, "endpoint_not_found"),
     ("/v1/videos/%2e%2E/models", 404, "endpoint_not_found"),
     ("/v1/videos/..%2f..%2fetc%2fpasswd", 404, "not_found"),
     ("/v1/videos/video_1%2Fcontent", 404, "not_found"),
-    ("/v1/videos/%2e%2e/content", 404, "endpoint_not_found"),
+    ("/v1/videos/%2e%2e/content", 404, "not_found"),
     ("/v1/videos/%00", 404, "endpoint_not_found"),
     ("/v1/videos/a%0d%0aSet-Cookie:x", 404, "endpoint_not_found"),
     ("/v1/videos/%ff%fe", 404, "endpoint_not_found"),

@@ -24,6 +24,8 @@ with pytest.MonkeyPatch.context() as _no_home:
     _no_home.delenv("VOLC_ACCESSKEY", raising=False)
     from volcengine.ApiInfo import ApiInfo
     from volcengine.visual.VisualService import VisualService
+    from volcenginesdkcore import ApiClient, Configuration, UniversalApi, UniversalInfo
+    from volcenginesdkcore.rest import ApiException
 
 if TYPE_CHECKING:
     from tests.conftest import House, Plan
@@ -60,7 +62,9 @@ def sdk() -> Iterator[Sdk]:
 
 async def _submit(visual: VisualService, **form: object) -> str:
     answer = await asyncio.to_thread(visual.cv_sync2async_submit_task, form)
-    assert answer.keys() == {"code", "data", "message", "request_id", "status", "time_elapsed"}
+    plain = {"code", "data", "message", "request_id", "status", "time_elapsed"}
+    assert answer.keys() == plain | {"ResponseMetadata", "Result"}
+    assert answer["Result"] == answer["data"]
     assert (answer["code"], answer["status"], answer["message"]) == (10000, 10000, "Success")
     assert answer["data"].keys() == {"task_id"}
     return cast("str", answer["data"]["task_id"])
@@ -366,3 +370,36 @@ async def test_the_documented_bearer_token_works_where_the_signature_does(
     task_id = reply.json()["data"]["task_id"]
     assert (await _done(sdk(house), task_id))["video_url"]
     await one_render(house, "jimeng", task_id, dialect="jimeng")
+
+
+async def test_the_universal_api_submits_and_asks(house: House) -> None:
+    """volcengine-python-sdk's client for any API: it returns `Result`, and takes an answer without
+    `ResponseMetadata` for a failure. A refusal raises, with the words in its body."""
+    settings = Configuration()
+    settings.ak, settings.sk = house.made.record.id, house.made.secret_key
+    settings.region, settings.scheme = "cn-north-1", "http"
+    settings.host = urlsplit(house.url).netloc
+    settings.auto_retry = False
+    api = UniversalApi(ApiClient(settings))
+
+    async def call(action: str, **body: object) -> Any:
+        info = UniversalInfo(
+            method="POST",
+            service="cv",
+            version="2022-08-31",
+            action=action,
+            content_type="application/json",
+        )
+        return await asyncio.to_thread(api.do_call, info, body)
+
+    submitted = await call(_ACTIONS[0], req_key="jimeng_t2v_v30", prompt="a cat")
+    assert submitted.keys() == {"task_id"}
+    asked = {"req_key": "jimeng_t2v_v30", "task_id": submitted["task_id"]}
+    async with asyncio.timeout(_WAIT_S):
+        while (found := await call(_ACTIONS[1], **asked))["status"] != "done":
+            assert found["status"] in ("in_queue", "generating")
+    assert found["video_url"].startswith("http")
+    with pytest.raises(ApiException) as refused:
+        await call(_ACTIONS[0], req_key="nobody has this", prompt="a cat")
+    assert "nobody has this" in str(refused.value.body)
+    assert house.sim.submits("jimeng") == 1

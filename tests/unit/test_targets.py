@@ -6,8 +6,7 @@ import string
 
 import pytest
 
-from proxy.errors import EndpointNotFound
-from proxy.http.targets import Target, check_path, fault_of, is_host, normalised, read_target
+from proxy.http.targets import Target, fault_of, is_host, normalised, read_target
 
 
 @pytest.mark.parametrize(
@@ -21,7 +20,10 @@ from proxy.http.targets import Target, check_path, fault_of, is_host, normalised
         ("/kling//v1/v1/videos/text2video/", "/kling/v1/videos/text2video"),
         ("/", "/"),
         ("//", "/"),
-        ("/jimeng/", "/jimeng"),
+        ("/jimeng/", "/jimeng/"),
+        ("//jimeng//", "/jimeng/"),
+        ("/jimeng", "/jimeng"),
+        ("/v1/jimeng/", "/v1/jimeng"),
         ("/%76%31/%7Evideos%2D", "/v1/~videos-"),
         ("/v1/%76%31/videos", "/v1/videos"),
         ("/v1/videos/a%2Fb", "/v1/videos/a%2Fb"),
@@ -45,17 +47,10 @@ def test_exactly_the_unreserved_characters_are_decoded() -> None:
             assert normalised(f"/a{escape}b") == f"/a{wanted}b"
 
 
-@pytest.mark.parametrize(
-    "path", ["/.", "/..", "/v1/../x", "/v1/./x", "/%2e%2E/x", "/v1/videos/.%2e"]
-)
-def test_dot_segments_are_refused(path: str) -> None:
-    with pytest.raises(EndpointNotFound, match="segment"):
-        check_path(normalised(path))
-
-
-@pytest.mark.parametrize("path", ["/", "/.env", "/v1/videos/..a", "/v1/models/veo-3.0", "/a/..%2f"])
-def test_a_dot_in_a_word_is_just_a_dot(path: str) -> None:
-    check_path(normalised(path))
+@pytest.mark.parametrize("path", ["/.", "/..", "/v1/../x", "/v1/./x", "/v1/videos/..", "/.env"])
+def test_dot_segments_are_never_resolved(path: str) -> None:
+    assert normalised(path) == path
+    assert normalised(path.replace(".", "%2e")) == path
 
 
 @pytest.mark.parametrize(
