@@ -71,6 +71,16 @@ def owner_index(owner: str) -> str:
     return f"rw:{{{shard_of(owner)}}}:own:{owner}"
 
 
+def token_index(token_id: str, owner: str) -> str:
+    """zset: created_ms → task id, of one token."""
+    return f"rw:{{{shard_of(owner)}}}:mine:{token_id}"
+
+
+def token_indexed(token_id: str, owner: str) -> str:
+    """There when the token's index has its tasks from before there were such indexes too."""
+    return f"rw:{{{shard_of(owner)}}}:mined:{token_id}"
+
+
 def made(shard: str) -> str:
     """zset: created_ms → task id, of all owners."""
     return f"rw:{{{shard}}}:made"

@@ -48,6 +48,10 @@ _WINDOWS: Final = (32, 256)  # index entries looked at in one step of a listing:
 
 MAX_EVENT_CHARS: Final = 500
 _MOST_PULLED: Final = 10_000  # due times of one shard corrected in one step
+# A token's index is looked over once in so long, in case a worker of an older version, which does
+# not enter what it makes, ran beside one of ours.
+_INDEXED_MS: Final = 24 * 3600 * 1000
+
 KEY_LIFE_MS: Final = 24 * 3600 * 1000
 RECENT_MS: Final = 10 * 60 * 1000
 MAX_RECENT: Final = 16
@@ -98,6 +102,7 @@ def ignore_shard(_shard: str, _fault: ProxyError) -> None:
 
 _Ids: TypeAlias = list[str]  # inside the class, `list` is its method
 _Tasks: TypeAlias = list[Task]
+_Args: TypeAlias = list[Arg]
 
 
 class Tasks:
@@ -317,9 +322,13 @@ class Tasks:
 
         Deleted tasks are hidden, yet stay valid as `after`: clients delete while they page.
         `offset` counts what the listing shows. Invalid when `after` is not in it. Index entries
-        whose task has expired are dropped on the way.
+        whose task has expired are dropped on the way. A token's page costs the same however many
+        tasks its owner's other tokens have.
         """
         index = keys.owner_index(owner)
+        if token_id is not None:
+            await self._index_token(token_id, owner)
+            index = keys.token_index(token_id, owner)
         wanted = limit + 1
         shown: list[str] = []
         dead: set[str] = set()
@@ -345,10 +354,38 @@ class Tasks:
         tasks = await self.get_many(shown[:limit])
         return tuple(tasks.values()), len(shown) > limit
 
+    async def _index_token(self, token_id: str, owner: str) -> None:
+        """Put the token's tasks from before there were indexes by token into its own, once.
+
+        Any number of workers may at the same time: `reserve` enters what is new.
+        """
+        done = keys.token_indexed(token_id, owner)
+        if await self._batch.call("EXISTS", done):
+            return
+        cursor, score = "", ""
+        while True:
+            window: _Args = [cursor, score, "asc", _WINDOWS[1]]
+            answer = await self._batch.run(self._page, [keys.owner_index(owner)], window)
+            members = () if answer == 0 else _texts(answer)
+            if not members:
+                break
+            cursor, score = members[-2:]
+            own, _ = await self._sift(members[::2], None, token_id, hidden=True)
+            entries = [
+                entry
+                for member, made in zip(members[::2], members[1::2], strict=True)
+                if member in own
+                for entry in (made, member)
+            ]
+            if entries:
+                await self._batch.call("ZADD", keys.token_index(token_id, owner), "NX", *entries)
+        await self._batch.call("SET", done, 1, "PX", _INDEXED_MS)
+
     async def _sift(
-        self, ids: Sequence[str], kind: Kind | None, token_id: str | None
+        self, ids: Sequence[str], kind: Kind | None, token_id: str | None, *, hidden: bool = False
     ) -> tuple[_Ids, set[str]]:
-        """Which of `ids` a listing shows, in their order, and which have expired."""
+        """Which of `ids` a listing shows, in their order, and which have expired. With `hidden`
+        also those that were deleted."""
         marks = await asyncio.gather(
             *(
                 self._batch.call("HMGET", keys.task(task_id), "gone", "kind", "tok")
@@ -363,7 +400,7 @@ class Tasks:
             if gone is None:
                 dead.add(task_id)
             elif (
-                gone == b"0"
+                (hidden or gone == b"0")
                 and (kind is None or its_kind == kind.encode())
                 and (token_id is None or its_token == token_id.encode())
             ):

@@ -80,7 +80,7 @@ async def rest(peer: Pair) -> bytes:
 
 async def drip(peer: Pair, data: bytes) -> None:
     """One byte after the other, for as long as anybody takes them."""
-    with suppress(ConnectionError):
+    with suppress(ConnectionError, RuntimeError):  # uvloop's word for a closed transport
         while True:
             for byte in data:
                 peer[1].write(bytes([byte]))

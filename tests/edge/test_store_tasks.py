@@ -246,6 +246,59 @@ async def test_a_listing_can_be_of_one_token(store: Store) -> None:
     assert await store.tasks.list("acme", 20, token_id="other") == ((), False)
 
 
+async def looked_at(store: Store) -> int:
+    """How many records the store has been asked for the marks of."""
+    info = await store.batch.call("INFO", "commandstats")
+    assert isinstance(info, dict)
+    stats = info.get("cmdstat_hmget", {"calls": 0})
+    return int(stats["calls"])
+
+
+async def test_a_tokens_page_costs_nothing_of_its_owners_other_tasks(store: Store) -> None:
+    """Whoever has one key of a busy owner could else keep the store busy by listing."""
+    others = [new_task(created_ms=NOW + n, token_id="busy") for n in range(600)]
+    await asyncio.gather(*(reserved(store, task) for task in others))
+    mine = [await reserved(store, new_task(created_ms=NOW + n, token_id="mine")) for n in range(4)]
+    await store.tasks.list("acme", 20, token_id="mine")
+    for order, expected in (("asc", mine), ("desc", mine[::-1])):
+        before = await looked_at(store)
+        listed = await store.tasks.list("acme", 20, order, token_id="mine")  # type: ignore[arg-type]
+        assert listed == (tuple(expected), False)
+        assert await looked_at(store) - before <= 2 * len(mine)
+
+
+async def test_a_tokens_list_has_its_tasks_from_before_there_was_an_index(store: Store) -> None:
+    """Deleted ones too: a client may go on after one."""
+    tasks = [
+        await reserved(store, new_task(created_ms=NOW + n, token_id=f"tok{n % 2}"))
+        for n in range(600)
+    ]
+    await advance(store, tasks[2], Stage.FAILED, due_ms=None, deleted=True)
+    for token in ("tok0", "tok1"):
+        await store.batch.call("DEL", keys.token_index(token, "acme"))
+    new = await reserved(store, new_task(created_ms=NOW + 600, token_id="tok0"))
+    wanted = [task for task in tasks[::2] if task.id != tasks[2].id]
+    listed = await store.tasks.list("acme", 1000, "asc", token_id="tok0")
+    assert listed == ((*wanted, new), False)
+    listed = await store.tasks.list("acme", 3, "asc", tasks[2].id, token_id="tok0")
+    assert listed == (tuple(wanted[1:4]), True)
+
+
+async def test_what_expires_leaves_its_tokens_index(store: Store) -> None:
+    """By the sweep, and by the next end, also where nobody lists."""
+    index = keys.token_index("tok", "acme")
+    for _ in range(3):
+        task = await reserved(store, new_task())
+        await advance(store, task, Stage.FAILED, due_ms=None, retention_s=1)
+    assert await store.batch.call("ZCARD", index) == 3
+    assert await store.ended.sweep(NOW + 3600_000) == 3
+    assert await store.batch.call("EXISTS", index) == 0
+    old = await reserved(store, new_task(created_ms=NOW - 30 * 24 * 3600 * 1000))
+    await advance(store, old, Stage.FAILED, due_ms=None, retention_s=0)
+    await advance(store, await reserved(store, new_task()), Stage.FAILED, due_ms=None)
+    assert await store.batch.call("ZCARD", index) == 1
+
+
 async def test_a_client_may_delete_while_it_pages(store: Store) -> None:
     """Deleted tasks are hidden, yet the page after a deleted one is still found."""
     tasks = [await reserved(store, new_task(created_ms=NOW + n)) for n in range(6)]

@@ -115,6 +115,7 @@ redis.call('PEXPIRE', use, ARGV[at + 3])
 redis.call('HSET', KEYS[1], unpack(ARGV, at + 4))
 redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
 redis.call('ZADD', tag .. 'made', ARGV[2], ARGV[1])
+redis.call('ZADD', tag .. 'mine:' .. redis.call('HGET', KEYS[1], 'tok'), ARGV[2], ARGV[1])
 redis.call('RPUSH', KEYS[2], ARGV[4])
 redis.call('PUBLISH', ARGV[5], ARGV[6])
 return false

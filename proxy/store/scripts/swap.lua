@@ -48,6 +48,7 @@ if ARGV[15] == '1' then
 end
 local is_refused = ARGV[10] == '2'
 local tag, owner = string.match(KEYS[3], '^(rw:{%x+}:)own:(.*)$')
+local token = redis.call('HGET', KEYS[1], 'tok')
 if is_refused and entries > 0 then
   -- Its hold is taken back with the entry about it: nothing was sold.
   local hold = redis.call('HGET', KEYS[1], 'hold')
@@ -80,7 +81,8 @@ end
 if is_refused then
   redis.call('ZREM', KEYS[3], ARGV[1])
   redis.call('ZREM', tag .. 'made', ARGV[1])
-  local mine = tag .. 'refused:of:' .. redis.call('HGET', KEYS[1], 'tok')
+  redis.call('ZREM', tag .. 'mine:' .. token, ARGV[1])
+  local mine = tag .. 'refused:of:' .. token
   redis.call('RPUSH', mine, ARGV[1])
   redis.call('PEXPIRE', mine, ARGV[8])
   while redis.call('LLEN', mine) > 64 do
@@ -120,9 +122,11 @@ if ARGV[8] ~= '' then
     end
   end
   redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '(' .. ARGV[9])
-  -- Whom it leaves behind when it is gone: `sweep` takes it out of its owner's index then.
+  redis.call('ZREMRANGEBYSCORE', tag .. 'mine:' .. token, '-inf', '(' .. ARGV[9])
+  -- Whom it leaves behind when it is gone: `sweep` takes it out of their indexes then.
   if not is_refused then
-    redis.call('ZADD', tag .. 'end', 'NX', ARGV[12] + ARGV[8], ARGV[1] .. ' ' .. owner)
+    local left = ARGV[1] .. '|' .. token .. ' ' .. owner
+    redis.call('ZADD', tag .. 'end', 'NX', ARGV[12] + ARGV[8], left)
   end
 end
 redis.call('PUBLISH', ARGV[6], ARGV[7])
