@@ -35,7 +35,7 @@ from proxy.model import (
 from proxy.pricing import settle_micro
 
 MAX_DOUBLINGS: Final = 4
-LONGEST_RETRY_MS: Final = 600_000  # of what a provider's Retry-After puts a poll off
+LONGEST_RETRY_MS: Final = 3_600_000  # of what a provider's Retry-After puts a poll off
 CLOCK_MARGIN_MS: Final = 60_000  # by which the clocks of two machines may differ
 # Of the usual duration: from here to there a render probably ends, and is asked after often.
 NEAR_FROM: Final = 0.8

@@ -39,10 +39,14 @@ def served_by(server: Server, kind: str) -> None:
 
 @pytest.fixture
 async def held(open_house_factory: OpenHouse, plan: type[Plan]) -> AsyncIterator[House]:
-    """Renders move only when a test says so; a submit has settled at once."""
+    """Renders move only when a test says so."""
     async with open_house_factory(plan(manual=True)) as house:
-        change(house.server, submit_s=0.001, connect_s=0.001)
         yield house
+
+
+def settle(server: Server) -> None:
+    """No submit is on its way any more: a single server that says 404 may be believed."""
+    change(server, submit_s=0.001, connect_s=0.001)
 
 
 def program(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -102,8 +106,9 @@ async def in_flight(house: House) -> int:
 async def test_a_forgotten_task_fails_and_frees_its_place(held: House, kind: str) -> None:
     """By every kind of server; the client is told why, and the next task can be sent."""
     served_by(held.server, kind)
-    change(held.server, forgotten_after_s=0.2, submit_s=0.001, connect_s=0.001)
+    change(held.server, forgotten_after_s=0.2)
     task_id = await held.create()
+    settle(held.server)
     assert await in_flight(held) == 1
     held.sim.forget(await upstream_id(held, task_id))
     task = await ended(held, task_id)
@@ -123,6 +128,7 @@ async def test_one_404_is_no_end(held: House) -> None:
     change(held.server, forgotten_after_s=0.0001)
     held.sim.faults.add(Fault("status", "openai", "poll", status=404, times=1))
     task_id = await held.create()
+    settle(held.server)
     await held.sim.wait_for(lambda e: e.operation == "poll" and e.status == 200, count=3)
     task = await stored(held, task_id)
     assert (task.missing_ms, task.silent_ms, task.stage.is_final) == (None, None, False)
@@ -165,6 +171,7 @@ async def test_its_owner_s_delete_ends_a_task_that_is_not_there(held: House) -> 
     change(held.server, forgotten_after_s=0.0001)
     fault = held.sim.faults.add(Fault("hold", "openai", "poll", times=None, skip=1))
     task_id = await held.create()
+    settle(held.server)
     held.sim.forget(await upstream_id(held, task_id))
     held.server.tracker.ask_now(task_id)
     await missing(held, task_id)
