@@ -351,6 +351,7 @@ async def test_retrieve_tells_each_state_and_never_another_word(
     assert seen.to_dict(mode="json").keys() == {
         *("id", "object", "model", "status", "progress", "created_at", "completed_at"),
         *("expires_at", "prompt", "size", "seconds", "remixed_from_video_id", "error"),
+        "url",
     }
     await one_render(held, service, made.id)
     line = await held.line(lambda line: line["operation"] == "get")
