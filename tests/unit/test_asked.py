@@ -541,3 +541,13 @@ def test_a_create_that_names_a_source_video_is_refused(dialect: DialectName, nam
     with pytest.raises(Invalid, match="/v1/videos/edits") as caught:
         read(dialect, {name: "video_1"})
     assert caught.value.param == name
+
+
+@pytest.mark.parametrize("name", ["mode", "style", "quality", "response_format"])
+@pytest.mark.parametrize("dialect", ALL)
+def test_a_word_is_no_json(dialect: DialectName, name: str) -> None:
+    """A server behind us that parses texts would read fields in it that nobody has priced."""
+    for text in ('{"seconds": 60}', ' ["pro"]'):
+        with pytest.raises(Invalid, match=f"'{name}' must be") as caught:
+            read(dialect, {name: text})
+        assert caught.value.param == name
