@@ -72,7 +72,9 @@ class Watch:
                 if task is None or is_it(task) or left <= 0 or self.is_closed:
                     return task
                 # `wait`, because a waiter that leaves must not cancel what others wait for.
-                await asyncio.wait([change], timeout=min(left, self._look_s))
+                # One millisecond more: uvloop's timers count whole ones, and one that ends early
+                # would look again and again for what is left.
+                await asyncio.wait([change], timeout=min(left + 0.001, self._look_s))
 
     async def pause(self, seconds: float) -> None:
         """Sleep, unless a drain begins."""
