@@ -124,7 +124,7 @@ ALL = (
     "redis: ",
     "redis: changes are logged",
     "redis: nothing is evicted",
-    "redis: maxmemory",
+    "redis: 0% of maxmemory",
     "redis: durability is local",
     "redis: a round trip takes",
     "upstream sim-openai/a",
