@@ -19,6 +19,7 @@ from aiohttp import web
 from yarl import URL
 
 from proxy.front import judge, judge_address
+from proxy.pools import Standing
 from proxy.store import Store
 from proxy.store.promises import latency
 from tests.edge.programs import Ended, run
@@ -405,3 +406,12 @@ async def test_without_a_gateway_it_is_that_of_this_shell(tmp_path: Path, free_p
         path.write_text(path.read_text().replace(place, URL(url).authority))
         ended = await doctor(path)
     assert "of this shell; what answers on [admin] listen" in about(ended, "limits:")[1]
+
+
+async def test_an_upstream_whose_keys_are_all_out_is_an_error(house: House) -> None:
+    """The provider's answer to doctor may be fine: what the gateway holds counts as well."""
+    out = Standing("out", 1, 4_000_000_000_000, "1102")
+    assert await house.server.store.credentials.swap("sim-kling/a", Standing(), out)
+    ended = await doctor(operators(house))
+    assert ended.status == 1
+    assert ("error", "upstream sim-kling: is out (1102): it takes no submit") in findings(ended)
