@@ -185,7 +185,7 @@ SAID: dict[str, list[tuple[int, bytes, Cooldown]]] = {
             (503, 5001, "back_off"),
         ),
         (401, b"<html>", "take_out"),
-        (403, b"<html>", "take_out"),
+        (403, b"<html>", "take_out"),  # in doubt: two clients have to meet it
         (429, b"<html>", "back_off"),
     ],
     "jimeng": [
@@ -203,7 +203,7 @@ SAID: dict[str, list[tuple[int, bytes, Cooldown]]] = {
     "openai": [
         (401, b'{"error":{"message":"x","code":"invalid_api_key"}}', "take_out"),
         (402, b"", "take_out"),
-        (403, b"", "take_out"),
+        (403, b"", "take_out"),  # in doubt
         (403, b'{"error":{"message":"x","code":"model_not_available"}}', "none"),
         (404, b'{"error":{"message":"x","code":"model_not_found"}}', "none"),
         (429, b'{"error":{"message":"x","code":"rate_limit_exceeded"}}', "back_off"),

@@ -30,6 +30,7 @@ from proxy.model import (
     Unknown,
     Upstream,
 )
+from proxy.pools import WELL, Witness, after_refusal
 from proxy.providers import PROVIDERS, values
 
 NO_HEADERS: CIMultiDict[str] = CIMultiDict()
@@ -272,15 +273,15 @@ def test_only_errors_can_be_listed_as_refusals(statuses: list[object]) -> None:
 
 @pytest.mark.parametrize("provider", ["openai", "kling", "jimeng"])
 def test_a_403_that_names_no_cause_is_no_verdict_on_the_account(provider: str) -> None:
-    """A firewall in front of the upstream that dislikes one prompt must not stop all others: the
-    verdict is doubtful, and counts only when a second key's request meets it too."""
+    """A firewall in front of the upstream that dislikes one prompt must not stop all others."""
     for body in (b"<html>Forbidden</html>", b"", {"error": {"message": "no"}}):
         outcome = submitted(body, 403, provider)
         assert isinstance(outcome, Refused)
-        assert (outcome.elsewhere, outcome.cooldown) == (True, "take_out")
-        assert outcome.doubtful
+        assert (outcome.elsewhere, outcome.doubtful) == (True, True)
+        one = after_refusal(WELL, outcome, 0, witness=Witness("a", is_alone=False))
+        assert one.mood == "well", "a second client has to meet it"
     assert isinstance(refused := submitted(b"", 401, provider), Refused)
-    assert (refused.cooldown, refused.doubtful) == ("take_out", False)
+    assert refused.cooldown == "take_out"
 
 
 @pytest.mark.parametrize("provider", ["openai", "kling", "jimeng"])

@@ -95,8 +95,8 @@ MOST = Task(
     settled_micro=400_000,
     queue="kling-main",
     sent_ms=6,
-    silent_ms=7,
-    missing_ms=8,
+    missing_ms=7,
+    silent_ms=8,
     trace="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 )
 
