@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-import orjson
-
 from proxy.dialects.fields import Fields, folded, is_unset, kind_of, shown
 from proxy.errors import Invalid
+from proxy.http.documents import json_value
 from proxy.model import Json
 
 T = TypeVar("T")
@@ -110,10 +109,7 @@ def json_text(value: object, param: str) -> object:
             "send the body as JSON, or its pictures as files.",
             param=param,
         )
-    try:
-        return cast("object", orjson.loads(value))
-    except orjson.JSONDecodeError as exc:
-        raise Invalid(f"'{param}' looks like a JSON {word} but is not one.", param=param) from exc
+    return json_value(value.encode(), f"The text of '{param}'", param)
 
 
 def _metadata_of(top: Fields) -> Fields:

@@ -20,10 +20,9 @@ from hashlib import sha256
 from typing import cast
 from urllib.parse import unquote, urlsplit
 
-import orjson
-
 from proxy.dialects.fields import folded, is_blob, shown
 from proxy.errors import Invalid
+from proxy.http.documents import json_value
 from proxy.model import Blob, Media, Role
 
 ACCEPTED = "a file, an http(s) URL, a data: URL or base64"
@@ -352,6 +351,6 @@ def _json_in(text: str) -> object | None:
     if start not in ("{", "[") or len(text) > _SMALL_JSON:
         return None
     try:
-        return cast("object", orjson.loads(text))
-    except orjson.JSONDecodeError:
+        return json_value(text.encode(), "The text")
+    except (Invalid, UnicodeEncodeError):
         return None

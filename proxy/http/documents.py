@@ -61,6 +61,14 @@ def json_fields(body: bytes, charset: str | None = None) -> dict[str, object]:
 
 def json_object(text: bytes, what: str, param: str | None = None) -> dict[str, object]:
     """The object in JSON text. `what` names the text in messages: "The body", "'metadata'"."""
+    value = json_value(text, what, param)
+    if not isinstance(value, dict):
+        raise Invalid(f"{what} must be a JSON object.", param=param)
+    return cast("dict[str, object]", value)
+
+
+def json_value(text: bytes, what: str, param: str | None = None) -> Json:
+    """The value in JSON text, within the bounds of this module."""
     text = text.removeprefix(b"\xef\xbb\xbf")
     bare, cuts = _walked(text, what, param)
     try:
@@ -68,8 +76,6 @@ def json_object(text: bytes, what: str, param: str | None = None) -> dict[str, o
     except orjson.JSONDecodeError as exc:
         said = exc.msg if cuts else str(exc)  # places in what was cut would be wrong
         raise Invalid(f"{what} is not valid JSON: {said}.", param=param) from exc
-    if not isinstance(value, dict):
-        raise Invalid(f"{what} must be a JSON object.", param=param)
     _check_depth(value, what, param)
     # orjson keeps the last of two equal names and says nothing. This second pass takes whatever
     # orjson took and builds nothing; numbers stay text, since int() refuses 4301 digits.
@@ -77,7 +83,7 @@ def json_object(text: bytes, what: str, param: str | None = None) -> dict[str, o
     if cuts:
         strings = [_string(text, start, end, what, param) for start, end in cuts]
         _put_back(value, strings)
-    return cast("dict[str, object]", value)
+    return value
 
 
 def opens_object(head: bytes) -> bool | None:

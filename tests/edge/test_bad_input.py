@@ -344,7 +344,7 @@ BROKEN_FORMS = {
     ),
     "a picture twice": bad_form(
         PROMPT, file("input_reference"), file("input_reference"), END,
-        param="input_reference", says="not a list",
+        param="input_reference", says="takes a first frame only",
     ),
     "a file nobody knows": bad_form(
         PROMPT, file("thumbnail"), END, param="thumbnail", says="not a file field"

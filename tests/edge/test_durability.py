@@ -103,7 +103,10 @@ async def refused_as_unsafe(site: Site, worker: Worker, key: str) -> None:
     assert await site.events(task.id) == [
         "reserved",
         "sent attempt 1 to sim-openai/a",
-        "never sent: the store failed",
+        (
+            "never sent: the store failed; failed: not_submitted: "
+            "It was never submitted: the store failed."
+        ),
     ]
 
 

@@ -7,10 +7,12 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proxy.ground import signing_secrets
+from proxy.providers.openai import OpenAI
 from proxy.signing import sign_probe
 from proxy.sim import Fault
 from tests.edge.streams import PLACES, content, some_work, told, until
@@ -130,6 +132,10 @@ async def test_pages_of_a_granted_origin_may_read_the_timing(
 
 async def test_trace_context_is_handed_on_and_never_made_up(house: House) -> None:
     """By every request that a client's own request causes."""
+    config = house.server.config
+    stopping = OpenAI().options.model_validate({"server": "vllm-omni"})  # its DELETE stops a render
+    upstream = replace(config.upstreams["sim-openai"], options=stopping)
+    house.server.config = replace(config, upstreams={**config.upstreams, "sim-openai": upstream})
     body = '{"object": "video.deleted", "deleted": true}'
     asked: list[tuple[str, Mapping[str, str]]] = []
     trace = {"traceparent": PARENT, "tracestate": "vendor=1"}

@@ -185,7 +185,11 @@ async def test_heals_are_counted_and_those_given_up(house: House) -> None:
     assert gave_up not in counted
     assert counted[requests("content", reason="healed")] == 1
     house.sim.faults.clear()
-    add(house, OPENAI.fault("cut", at=200_000), OPENAI.fault("status", skip=1, status=404))
+    add(
+        house,
+        OPENAI.fault("cut", at=200_000),
+        OPENAI.fault("status", skip=1, status=404, times=None),
+    )
     assert not (await fetch(house, content(task_id))).whole
     assert (await grown(house, before))[gave_up] == 1
 

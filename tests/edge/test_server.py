@@ -226,7 +226,7 @@ listen = "unix:{back}"
     async with server_of(tmp_path / "config.toml", text) as server:
         assert (server.url, server.admin_url) == (f"unix:{front}", f"unix:{back}")
         assert server.public_url == "https://video.example.com"
-        for path, target, status in ((front, "/v1/models", 401), (back, "/readyz", 200)):
+        for path, target, status in ((front, "/v1/models", 401), (back, "/healthz", 200)):
             connector = aiohttp.UnixConnector(str(path))
             async with (
                 aiohttp.ClientSession(connector=connector) as client,

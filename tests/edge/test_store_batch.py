@@ -30,6 +30,7 @@ from proxy.store.hooks import Hooks
 from proxy.store.ledger import Ledger
 from proxy.store.owners import Owners
 from proxy.store.rates import Rate, Rates
+from proxy.store.refusals import Refusal, Refusals
 from proxy.store.signatures import Signatures
 from proxy.store.streams import Streams
 from proxy.store.tasks import Tasks
@@ -205,6 +206,11 @@ async def test_every_script_stays_in_one_slot(recorder: Recorder) -> None:
     assert await waiting.join("up", waits)
     assert await waiting.next("up", NOW, NOW + 1) == waits.id
     await waiting.leave("up", waits.id)
+    assert await credentials.is_alone("up/{k}", "t", NOW)
+    assert await tasks.pull_back(NOW, 0)
+    await Refusals(recorder).note(
+        Refusal(NOW, "rate", "busy", "Busy.", 429, "}{", "t", "openai", "m")
+    )
     folder = resources.files("proxy.store") / "scripts"
     written = {entry.name.removesuffix(".lua") for entry in folder.iterdir()}
     assert set(recorder.scripts) == written
