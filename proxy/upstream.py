@@ -398,6 +398,7 @@ def address_of(text: str) -> URL:
             host.encode("idna")  # too long a label is no name
         url = URL(text, encoded=True)
         url.origin()
+        _ = url.host  # raises where an xn-- label is no IDNA form
     except ValueError as exc:  # UnicodeError is one
         raise NotFetched("what the provider gave is no usable address") from exc
     return url

@@ -8,6 +8,7 @@ is therefore written out (IANA special-purpose registries, read 2026-10), on top
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Container
 from functools import lru_cache
 from ipaddress import (
@@ -76,10 +77,11 @@ def refused_target(url: str, allowed: Container[str]) -> str | None:
 
 def inner_target(url: str, allowed: Container[str]) -> str | None:
     """The host:port of this http(s) URL when it is plainly not public: `localhost`, or an address
-    in any spelling that a C library takes (`127.1`, `0x7f000001`, `2130706433`). None for every
-    other, and for a pair the operator allows."""
+    in any spelling that a C library takes (`127.1`, `0x7f000001`, `2130706433`), in any letters
+    and dots that IDNA reads as these. None for every other, and for a pair the operator allows."""
     parts = urlsplit(url)
-    host = (parts.hostname or "").rstrip(".").lower()
+    host = unicodedata.normalize("NFKC", parts.hostname or "").replace("\u3002", ".")
+    host = host.rstrip(".").lower()
     ip = _address(host) or _loose_address(host)
     is_inner = host == "localhost" or host.endswith(".localhost")
     if not is_inner and (ip is None or is_public(str(ip))):

@@ -124,6 +124,8 @@ async def test_a_header_line_of_64_kib_is_read(call: str) -> None:
         "https://" + "x" * 70 + ".example/a",
         "https://" + "\u00fc" * 70 + ".example/a",
         "https://a b.example/x",
+        "https://xn--/a.mp4",
+        "https://cdn.xn--a/a.mp4",
     ],
 )
 async def test_what_is_no_address_is_refused_by_name(text: str) -> None:

@@ -153,6 +153,9 @@ def test_only_our_own_proxies_say_who_asks(
         *("127.0.0.1", "10.1.2.3", "169.254.169.254", "[::1]", "[fd00::1]", "[64:ff9b::7f00:1]"),
         *("localhost", "LOCALHOST", "localhost.", "x.localhost", "127.0.0.1."),
         *("127.1", "127.0.1", "0177.0.0.1", "0x7f.1", "0x7F000001", "2130706433", "0"),
+        # IDNA maps other digits, letters and full stops to these (UTS 46, section 4).
+        *("\uff11\uff12\uff17.0.0.1", "127\u30020\u30020\u30021", "127\uff0e0\uff610.1"),
+        *("\u24dbocalhost", "\u2460\u2461\u2466.1", "localhost\u3002"),
     ],
 )
 def test_a_plainly_inner_address_is_known_in_every_spelling(host: str) -> None:
