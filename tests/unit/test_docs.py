@@ -357,3 +357,41 @@ def test_the_table_of_the_store_s_keys_has_every_one() -> None:
     table = page("docs/architecture.md").text.partition("## Keys in Redis")[2].partition("\n## ")[0]
     told = {part for key in re.findall(r"`([^`]*)`", table) for part in re.split(r"[:\s|]", key)}
     assert rooms_of_keys() - told == set()
+
+
+# ---------------------------------------------------------------- the threat model
+
+THREATS = page("docs/threat-model.md").text
+
+
+def test_every_test_the_threat_model_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", THREATS))
+    defined = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"(?m)^(?:async )?def (test_\w+)", path.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 50
+    assert sorted(named - defined) == []
+
+
+def test_every_attack_of_the_threat_model_has_a_wall_and_a_test() -> None:
+    tables = THREATS.split("| attack | wall | test |\n|---|---|---|\n")[1:]
+    rows = [row for table in tables for row in table.partition("\n\n")[0].splitlines()]
+    assert len(rows) > 50
+    for row in rows:
+        attack, wall, test = (cell.strip() for cell in row.strip("|").split("|"))
+        assert attack, row
+        assert wall, row
+        assert re.fullmatch(r"`test_\w+`(, `test_\w+`)*", test), row
+
+
+def test_every_limit_the_threat_model_names_is_a_setting() -> None:
+    table = THREATS.partition("## What each limit protects")[2].partition("\n## ")[0]
+    config = tomllib.loads((ROOT / "config.toml").read_text(encoding="utf-8"))
+    rows = re.findall(r"(?m)^\| (`\[\w+\] .*?) \|", table)
+    assert len(rows) > 5
+    for row in rows:
+        first, *others = re.findall(r"`([^`]*)`", row)
+        section, _, name = first.removeprefix("[").partition("] ")
+        assert {name, *others} <= set(config[section]), row
