@@ -308,6 +308,9 @@ class Unavailable(ProxyError):
 
 
 # The codes a failed task may carry (TaskError.code), each with what it tells the caller.
+# Codes of failed tasks whose client pays nothing although a provider may charge us for a render.
+PERHAPS_OWED = frozenset({"submission_unconfirmed", "lost"})
+
 FAILURES: dict[str, str] = {
     "moderation_blocked": "The provider's content rules stopped it.",
     "invalid_input": "The provider could not use the request.",

@@ -27,6 +27,7 @@ from prometheus_client.core import (
 
 from proxy import __version__
 from proxy.config import Config
+from proxy.errors import PERHAPS_OWED
 from proxy.families import (
     BUILD,
     FAMILIES,
@@ -145,7 +146,7 @@ class Metrics:
             cost, upstream = task.settled_micro or 0, task.upstream or NONE
             self._move("settle", upstream, cost)
             self._move("refund", upstream, task.hold_micro - cost)
-            if task.error is not None and task.error.code == "submission_unconfirmed":
+            if task.error is not None and task.error.code in PERHAPS_OWED:
                 self._move("loss", upstream, task.hold_micro)
 
     def _move(self, kind: str, upstream: str, micro: int) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal, TypeAlias
 
-from proxy.errors import Conflict, Invalid, NotFound, ProxyError
+from proxy.errors import PERHAPS_OWED, Conflict, Invalid, NotFound, ProxyError
 from proxy.lifecycle import failed, notice_of
 from proxy.model import NO_LIMITS, Kind, Limits, Stage, Task, TaskError
 from proxy.store import keys, usage
@@ -613,7 +613,7 @@ def _closing(task: Task) -> tuple[bytes, ...]:
     entries = [_booking(task, "settle", cost, task.updated_ms)] if cost else []
     if task.hold_micro > cost:
         entries.append(_booking(task, "refund", task.hold_micro - cost, task.updated_ms))
-    if task.error is not None and task.error.code == "submission_unconfirmed":
+    if task.error is not None and task.error.code in PERHAPS_OWED:
         # The provider may have rendered it all the same, and charge us.
         entries.append(_booking(task, "loss", task.hold_micro, task.updated_ms))
     return tuple(entries)

@@ -15,6 +15,7 @@ import pytest
 from proxy.model import Stage, Task
 from proxy.providers.openai import Options
 from proxy.sim import Fault
+from proxy.store import keys
 from tests.edge.admin_client import ask, got, refused
 from tests.edge.test_tracker import change, metric, upstream_id
 
@@ -121,6 +122,34 @@ async def test_a_forgotten_task_fails_and_frees_its_place(held: House, kind: str
     await counted(held.server, "forgotten")
     assert await in_flight(held) == 0
     assert await held.create(prompt="the next") != task_id
+
+
+PRICED = """
+[[routes]]
+model = "priced"
+upstream = "sim-openai"
+upstream_model = "sora-2"
+price = { per_video = "0.25" }
+"""
+
+
+async def test_a_lost_task_is_a_loss_for_its_operator(
+    open_house_factory: OpenHouse, plan: type[Plan]
+) -> None:
+    """Its client pays nothing; the ledger says what the provider might charge."""
+    async with open_house_factory(plan(manual=True, routes=PRICED)) as house:
+        change(house.server, forgotten_after_s=0.2)
+        task_id = await house.create("priced")
+        settle(house.server)
+        house.sim.forget(await upstream_id(house, task_id))
+        task = await ended(house, task_id)
+        bookings = [
+            (booking.kind, booking.micro)
+            async for booking in house.server.store.ledger.entries(
+                task.owner, keys.month(task.created_ms)
+            )
+        ]
+        assert sorted(bookings) == [("hold", 250_000), ("loss", 250_000), ("refund", 250_000)]
 
 
 async def test_one_404_is_no_end(held: House) -> None:

@@ -184,6 +184,11 @@ UNCONFIRMED = TaskError("submission_unconfirmed", "…")
             task(Stage.FAILED, hold_micro=700_000, settled_micro=0, error=UNCONFIRMED),
             {"refund": 0.7, "loss": 0.7},
         ),
+        (
+            Stage.IN_PROGRESS,
+            task(Stage.FAILED, hold_micro=700_000, settled_micro=0, error=TaskError("lost", "…")),
+            {"refund": 0.7, "loss": 0.7},
+        ),
         (Stage.COMPLETED, task(Stage.COMPLETED, hold_micro=700_000, settled_micro=1), {}),
         (None, task(Stage.RESERVED), {}),
     ],
