@@ -24,6 +24,7 @@ from proxy.model import (
     VideoRequest,
 )
 from proxy.providers.base import Provider
+from proxy.providers.demands import check_left_out
 from proxy.providers.parts import check_form
 from proxy.rewrite import enforce_fit, rewrite
 from proxy.routing import allowed_models, candidates, choose_route, permits
@@ -138,6 +139,7 @@ def attempts_of(
         upstream_model = route.upstream_model or model
         try:
             draft = provider.draft(request, task_id, upstream, upstream_model, source, terms)
+            check_left_out(request, draft.dropped)
             draft = rewrite(draft, route)
             enforce_fit(draft, route)
             if callback_url is not None and provider.callback_field is not None:

@@ -21,6 +21,8 @@ SECONDS = (
     *("seconds", "duration", "durationseconds", "durationsecs", "durationsec", "durationinseconds"),
     *("nseconds", "numseconds", "secs", "second", "videolength", "videoduration", "videoseconds"),
     *("length", "lengthseconds", "lengthinseconds", "cliplength", "clipduration", "durations"),
+    *("durationinsec", "durationinsecs", "videodurationseconds", "videolengthseconds", "lengths"),
+    *("clipseconds", "clipdurationseconds", "cliplengthseconds", "targetduration"),
 )
 MILLISECONDS = ("durationms", "durationmilliseconds", "durationmillis", "lengthms")
 FRAMES = (

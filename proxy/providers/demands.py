@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
-from typing import cast
+from typing import TypeGuard, cast
+
+import orjson
 
 from proxy.dialects.media import media_in
+from proxy.dialects.shape import AUTO
 from proxy.errors import Invalid, UnsupportedOperation
 from proxy.model import (
     Adjustment,
@@ -62,6 +65,22 @@ _DECISIVE: Mapping[DialectName, frozenset[str]] = {
 }
 
 _MEDIA = re.compile("image|picture|photo|video|audio|voice|mask|(first|last|start|end|tail)frame")
+# Folded names that plainly say how long or in which shape, and those that say how many videos.
+_MEASURE = re.compile(
+    r"(n|num|video|clip|output|target|max|min|total|desired|requested|generation|movie)*"
+    r"((duration|length|runtime|seconds|secs|minutes)(in)?(s|sec|secs|seconds|minutes|mins?|ms)?"
+    r"|(num|number(of)?)?frames|framecount)"
+    r"|(video|frame|screen|output|picture|image|target|display)*"
+    r"(size|dimensions?|width|height|resolution|ratio|aspect|aspectratio|orientation)"
+)
+_COUNT = re.compile(
+    r"n|(n|num|number(of)?)(variants|videos|results|outputs|samples|generations)"
+    r"|variants|count|videocount|samplecount|numoutputsperprompt|numvideosperprompt"
+)
+_WRAPPER = re.compile(
+    r"extra(body|params|parameters|args)|(generation|video)?(config|options|settings|parameters)"
+    r"|params|input|request|body|data|payload|metadata"
+)
 _NUMBER = re.compile(r"\s*[+-]?[0-9]{1,15}(\.[0-9]{1,9})?\s*")
 _RATIO = re.compile(r"([1-9][0-9]{0,4}):([1-9][0-9]{0,4})")
 _LINES = re.compile(r"([1-9][0-9]{1,4})p", re.IGNORECASE)
@@ -184,7 +203,9 @@ def literal(
         is_sent = is_free or is_passed(name, value, terms)
         if name in harmless or (is_sent and folded(name) not in taken):
             sent[name] = cast("DraftValue", value)
-        elif _is_asked(value) and (name in decisive or _MEDIA.search(folded(name))):
+        elif _is_asked(value) and (
+            name in decisive or _MEDIA.search(folded(name)) or media_in(value, name) is not None
+        ):
             raise Invalid(
                 f"'{name}' cannot be passed on with this model: leave it out, or ask for it to be "
                 "passed on its route.",
@@ -193,6 +214,58 @@ def literal(
         elif _is_asked(value):
             left.append(name)
     return sent, left
+
+
+def check_left_out(request: VideoRequest, dropped: Collection[str]) -> None:
+    """Refuse a request of which a length, a shape or a number of videos would be left out: another
+    video than was asked for would be paid."""
+    notes = request.extra.get("metadata")
+    given = {
+        **request.native,
+        **request.extra,
+        **({f"metadata.{name}": value for name, value in notes.items()} if _is_map(notes) else {}),
+    }
+    for name in dropped:
+        path = _measure_in(name, given.get(name), 3)
+        if path is not None:
+            raise Invalid(
+                f"'{path}' is not taken here: send the length as 'seconds' or 'duration', the "
+                "shape as 'size', 'aspect_ratio' or 'resolution', and one request a video, all at "
+                "the top level.",
+                param=path,
+            )
+
+
+def _measure_in(path: str, value: Json, levels: int) -> str | None:
+    """The dotted path of a length, shape or number of videos; None where there is none."""
+    name = folded(path.rpartition(".")[2])
+    if _WRAPPER.fullmatch(name) and levels:
+        members = _members(value)
+        found = (_measure_in(f"{path}.{key}", inner, levels - 1) for key, inner in members.items())
+        return next((inner for inner in found if inner is not None), None)
+    if isinstance(value, bool | dict | list) or value is None:
+        return None
+    word = str(value).strip().casefold()
+    number = as_number(word)
+    if _COUNT.fullmatch(name):
+        return path if number is not None and number > 1 else None
+    if not _MEASURE.fullmatch(name) or word in ("", *AUTO):
+        return None
+    return path if number is None or number > 0 else None
+
+
+def _members(value: Json) -> Mapping[str, Json]:
+    """Those of an object, also of one sent as its JSON text."""
+    if isinstance(value, str) and value.lstrip()[:1] == "{":
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _is_map(value: Json | None) -> TypeGuard[dict[str, Json]]:
+    return isinstance(value, dict)
 
 
 def _is_asked(value: Json) -> bool:
