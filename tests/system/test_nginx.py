@@ -482,7 +482,7 @@ async def post_video(site: Site, front: Front, key: str) -> tuple[int, bytes]:
 @ONE_LOOP
 async def test_a_submit_is_never_sent_twice_by_nginx(behind: Behind, tmp_path: Path) -> None:
     """The gateway is killed in the middle, and another one stands ready: nginx tells the client,
-    who may ask again and finds the render it has already paid for."""
+    who may ask again and finds the task of its first submit, which is not sent a second time."""
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(
             open_site(tmp_path, timeouts="submit_s = 4\nconnect_s = 1\n")
@@ -498,7 +498,9 @@ async def test_a_submit_is_never_sent_twice_by_nginx(behind: Behind, tmp_path: P
         assert (await post)[0] == 502
         assert second.lines == []
         status, body = await post_video(site, front, "k")
-        assert (status, json.loads(body)["status"]) == (200, "queued")
+        video = json.loads(body)  # nobody can ask this upstream what became of the first attempt
+        assert (status, video["status"]) == (200, "failed")
+        assert video["error"]["code"] == "submission_unconfirmed"
         assert site.submits()["openai"] == site.renders()["openai"] == 1
 
 
