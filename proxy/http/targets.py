@@ -15,6 +15,10 @@ _ABSOLUTE: Final = re.compile(r"(?i:https?)://([^/?#]*)(.*)", re.DOTALL)
 _ENCODED: Final = re.compile(r"%(2[DdEe]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])")
 _SLASHES: Final = re.compile("/{2,}")
 _TWICE_V1: Final = re.compile(r"(?:/v1)+(?=/v1(?:/|$))")
+# LiteLLM (1.110, llms/azure/videos, read 2026-11) appends the rest of a path to an address that
+# ends in `?api-version=…`, as it is or encoded.
+_AZURES_VIDEOS: Final = ("/openai/v1/videos", "/openai/videos")
+_BEHIND_VERSION: Final = re.compile(r"((?:^|&)api-version=[^&/%]*)(?:/|%2[Ff])([^&]*)")
 _END_IN_SLASH: Final = ("/", "/jimeng/")  # documented so; `/jimeng` is a path of its own
 # A registered name, an IPv4 address or a bracketed IPv6 one, and a port (RFC 3986, 3.2.2).
 _HOST: Final = re.compile(
@@ -43,7 +47,20 @@ def read_target(target: str) -> Target:
             if not target.startswith("/"):
                 target = "/" + target
     written, _, query = target.partition("?")
-    return Target(written, normalised(written), query, authority)
+    path = normalised(written)
+    if query and path in _AZURES_VIDEOS:
+        path, query = _put_back(path, query)
+    return Target(written, path, query, authority)
+
+
+def _put_back(path: str, query: str) -> tuple[str, str]:
+    """A path with what was written behind `api-version`, which no version contains. Read without it
+    a remix would be another video."""
+    found = _BEHIND_VERSION.search(query)
+    if found is None:
+        return path, query
+    rest = found[2].replace("%2F", "/").replace("%2f", "/")
+    return normalised(f"{path}/{rest}"), query[: found.end(1)] + query[found.end() :]
 
 
 def normalised(path: str) -> str:

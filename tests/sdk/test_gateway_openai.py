@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import openai
 import pytest
 from openai.types import Video
+from yarl import URL
 
 from proxy.sim import Entry, Fault, pattern, pattern_sha256
 
@@ -775,3 +777,31 @@ async def test_azures_constructions_of_the_client_work(house: House, way: str) -
 
         await asyncio.to_thread(whole_life)
     assert house.sim.submits("openai") == 1
+
+
+async def test_litellms_azure_addresses_mean_what_they_say(house: House) -> None:
+    """LiteLLM 1.110 with an `api_version` appends the video's id behind the query, encoded or not.
+    A remix so written once was another video, made from the prompt alone, and paid."""
+    videos = f"{house.url}/openai/v1/videos?api-version=preview"
+    headers = {"api-key": house.token}
+    async with aiohttp.ClientSession(headers=headers) as session:
+
+        async def asked(method: str, rest: str = "", **sent: Any) -> aiohttp.ClientResponse:
+            url = URL(videos + rest, encoded=True)
+            answer = await session.request(method, url, **sent)
+            assert answer.status == 200, await answer.text()
+            return answer
+
+        form = aiohttp.FormData({"model": "sora-2", "prompt": "a cat"}, default_to_multipart=True)
+        made = await (await asked("POST", data=form)).json()
+        ended = await (await asked("GET", f"%2F{made['id']}&wait=20")).json()
+        assert (ended["id"], ended["status"]) == (made["id"], "completed")
+        film = await (await asked("GET", f"%2F{made['id']}%2Fcontent")).read()
+        assert film == _CLIP.read_bytes()
+        told: dict[str, Any] = {"prompt": "a dog"}
+        remixed = await (await asked("POST", f"/{made['id']}/remix", json=told)).json()
+        assert remixed["remixed_from_video_id"] == made["id"]
+        edit = {**told, "video": {"id": made["id"]}}
+        assert (await (await asked("POST", "/edits", json=edit)).json())["object"] == "video"
+        assert (await (await asked("DELETE", f"%2F{made['id']}")).json())["deleted"]
+    assert [house.sim.submits("openai"), _renders(house)] == [3, 3]

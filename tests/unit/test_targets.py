@@ -69,6 +69,34 @@ def test_a_target_is_read_in_each_of_its_forms(target: str, read: Target) -> Non
 
 
 @pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        ("?api-version=preview%2Fvideo_1", "/video_1", "api-version=preview"),
+        ("?api-version=preview/video_1/remix", "/video_1/remix", "api-version=preview"),
+        ("?api-version=v1%2fvideo_1%2fcontent", "/video_1/content", "api-version=v1"),
+        ("?api-version=/edits", "/edits", "api-version="),
+        ("?a=b&api-version=v1/edits&c=d", "/edits", "a=b&api-version=v1&c=d"),
+        ("?api-version=v1/../admin", "/../admin", "api-version=v1"),
+        ("?api-version=v1/", "", "api-version=v1"),
+        ("?api-version=v1", "", "api-version=v1"),
+        ("?my-api-version=v1/edits", "", "my-api-version=v1/edits"),
+        ("?after=v1/edits", "", "after=v1/edits"),
+    ],
+)
+@pytest.mark.parametrize("videos", ["/openai/v1/videos", "/openai/videos"])
+def test_a_path_that_was_written_behind_azures_version_is_put_back(
+    videos: str, target: str, path: str, query: str
+) -> None:
+    """LiteLLM appends to an address that ends in `?api-version=…`."""
+    assert read_target(videos + target) == Target(videos, videos + path, query)
+
+
+@pytest.mark.parametrize("path", ["/v1/videos", "/openai/v1/models", "/", "/openai/v1/videos/a"])
+def test_elsewhere_a_version_with_a_slash_is_no_path(path: str) -> None:
+    assert read_target(f"{path}?api-version=v1/edits") == Target(path, path, "api-version=v1/edits")
+
+
+@pytest.mark.parametrize(
     "target",
     ["", "h:80", "ftp://h/", "http:/h/", "http:///x", "http://u@h/", "http://h:x/", "http://h/#f"],
 )
