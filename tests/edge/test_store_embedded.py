@@ -240,6 +240,28 @@ def test_a_server_on_path_comes_first(tmp_path: Path) -> None:
     assert find_server(str(tmp_path)) == valkey
 
 
+async def test_a_directory_keeps_the_server_that_wrote_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older one, that somebody installs later, cannot read its files."""
+    state, path = tmp_path / "state", tmp_path / "bin"
+    path.mkdir()
+    first = await Embedded.start(state, binary=BINARY)
+    await first.stop()
+    installed = fake_server(path, "redis-server", "Redis server v=7.0.15 sha=0 bits=64")
+    monkeypatch.setenv("PATH", str(path))
+    assert find_server() == installed
+    again = await Embedded.start(state)
+    assert again.is_running
+    await again.stop()
+    (state / "server").write_text(str(tmp_path / "gone"))
+    with pytest.raises(StoreUnusable, match="redis-server ended"):
+        await Embedded.start(state)
+    (state / "server").write_bytes(b"\xff\0")
+    with pytest.raises(StoreUnusable, match="redis-server ended"):
+        await Embedded.start(state)
+
+
 @pytest.mark.parametrize("says", ["Redis server v=6.0.16 sha=0", "hello", "v=x.y"])
 def test_an_old_server_is_passed_over_for_the_bundled_one(tmp_path: Path, says: str) -> None:
     fake_server(tmp_path, "redis-server", says)
