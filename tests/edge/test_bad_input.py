@@ -325,7 +325,7 @@ def bad_form(
 
 BROKEN_FORMS = {
     "a field twice": bad_form(
-        PROMPT, part("prompt", "b"), END, param="prompt", says="takes a first frame only"
+        PROMPT, part("prompt", "b"), END, param="prompt", says="not a list"
     ),
     "a value and an object": bad_form(
         PROMPT, part("metadata", "{}"), part("metadata[a]", "b"), END,
