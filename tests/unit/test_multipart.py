@@ -560,7 +560,10 @@ def test_another_content_type_is_a_415() -> None:
 
 # ---------------------------------------------------------------- there and back
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+# A leading byte order mark is left out: the parser takes it off.
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(
+    lambda text: not text.startswith("\ufeff")
+)
 # "%" is left out: browsers' escaping, which the parser undoes, does not escape it.
 keys = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="[]%\\"),
