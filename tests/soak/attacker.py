@@ -109,7 +109,7 @@ class Attacker:
         await asyncio.gather(*(self.left_open("POST", head, length - 64) for _ in range(8)))
 
     async def unread(self, _turn: int) -> None:
-        """Sixteen event streams and heads that never end."""
+        """Sixteen request heads that never end."""
         await asyncio.gather(*(self.left_open("GET", "X-Drip: ", 0) for _ in range(16)))
 
     async def left_open(self, method: str, lines: str, size: int) -> None:
