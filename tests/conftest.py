@@ -52,6 +52,8 @@ state_dir = "$state_dir"
 [admin]
 listen = "127.0.0.1:0"
 token = "admin-secret"
+[redis]
+$redis
 [timeouts]
 $poll
 $timeouts
@@ -238,18 +240,26 @@ class House:
 @dataclass(frozen=True)
 class Plan:
     """How a test's house differs from the usual one. Text parts are TOML; `poll` is how often
-    its tasks are asked after, the rest of `[timeouts]` is in `timeouts`; `openai` are more keys of
+    its tasks are asked after, the rest of `[timeouts]` is in `timeouts`; the store's patience is a
+    loaded machine's, but where a test makes it stand still; `openai` are more keys of
     the OpenAI-style upstream, with `$cdn` for the file host."""
 
     poll: str = "poll_first_s = 0.02\npoll_interval_s = 0.03\npoll_max_s = 0.05"
     speed: float = 500
     manual: bool = False
     sim: Mapping[str, Any] = field(default_factory=dict)
+    redis: str = "timeout_s = 5"
     timeouts: str = ""
     limits: str = ""
     sections: str = ""
     routes: str = ""
     openai: str = ""
+
+
+# For tests in which the store stands still.
+IMPATIENT = pytest.mark.parametrize(
+    "house", [Plan(redis="timeout_s = 0.5")], indirect=True, ids=["impatient"]
+)
 
 
 def write_config(path: Path, plan: Plan, sim: Simulator, listen: str) -> None:
@@ -259,6 +269,7 @@ def write_config(path: Path, plan: Plan, sim: Simulator, listen: str) -> None:
             listen=listen,
             state_dir=path.parent / "state",
             poll=plan.poll,
+            redis=plan.redis,
             timeouts=plan.timeouts,
             limits=plan.limits,
             sections=plan.sections,

@@ -21,6 +21,7 @@ from redis import exceptions as rx
 
 from proxy.errors import ProxyError
 from proxy.store.client import FOREIGN, Client, translate
+from proxy.store.deadline import deadline
 from proxy.store.faults import StoreDown, StoreFault, StoreUnsafe
 from proxy.store.observer import NOBODY, Observer
 from proxy.store.wire import Arg, wire_of
@@ -67,7 +68,7 @@ class Batcher:
     connections; await one before making another that depends on it."""
 
     def __init__(self, client: Client, timeout_s: float, observer: Observer = NOBODY) -> None:
-        self._wire = wire_of(client)
+        self._wire = wire_of(client, timeout_s)
         self._observer = observer
         self._deadline_s = 2 * timeout_s
         self._pending: list[_Call] = []
@@ -83,7 +84,7 @@ class Batcher:
         """The answers of every server that takes writes: of a Cluster's primaries, else one.
         Raises like `call` when one of them fails."""
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with deadline(self._deadline_s):
                 replies = await self._wire.send_everywhere(args)
         except FOREIGN as exc:
             raise translate(exc) from exc
@@ -116,7 +117,7 @@ class Batcher:
     async def _run_safely(self, call: _Call, wait: tuple[Arg, ...]) -> Answer:
         """WAIT speaks of what its own connection wrote: both go down one, alone."""
         try:
-            async with asyncio.timeout(self._deadline_s + SAFE_MS / 1000):
+            async with deadline(self._deadline_s + SAFE_MS / 1000):
                 answer, safe = await self._send_together([call.args, wait])
                 if isinstance(answer, rx.NoScriptError):
                     answer, safe = await self._send_together([call.in_full(), wait])
@@ -193,7 +194,7 @@ class Batcher:
         if not calls:
             return
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with deadline(self._deadline_s):
                 answers = await self._send([call.args for call in calls])
                 unloaded = [n for n, a in enumerate(answers) if isinstance(a, rx.NoScriptError)]
                 if unloaded:

@@ -1,8 +1,10 @@
 """How we connect to Redis, and what its errors mean here. The only file of policy about redis-py.
 
 Rule: nothing waits longer than twice `timeout_s`. redis-py's own defaults retry for seconds
-when Redis refuses and for a minute when it hangs, so retries are off and both socket
-time-outs are set; the batcher puts one deadline over connect, handshake and answer together.
+when Redis refuses and for a minute when it hangs, so retries are off and connecting has a
+time-out. Answers have the deadline of `wire`: redis-py's own would call a server
+silent when it was our loop that stood still. In a Cluster redis-py's is kept: a round trip
+cancelled there loses its connection.
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ def connect(url: str, timeout_s: float) -> Connections:
             where: dict[str, Any] = {**login, "db": int(db or 0)}
             sentinel = Sentinel(hosts, sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # in redis-py
             return Connections(
-                sentinel.master_for(service, **where, **options),
+                sentinel.master_for(service, **where, **patient),
                 lambda: sentinel.master_for(service, **where, **patient),
                 sentinel,
             )
@@ -100,7 +102,7 @@ def connect(url: str, timeout_s: float) -> Connections:
             )
         if scheme in ("unix", "redis", "rediss"):
             return Connections(
-                Redis.from_url(url, **options), lambda: Redis.from_url(url, **patient)
+                Redis.from_url(url, **patient), lambda: Redis.from_url(url, **patient)
             )
         raise ValueError("unknown scheme")
     except ValueError as exc:

@@ -17,6 +17,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 
 from proxy.store.client import FOREIGN, Client
+from proxy.store.deadline import deadline
 
 Arg: TypeAlias = "str | bytes | int"
 Command: TypeAlias = "tuple[Arg, ...]"
@@ -44,24 +45,29 @@ class Wire(Protocol):
         """The answers of all servers that take writes."""
 
 
-def wire_of(client: Client) -> Wire:
-    return ClusterWire(client) if isinstance(client, RedisCluster) else PlainWire(client)
+def wire_of(client: Client, timeout_s: float) -> Wire:
+    if isinstance(client, RedisCluster):
+        return ClusterWire(client)
+    return PlainWire(client, timeout_s)
 
 
 class PlainWire:
-    """One server, or the primary that Sentinels name."""
+    """One server, or the primary that Sentinels name. A round trip ends after `timeout_s`."""
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(self, client: Redis, timeout_s: float) -> None:
         self._client = client
+        self._timeout_s = timeout_s
 
     async def send(self, commands: Sequence[Command]) -> list[Reply]:
+        async with deadline(self._timeout_s):
+            return await self.send_together(commands)
+
+    async def send_together(self, commands: Sequence[Command]) -> list[Reply]:
+        """Without a deadline here: the last of them may be a WAIT."""
         async with self._client.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
             return cast("list[Reply]", await pipe.execute(raise_on_error=False))
-
-    async def send_together(self, commands: Sequence[Command]) -> list[Reply]:
-        return await self.send(commands)
 
     async def send_everywhere(self, command: Command) -> list[Reply]:
         return await self.send([command])

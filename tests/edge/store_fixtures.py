@@ -71,10 +71,10 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
 @pytest.fixture
 async def store(valkey: Embedded) -> AsyncIterator[Store]:
     """An empty store."""
-    bare = connect(valkey.url, 0.5)  # a test may have left what `Store.open` refuses
+    bare = connect(valkey.url, GUARD_S)  # a test may have left what `Store.open` refuses
     await bare.commands.execute_command("FLUSHALL")
     await bare.aclose()
-    opened = await Store.open(valkey.url)
+    opened = await Store.open(valkey.url, timeout_s=GUARD_S)
     yield opened
     await opened.close()
 
@@ -82,7 +82,7 @@ async def store(valkey: Embedded) -> AsyncIterator[Store]:
 @pytest.fixture
 async def second(store: Store, valkey: Embedded) -> AsyncIterator[Store]:
     """Another worker's view of the same store."""
-    opened = await Store.open(valkey.url)
+    opened = await Store.open(valkey.url, timeout_s=GUARD_S)
     yield opened
     await opened.close()
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import IMPATIENT
 from tests.edge.front_door import WAIT_S, store_pid
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ async def test_a_worker_that_drains_is_not_ready(house: House) -> None:
     assert (await admin(house, "/metrics")).status == 200
 
 
+@IMPATIENT
 async def test_a_worker_whose_store_hangs_is_not_ready(house: House) -> None:
     """Whoever asks has an answer all the same, and a store that is back is enough."""
     pid = await store_pid(house)

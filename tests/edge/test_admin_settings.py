@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from proxy import __version__
 from proxy.admin import app as admin_app
 from proxy.admin.gate import MOST_WRONG
+from tests.conftest import IMPATIENT
 from tests.edge.admin_client import TOKEN, ask, done, got, refused
 from tests.edge.front_door import WAIT_S, store_pid
 
@@ -54,6 +55,7 @@ async def test_the_overview_says_what_runs_and_how_it_is(
         assert seen["last_reload"] is None
 
 
+@IMPATIENT
 async def test_without_its_store_the_overview_still_answers_and_the_rest_is_503(
     house: House,
 ) -> None:

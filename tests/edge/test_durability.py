@@ -18,6 +18,7 @@ from proxy.model import Stage
 from proxy.server import Server
 from proxy.sim import Fault, pattern
 from proxy.store import Store, keys
+from tests.conftest import IMPATIENT
 from tests.edge.front_door import store_pid
 from tests.edge.store_fixtures import bundled_server
 from tests.edge.workers import Site, Worker, open_site
@@ -166,7 +167,7 @@ async def test_the_embedded_store_can_write_to_disk_before_each_submit(
     open_house_factory: OpenHouse, plan: type[Plan]
 ) -> None:
     """Not within the second that an everysec fsync may take: at once, every time."""
-    async with open_house_factory(plan(sections='[redis]\ndurability = "fsync"')) as house:
+    async with open_house_factory(plan(redis='durability = "fsync"')) as house:
         for number in range(10):
             reply = await create(house, f"key {number}")
             assert reply.status == 200, reply.body
@@ -196,6 +197,7 @@ async def listening(server: Server) -> None:
             await asyncio.sleep(0.01)
 
 
+@IMPATIENT
 async def test_while_the_store_hangs_reads_go_on_and_submits_are_told_when_to_come(
     house: House,
 ) -> None:
@@ -231,6 +233,7 @@ async def test_while_the_store_hangs_reads_go_on_and_submits_are_told_when_to_co
     assert {line["reason"] for line in refused} == {"unavailable"}
 
 
+@IMPATIENT
 async def test_a_token_revoked_after_the_return_is_refused_at_once(house: House) -> None:
     done = await house.completed()
     async with frozen(house):
@@ -247,7 +250,9 @@ async def test_a_token_revoked_after_the_return_is_refused_at_once(house: House)
 
 
 async def test_the_grace_ends(open_house_factory: OpenHouse, plan: type[Plan]) -> None:
-    async with open_house_factory(plan(timeouts="redis_grace_s = 0.001")) as house:
+    async with open_house_factory(
+        plan(redis="timeout_s = 0.5", timeouts="redis_grace_s = 0.001")
+    ) as house:
         done = await house.completed()
         async with frozen(house):
             assert (await house.get(f"/v1/videos/{done}")).status == 503

@@ -14,6 +14,7 @@ import pytest
 from proxy.pools import WELL, Standing
 from proxy.sim import Fault
 from proxy.sim.faults import Kind
+from tests.conftest import IMPATIENT
 from tests.edge.front_door import store_pid
 from tests.edge.streams import (
     OPENAI,
@@ -295,6 +296,7 @@ async def test_a_killed_embedded_store_is_counted(house: House) -> None:
     assert (await page(house))["reelway_store_restarts_total"] == 1
 
 
+@IMPATIENT
 async def test_a_store_that_does_not_answer_keeps_no_scrape_waiting(house: House) -> None:
     """The page says so, and says nothing of what it cannot know."""
     await house.create()

@@ -58,7 +58,7 @@ async def worker(
     text = text.replace(f'"{state}"', f'"{folder / "worker"}"')
     text = text.replace("[limits]", f"[limits]\n{limits}", 1)
     text = text.replace("[timeouts]", f"[timeouts]\n{timeouts}", 1)
-    text += f'\n[redis]\nurl = "{house.server.store_url}"\n'
+    text = text.replace("[redis]", f'[redis]\nurl = "{house.server.store_url}"', 1)
     path = folder / "worker.toml"
     path.write_text(text)
     log = folder / "worker.log"  # no pipe: nobody reads it, and the worker would stand at it

@@ -388,7 +388,7 @@ async def open_site(
         stack.push_async_callback(valkey.stop)
         relay = await stack.enter_async_context(Relay(folder, valkey.socket))
         url = redis or (relay.url if relayed else valkey.url)
-        store = await Store.open(redis or valkey.url)
+        store = await Store.open(redis or valkey.url, timeout_s=GUARD_S)
         stack.push_async_callback(store.close)
         await load_scripts(store)
         wanted = NewToken(name="test")

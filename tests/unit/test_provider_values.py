@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -35,6 +36,21 @@ from proxy.providers import states, values
 )  # fmt: skip
 def test_a_document_is_read_as_python_servers_write_it(body: bytes, expected: object) -> None:
     assert values.document(body) == expected
+
+
+@pytest.mark.parametrize("item", [b"[],", b"{},", b"0,", b'"",', b'{"a":1},'])
+@pytest.mark.parametrize("read", [values.document, values.exact_document])
+def test_an_answer_of_a_million_values_is_no_document(
+    read: Callable[[bytes], object], item: bytes
+) -> None:
+    body = b'{"id": "x", "k": [' + item * 1_000_000 + b"0]}"
+    assert read(body) is None
+    assert read(body.decode().encode("utf-16")) is None
+
+
+def test_a_long_text_is_not_many_values() -> None:
+    body = b'{"id": "x", "b64_json": "' + b"QUJD" * 1_000_000 + b'"}'
+    assert values.document(body) is not None
 
 
 def test_an_id_longer_than_64_bits_keeps_its_digits() -> None:
