@@ -34,7 +34,7 @@ from proxy.command import (
     say_json,
 )
 from proxy.config import Config
-from proxy.config_source import ConfigErrors
+from proxy.config.source import ConfigErrors
 from proxy.demo import DemoOptions, run_demo
 from proxy.dialects import DIALECTS
 from proxy.listener import require_c_parser

@@ -27,8 +27,8 @@ from proxy.command import (
     say_json,
 )
 from proxy.config import load
-from proxy.config_source import ConfigErrors, parse, text_of
-from proxy.config_tables import Admin, socket_address
+from proxy.config.source import ConfigErrors, parse, text_of
+from proxy.config.tables import Admin, socket_address
 from proxy.providers import PROVIDERS
 
 HEALTH_S = 5.0

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from proxy import globs, grants
+from proxy import grants
 from proxy.cli_limits import limited, limits_options, shown, span
 from proxy.command import (
     FOR_KEYS,
@@ -30,6 +30,7 @@ from proxy.config import Config
 from proxy.ground import signing_secrets
 from proxy.model import NO_LIMITS
 from proxy.plain import plain
+from proxy.providers import globs
 from proxy.routing import columns
 from proxy.signing import parse_token
 from proxy.store import Store, TokenRecord

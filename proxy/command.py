@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from proxy.config import Config, load
-from proxy.config_source import ConfigErrors, Loc
+from proxy.config.source import ConfigErrors, Loc
 from proxy.errors import ProxyError
 from proxy.ground import CannotServe, make_state_dir, new_event_loop
 from proxy.plain import plain, plain_json

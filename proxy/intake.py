@@ -19,7 +19,7 @@ from aiohttp import web
 
 from proxy.aside import aside
 from proxy.config import Config
-from proxy.config_tables import BODY_WEIGHT
+from proxy.config.tables import BODY_WEIGHT
 from proxy.errors import TooLarge, UnsupportedMediaType
 from proxy.http.documents import json_fields, opens_object
 from proxy.http.headers import content_length

@@ -25,7 +25,7 @@ from proxy import lifecycle
 from proxy.aside import aside
 from proxy.clips import measured
 from proxy.config import Config
-from proxy.config_tables import MIB
+from proxy.config.tables import MIB
 from proxy.dispatch import Dispatcher, Load
 from proxy.errors import Invalid, NotFound, ProxyError, TooManyInFlight, Unavailable
 from proxy.keyring import Keyring

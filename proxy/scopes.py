@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from proxy import globs
 from proxy.errors import AuthFault, Forbidden, Unauthenticated
 from proxy.http.addresses import is_within
 from proxy.model import NO_LIMITS, Call, Limits, Operation, Principal, Task
+from proxy.providers import globs
 
 # What an expired token is still good for.
 READING: Final = frozenset(

@@ -32,6 +32,7 @@ from proxy.admin.app import make_app
 from proxy.admin.fleet import Alone, Reloaded, WorkerInfo
 from proxy.auth import Authenticator
 from proxy.config import Config
+from proxy.config.reload import has_failed, read_again
 from proxy.content import ContentServer
 from proxy.dialects import DIALECTS
 from proxy.dispatch import Dispatcher
@@ -60,7 +61,6 @@ from proxy.model import Task
 from proxy.notify import Notifier
 from proxy.providers import PROVIDERS
 from proxy.queue import Queue
-from proxy.reload import has_failed, read_again
 from proxy.signals import let_go
 from proxy.spool import Spool
 from proxy.store import (

@@ -29,6 +29,7 @@ from proxy import systemd
 from proxy.admin.app import make_app
 from proxy.admin.fleet import Reloaded, WorkerInfo
 from proxy.config import Config
+from proxy.config.reload import has_failed, read_again
 from proxy.control import LineCut
 from proxy.crew import Crew, inheritable
 from proxy.exposition import merged
@@ -47,7 +48,6 @@ from proxy.ground import (
 from proxy.listener import address_of, bind_shared
 from proxy.logs import tune
 from proxy.metrics import Metrics
-from proxy.reload import has_failed, read_again
 from proxy.server import CUT_S
 from proxy.signals import ALL, hold, let_go
 from proxy.store import Embedded, Store

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import Final, Protocol
 
 from proxy import spans
-from proxy.config_tables import Tracing as Settings
+from proxy.config.tables import Tracing as Settings
 from proxy.errors import ProxyError
 from proxy.http.headers import forwarded
 from proxy.http.trace_context import handed_on, parse

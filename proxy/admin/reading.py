@@ -10,7 +10,7 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from proxy.admin.shapes import Body, Query
-from proxy.config_source import did_you_mean, dotted, message_of, say
+from proxy.config.source import did_you_mean, dotted, message_of, say
 from proxy.errors import BodyTimeout, Invalid, TooLarge, UnsupportedMediaType
 
 if TYPE_CHECKING:

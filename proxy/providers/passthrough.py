@@ -15,8 +15,8 @@ from typing import Final
 
 import orjson
 
-from proxy import globs
 from proxy.model import Json, Terms
+from proxy.providers import globs
 
 # What may stand as a field's name on the wire; brackets and dots reach into other fields.
 _PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")

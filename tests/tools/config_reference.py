@@ -2,8 +2,8 @@
 
     python -m tests.tools.config_reference > docs/configuration.md
 
-What a key accepts and its default come from `proxy.config_tables`, what it means from the comments
-of config.toml, when it takes effect from `proxy.reload` and from what a worker reads only while it
+What a key accepts and its default come from `proxy.config.tables`, what it means from the comments
+of config.toml, when it takes effect from `proxy.config.reload` and from what a worker reads only while it
 starts. Nothing is written twice, so nothing can disagree.
 """
 
@@ -26,10 +26,10 @@ from pydantic.fields import FieldInfo
 
 from proxy import pricing
 from proxy.config import SECTIONS
-from proxy.config_source import fields_of
-from proxy.config_tables import CredentialTable, RouteTable, ShareTable, Table, UpstreamTable
+from proxy.config.reload import WAIT, WAIT_KEYS
+from proxy.config.source import fields_of
+from proxy.config.tables import CredentialTable, RouteTable, ShareTable, Table, UpstreamTable
 from proxy.providers import PROVIDERS
-from proxy.reload import WAIT, WAIT_KEYS
 
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = "python -m tests.tools.config_reference > docs/configuration.md"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from proxy.config import SECTIONS, Config, load
-from proxy.config_source import fields_of, key_lines
-from proxy.config_tables import CredentialTable, RouteTable, UpstreamTable
+from proxy.config.source import fields_of, key_lines
+from proxy.config.tables import CredentialTable, RouteTable, UpstreamTable
 from proxy.providers import PROVIDERS
 
 FILE = Path(__file__).parents[2] / "config.toml"

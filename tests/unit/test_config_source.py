@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.config_source import (
+from proxy.config.source import (
     ConfigErrors,
     Loc,
     concerns,

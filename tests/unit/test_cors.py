@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 from multidict import CIMultiDict
 
-from proxy.config_tables import Cors
+from proxy.config.tables import Cors
 from proxy.http import cors
 
 APP = "https://app.example"

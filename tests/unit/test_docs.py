@@ -18,8 +18,9 @@ from pydantic import BaseModel
 import proxy.errors
 from proxy.cli import main
 from proxy.config import SECTIONS, load
-from proxy.config_source import fields_of
-from proxy.config_tables import CredentialTable, RouteTable, UpstreamTable
+from proxy.config.reload import WAIT_KEYS
+from proxy.config.source import fields_of
+from proxy.config.tables import CredentialTable, RouteTable, UpstreamTable
 from proxy.dialects import DIALECTS
 from proxy.errors import (
     FAILURES,
@@ -31,7 +32,6 @@ from proxy.errors import (
 )
 from proxy.providers import PROVIDERS
 from proxy.relay.base import End
-from proxy.reload import WAIT_KEYS
 from tests.tools.config_reference import COMMAND, read_at_start
 from tests.tools.config_reference import page as reference
 from tests.tools.pages import ROOT, Page, commands_in, page, pages

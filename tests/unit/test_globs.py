@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy import globs
+from proxy.providers import globs
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.config import load
-from proxy.config_source import ConfigErrors
+from proxy.config.source import ConfigErrors
 from proxy.errors import (
     BudgetExceeded,
     Invalid,

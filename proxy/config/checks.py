@@ -11,9 +11,8 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from proxy import globs
-from proxy.config_source import Findings, Loc, did_you_mean, say
-from proxy.config_tables import (
+from proxy.config.source import Findings, Loc, did_you_mean, say
+from proxy.config.tables import (
     BODY_WEIGHT,
     KEYS,
     PRICES,
@@ -29,6 +28,7 @@ from proxy.config_tables import (
     is_wildcard,
 )
 from proxy.model import Route, Upstream
+from proxy.providers import globs
 from proxy.providers.base import Provider
 
 

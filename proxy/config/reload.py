@@ -11,7 +11,7 @@ import structlog
 
 from proxy.admin.fleet import Reloaded
 from proxy.config import SECTIONS, Config, load
-from proxy.config_source import ConfigErrors
+from proxy.config.source import ConfigErrors
 from proxy.providers import PROVIDERS
 
 # What is bound or opened at the start, and of other sections what is taken along then.

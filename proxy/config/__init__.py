@@ -17,8 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ValidationError
 
-from proxy import globs
-from proxy.config_checks import (
+from proxy.config.checks import (
     check_amounts,
     check_default_models,
     check_empty_keys,
@@ -29,7 +28,7 @@ from proxy.config_checks import (
     check_shadows,
     check_shares,
 )
-from proxy.config_source import (
+from proxy.config.source import (
     EMPTY,
     ConfigErrors,
     Findings,
@@ -41,7 +40,7 @@ from proxy.config_source import (
     parse,
     text_of,
 )
-from proxy.config_tables import (
+from proxy.config.tables import (
     KEYS,
     Admin,
     Billing,
@@ -62,6 +61,7 @@ from proxy.config_tables import (
     socket_address,
 )
 from proxy.model import Credential, DialectName, Json, Route, Upstream
+from proxy.providers import globs
 from proxy.providers.base import Provider
 
 __all__ = ["SECTIONS", "Config", "ConfigErrors", "Problem", "load", "socket_address"]
