@@ -38,12 +38,12 @@ from proxy.config.source import ConfigErrors
 from proxy.demo import DemoOptions, run_demo
 from proxy.dialects import DIALECTS
 from proxy.listener import require_c_parser
-from proxy.logs import capture, make_logger
 from proxy.routing import EndpointTable, columns, describe_routes, folded
 from proxy.server import Server
 from proxy.signals import EARLY, hold
 from proxy.supervisor import Supervisor, Upgrade, handed_over
-from proxy.tracing import missing
+from proxy.telemetry.logs import capture, make_logger
+from proxy.telemetry.tracing import missing
 from proxy.worker import order_of, run_worker
 
 

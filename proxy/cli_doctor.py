@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 import click
 
-from proxy.causes import cause_of
 from proxy.cli_health import connection_to
 from proxy.command import (
     config_option,
@@ -28,7 +27,6 @@ from proxy.config import Config
 from proxy.front import judge
 from proxy.ground import CannotServe, signing_secrets
 from proxy.keyring import name_of
-from proxy.metrics import Metrics
 from proxy.plain import plain
 from proxy.pools import as_a_whole, mood_now
 from proxy.probe import SKEW_S, model_for, probe
@@ -36,7 +34,9 @@ from proxy.probe import Finding as Told
 from proxy.providers import PROVIDERS
 from proxy.store import Store, StoreDown
 from proxy.store.promises import Finding, findings, latency
-from proxy.tracing import missing
+from proxy.telemetry.explain import cause_of
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.tracing import missing
 from proxy.upstream import Deadlines, Upstreams
 
 MIN_FILES = 4096  # of each process
@@ -169,7 +169,7 @@ async def _collector(config: Config) -> list[Finding]:
         return []
     why = missing(config.tracing)
     if why is None:
-        from proxy.otlp import ask
+        from proxy.telemetry.otlp import ask
 
         why = await asyncio.to_thread(ask, endpoint)
     if why is not None:

@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 import click
 from pydantic import ValidationError
 
-from proxy.causes import cause_of
 from proxy.command import (
     config_option,
     file_of,
@@ -30,6 +29,7 @@ from proxy.config import load
 from proxy.config.source import ConfigErrors, parse, text_of
 from proxy.config.tables import Admin, socket_address
 from proxy.providers import PROVIDERS
+from proxy.telemetry.explain import cause_of
 
 HEALTH_S = 5.0
 _READY = "/readyz"

@@ -34,16 +34,16 @@ from proxy.http.ranges import (
 from proxy.leases import Leases
 from proxy.listener import StreamReply, WholeReply, cut
 from proxy.memo import Memo
-from proxy.metrics import Metrics
 from proxy.mirror import Mirror
 from proxy.model import Call, Exchange, Principal, Status, Task
-from proxy.phases import server_timing, spent
 from proxy.providers.base import Provider
 from proxy.relay import PipePool, RelayOptions, Turns, usable_tiers
 from proxy.scopes import sees
 from proxy.slots import Slots
 from proxy.source import Facts, FactsCache, Opened, Source, is_same
-from proxy.tracing import Tracing, onward
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.timing import server_timing, spent
+from proxy.telemetry.tracing import Tracing, onward
 from proxy.tracker import Tracker
 from proxy.upstream import NotFetched, Upstreams, UpstreamTrouble
 

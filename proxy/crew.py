@@ -23,9 +23,9 @@ import structlog
 from proxy.children import Adopted, die_with_parent, when_ended
 from proxy.config import Config
 from proxy.control import Line, LineCut
-from proxy.exposition import merged
-from proxy.families import WORKER_DEATHS
-from proxy.metrics import Metrics
+from proxy.telemetry.metric_definitions import WORKER_DEATHS
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.metrics_merge import merged
 from proxy.worker import ORDER, Order
 
 START_S: Final = 30.0  # for a worker to serve

@@ -25,11 +25,9 @@ from proxy import lifecycle
 from proxy.aside import aside
 from proxy.config import Config
 from proxy.errors import NotFound, ProxyError, Unavailable, UpstreamUnreachable
-from proxy.families import REFUSED
 from proxy.fetch import Basket, Fetcher
 from proxy.keyring import Entry, Keyring
 from proxy.lifecycle import Schedule
-from proxy.metrics import Metrics
 from proxy.model import (
     Accepted,
     Exchange,
@@ -42,13 +40,15 @@ from proxy.model import (
     Unknown,
     submit_key,
 )
-from proxy.phases import spent
 from proxy.planning import Attempt
 from proxy.pools import Blocked, told
 from proxy.records import Records
 from proxy.store import Store, StoreDown
 from proxy.store.refusals import refusal_of
-from proxy.tracing import Tracing
+from proxy.telemetry.metric_definitions import REFUSED
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.timing import spent
+from proxy.telemetry.tracing import Tracing
 from proxy.upstream import Ambiguous, NotSent, Upstreams
 
 

@@ -14,11 +14,11 @@ import orjson
 from aiohttp import ClientConnectorCertificateError, ClientError, ClientSession, ClientTimeout
 from yarl import URL
 
-from proxy.causes import cause_of
 from proxy.drip import PAUSE_S, PROBES
 from proxy.http.addresses import is_trusted
 from proxy.signing import sign_probe
 from proxy.store.promises import Finding
+from proxy.telemetry.explain import cause_of
 
 ASK_S: Final = 10.0
 LIFE_S: Final = 60

@@ -17,7 +17,6 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from proxy import lifecycle
-from proxy.account import Account
 from proxy.aside import aside
 from proxy.auth import SIGNATURE_LIFE_S, Admission, Authenticator
 from proxy.config import Config
@@ -70,7 +69,6 @@ from proxy.model import (
     VideoRequest,
 )
 from proxy.openapi import data_document
-from proxy.phases import server_timing, spent
 from proxy.planning import route_of
 from proxy.rates import rates_of, told_of
 from proxy.routing import EndpointTable, dialect_of, listed_models
@@ -78,7 +76,9 @@ from proxy.scopes import check_end, check_scope, most_body_bytes, owns, sees
 from proxy.spool import Batch, Spool
 from proxy.store import Store, StoreDown
 from proxy.submission import Ask, Submitter, has_outcome
-from proxy.tracing import Tracing, onward
+from proxy.telemetry.access_log import Account
+from proxy.telemetry.timing import server_timing, spent
+from proxy.telemetry.tracing import Tracing, onward
 from proxy.tracker import Tracker
 from proxy.usage import quote, usage
 from proxy.watch import Watch

@@ -12,7 +12,10 @@ from typing import Final, get_args
 
 from proxy.config import Config
 from proxy.errors import ProxyError
-from proxy.families import (
+from proxy.keyring import name_of
+from proxy.pools import Mood, mood_now
+from proxy.store import Store
+from proxy.telemetry.metric_definitions import (
     LOOP_LAG,
     NONE,
     OLDEST,
@@ -25,10 +28,7 @@ from proxy.families import (
     Family,
     Labels,
 )
-from proxy.keyring import name_of
-from proxy.metrics import Elders, Metrics
-from proxy.pools import Mood, mood_now
-from proxy.store import Store
+from proxy.telemetry.metrics import Elders, Metrics
 
 REFRESH_S: Final = 5.0
 NAP_S: Final = 0.5

@@ -14,9 +14,7 @@ from dataclasses import dataclass
 import structlog
 
 from proxy.errors import ProxyError, UpstreamUnreachable
-from proxy.families import SUBMITS
 from proxy.lifecycle import Schedule
-from proxy.metrics import Metrics
 from proxy.model import Accepted, Credential, Outcome, Refused, Task, Unknown, Upstream
 from proxy.pools import (
     WELL,
@@ -31,6 +29,8 @@ from proxy.pools import (
     verdict,
 )
 from proxy.store import Store
+from proxy.telemetry.metric_definitions import SUBMITS
+from proxy.telemetry.metrics import Metrics
 
 TRIES = 4  # at writing a standing that others write as well
 

@@ -22,14 +22,14 @@ import structlog
 from proxy.config import Config
 from proxy.dialects.base import Dialect, View
 from proxy.errors import Conflict, NotFound, ProxyError, Unavailable
-from proxy.families import WEBHOOKS
 from proxy.links import Links
-from proxy.metrics import Metrics
 from proxy.model import DialectName, Hook, Stage, Status, Task
 from proxy.signing import sign_webhook
 from proxy.store import Store, StoreFault, TokenRecord
+from proxy.telemetry.metric_definitions import WEBHOOKS
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.tracing import Tracing
 from proxy.tokens import webhook_secret
-from proxy.tracing import Tracing
 from proxy.upstream import Upstreams, UpstreamTrouble
 
 AT_ONCE = 256  # webhooks under way in one worker

@@ -14,9 +14,9 @@ from typing import Final, Literal
 
 import orjson
 
-from proxy.causes import cause_of
 from proxy.model import Accepted, Credential, Kind, Operation, Refused, Route, Task, Upstream
 from proxy.providers.base import Provider
+from proxy.telemetry.explain import cause_of
 from proxy.upstream import Answer, Upstreams, UpstreamTrouble
 
 NO_SUCH_TASK: Final = "reelway-probe-of-a-task-that-cannot-exist"

@@ -30,7 +30,6 @@ from proxy.dispatch import Dispatcher, Load
 from proxy.errors import Invalid, NotFound, ProxyError, TooManyInFlight, Unavailable
 from proxy.keyring import Keyring
 from proxy.lifecycle import Schedule
-from proxy.metrics import Metrics
 from proxy.model import Credential, Route, Stage, Task, TaskError, Upstream, VideoRequest
 from proxy.planning import Attempt, attempts_of, max_age_ms, places_of
 from proxy.pools import BUSY_RETRY_S
@@ -38,6 +37,7 @@ from proxy.pricing import price_micro
 from proxy.providers.base import Provider
 from proxy.store import Store
 from proxy.store.requests import MAX_BYTES, pack
+from proxy.telemetry.metrics import Metrics
 
 TICK_S: Final = 1.0  # how often it looks when nobody says that a place is free
 AT_ONCE: Final = 16  # sent by one worker at a time, each with up to 12 MiB

@@ -27,7 +27,6 @@ from prometheus_client import (
 )
 
 from proxy import systemd
-from proxy.account import Account
 from proxy.admin.app import make_app
 from proxy.admin.fleet import Alone, Reloaded, WorkerInfo
 from proxy.auth import Authenticator
@@ -37,7 +36,6 @@ from proxy.content import ContentServer
 from proxy.dialects import DIALECTS
 from proxy.dispatch import Dispatcher
 from proxy.errors import ProxyError
-from proxy.families import CONNECTIONS, LIMITED, RELOAD_FAILED, STREAMS
 from proxy.fetch import Fetcher
 from proxy.gateway import Gateway
 from proxy.gauges import Gauges, watch_loop
@@ -54,8 +52,6 @@ from proxy.leases import Leases
 from proxy.lifecycle import Schedule
 from proxy.links import Links
 from proxy.listener import Listener, ListenerOptions
-from proxy.logs import sink_of, tune
-from proxy.metrics import Metrics
 from proxy.mirror import Mirror, Reach
 from proxy.model import Task
 from proxy.notify import Notifier
@@ -72,7 +68,11 @@ from proxy.store import (
     TokenRecord,
 )
 from proxy.submission import Submitter
-from proxy.tracing import Both, Tracing, missing
+from proxy.telemetry.access_log import Account
+from proxy.telemetry.logs import sink_of, tune
+from proxy.telemetry.metric_definitions import CONNECTIONS, LIMITED, RELOAD_FAILED, STREAMS
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.tracing import Both, Tracing, missing
 from proxy.tracker import Tracker
 from proxy.upstream import Deadlines, Upstreams
 from proxy.watch import Watch
@@ -424,7 +424,7 @@ class Server:
         settings = self.config.tracing
         if settings.endpoint is None or missing(settings) is not None:
             return None
-        from proxy.otlp import OtlpExporter
+        from proxy.telemetry.otlp import OtlpExporter
 
         def warn(why: str) -> None:
             self.log.warning("traces are not exported", why=why)

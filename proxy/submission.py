@@ -40,7 +40,6 @@ from proxy.model import (
     Task,
     VideoRequest,
 )
-from proxy.phases import spent
 from proxy.planning import Attempt, attempts_of, check_addresses, route_for
 from proxy.pricing import money, price_micro
 from proxy.providers.base import Provider
@@ -48,7 +47,8 @@ from proxy.queue import Queue
 from proxy.scopes import model_limits, owns
 from proxy.store import Allowance, Store, StoreFull, Taken, Why
 from proxy.store.keys import new_task_id
-from proxy.tracing import Tracing
+from proxy.telemetry.timing import spent
+from proxy.telemetry.tracing import Tracing
 from proxy.watch import Watch
 
 

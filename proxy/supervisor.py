@@ -32,8 +32,6 @@ from proxy.config import Config
 from proxy.config.reload import has_failed, read_again
 from proxy.control import LineCut
 from proxy.crew import Crew, inheritable
-from proxy.exposition import merged
-from proxy.families import RELOAD_FAILED
 from proxy.ground import (
     CannotServe,
     bound,
@@ -46,11 +44,13 @@ from proxy.ground import (
     url_of,
 )
 from proxy.listener import address_of, bind_shared
-from proxy.logs import tune
-from proxy.metrics import Metrics
 from proxy.server import CUT_S
 from proxy.signals import ALL, hold, let_go
 from proxy.store import Embedded, Store
+from proxy.telemetry.logs import tune
+from proxy.telemetry.metric_definitions import RELOAD_FAILED
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.metrics_merge import merged
 
 HANDOVER: Final = "REELWAY_HANDOVER"
 ASK_S: Final = 1.0

@@ -23,10 +23,8 @@ import structlog
 from proxy import lifecycle
 from proxy.config import Config
 from proxy.errors import ProxyError, Unavailable
-from proxy.families import POLL_LAG, TASKS_LOST, UNKNOWN_STATES
 from proxy.keyring import Keyring
 from proxy.lifecycle import Schedule, Silence
-from proxy.metrics import Elders, Metrics
 from proxy.model import (
     Accepted,
     Credential,
@@ -45,7 +43,9 @@ from proxy.model import (
 from proxy.planning import max_age_ms, places_of, reach_of
 from proxy.providers.base import Provider
 from proxy.store import Store
-from proxy.tracing import Tracing
+from proxy.telemetry.metric_definitions import POLL_LAG, TASKS_LOST, UNKNOWN_STATES
+from proxy.telemetry.metrics import Elders, Metrics
+from proxy.telemetry.tracing import Tracing
 from proxy.turnstile import TurnedAway, Turnstile
 from proxy.upstream import Answer, Upstreams, UpstreamTrouble
 

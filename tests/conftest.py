@@ -34,11 +34,11 @@ from multidict import CIMultiDictProxy
 from proxy.config import load
 from proxy.ground import signing_secrets
 from proxy.listener import address_of, bind
-from proxy.logs import make_logger
 from proxy.model import Limits
 from proxy.providers import PROVIDERS
 from proxy.server import Server
 from proxy.sim import Settings, Simulator
+from proxy.telemetry.logs import make_logger
 from proxy.tokens import MadeToken, NewToken, create_token
 
 WAIT_S = 20.0  # only a hang gets here

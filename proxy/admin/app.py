@@ -34,8 +34,8 @@ from proxy.config import Config
 from proxy.errors import EndpointNotFound, MethodNotAllowed, ProxyError, Unavailable
 from proxy.listener import Handler as Served
 from proxy.listener import Listener, ListenerOptions
-from proxy.metrics import Metrics
 from proxy.store import Store
+from proxy.telemetry.metrics import Metrics
 from proxy.upstream import Deadlines, Upstreams
 
 Log = structlog.stdlib.BoundLogger

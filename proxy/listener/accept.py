@@ -18,7 +18,7 @@ from proxy.listener.conn import Conn, ListenerOptions
 from proxy.listener.lines import HeadFault, head_fault
 from proxy.listener.replies import WholeReply, error_reply, new_id
 from proxy.listener.sockets import BACKLOG, address_of, bind
-from proxy.metrics import Tally
+from proxy.telemetry.metrics import Tally
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.metrics import Metrics
 from proxy.model import Credential
 from proxy.pools import Standing
 from proxy.probe import SKEW_S, Finding, probe
 from proxy.providers import PROVIDERS
 from proxy.sim.faults import Fault
+from proxy.telemetry.metrics import Metrics
 from proxy.upstream import Deadlines, Upstreams
 from tests.edge.admin_client import done, got, refused
 from tests.edge.front_door import WAIT_S

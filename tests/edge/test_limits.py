@@ -12,11 +12,11 @@ import pytest
 
 from proxy.errors import RateLimited
 from proxy.leases import Leases
-from proxy.logs import make_logger
 from proxy.model import Limits, Principal
 from proxy.store import Embedded, OwnerRecord, Store
 from proxy.store.keys import streams
 from proxy.store.streams import LEASE_MS
+from proxy.telemetry.logs import make_logger
 from proxy.tokens import MadeToken
 from tests.edge.front_door import DOORS, JSON, WAIT_S, error_of, head_of, peer_of
 from tests.edge.store_fixtures import NOW, own_valkey, store, valkey

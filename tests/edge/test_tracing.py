@@ -26,9 +26,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as Sent
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from proxy.http.trace_context import TraceParent, parse
-from proxy.otlp import ask, traces_url
 from proxy.sim.faults import Fault
-from proxy.spans import attempt_id, trace_id_of
+from proxy.telemetry.otlp import ask, traces_url
+from proxy.telemetry.spans import attempt_id, trace_id_of
 from tests.edge.programs import ROOT, program, run
 from tests.edge.receivers import receiving
 
@@ -431,7 +431,7 @@ _SERVES = """
 import asyncio, io, sys
 from pathlib import Path
 from proxy.config import load
-from proxy.logs import make_logger
+from proxy.telemetry.logs import make_logger
 from proxy.providers import PROVIDERS
 from proxy.server import Server
 import proxy.cli
@@ -442,7 +442,7 @@ async def main():
 
 asyncio.run(main())
 # redis-py looks for OpenTelemetry's metrics by itself, wherever they are installed.
-ours = ("opentelemetry.exporter", "opentelemetry.sdk.trace", "proxy.otlp")
+ours = ("opentelemetry.exporter", "opentelemetry.sdk.trace", "proxy.telemetry.otlp")
 print(any(name.startswith(ours) for name in sys.modules))
 """
 _LISTEN = '[server]\nlisten = "127.0.0.1:0"\n[admin]\nlisten = "127.0.0.1:0"\n'

@@ -10,9 +10,9 @@ import pytest
 from multidict import CIMultiDict
 
 from proxy.config import load
-from proxy.metrics import Metrics
 from proxy.model import Outbound, Upstream
 from proxy.providers import PROVIDERS
+from proxy.telemetry.metrics import Metrics
 from proxy.upstream import (
     MAX_INFORMATIONAL,
     Ambiguous,

@@ -18,10 +18,10 @@ from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 from proxy.errors import NotFound
 from proxy.events import MAX_UNSENT_BYTES, EventStreams
 from proxy.listener import Listener, ListenerOptions
-from proxy.logs import make_logger
 from proxy.model import Call, Exchange, Head, Kind, Operation, Principal, Stage, Task
 from proxy.sim import Fault
 from proxy.store import StoreDown
+from proxy.telemetry.logs import make_logger
 from proxy.watch import Watch
 from tests.edge.streams import Raw, connected, connected_to, line_of, told
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import generate_latest
 
-from proxy.exposition import merged
 from proxy.sim import Fault
+from proxy.telemetry.metrics_merge import merged
 
 if TYPE_CHECKING:
     from tests.conftest import House, Plan

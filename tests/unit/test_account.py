@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from proxy.account import Account
 from proxy.config import load
-from proxy.families import ADDED, LIMITED, REQUESTS, SECONDS
-from proxy.logs import make_logger, sink_of
-from proxy.metrics import Metrics, Spread
 from proxy.model import Call, Exchange, Head, Operation, Principal
 from proxy.providers import PROVIDERS
+from proxy.telemetry.access_log import Account
+from proxy.telemetry.logs import make_logger, sink_of
+from proxy.telemetry.metric_definitions import ADDED, LIMITED, REQUESTS, SECONDS
+from proxy.telemetry.metrics import Metrics, Spread
 
 WAIT_S = 20.0  # only a hang gets here
 MS = 1_000_000

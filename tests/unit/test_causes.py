@@ -7,7 +7,7 @@ import ssl
 
 import pytest
 
-from proxy.causes import MOST, cause_of
+from proxy.telemetry.explain import MOST, cause_of
 
 
 def wrapped(outer: Exception, inner: Exception, *, explicit: bool) -> Exception:

@@ -17,9 +17,9 @@ from prometheus_client import (
 )
 
 from proxy.config import load
-from proxy.families import FAMILIES, OUTCOMES
-from proxy.metrics import Metrics
 from proxy.providers import PROVIDERS
+from proxy.telemetry.metric_definitions import FAMILIES, OUTCOMES
+from proxy.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "deploy/grafana/reelway.json").read_text())

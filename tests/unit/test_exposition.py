@@ -16,12 +16,12 @@ from prometheus_client import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy import families as m
 from proxy.config import load
-from proxy.exposition import merged
-from proxy.families import FAMILIES
-from proxy.metrics import Metrics
 from proxy.providers import PROVIDERS
+from proxy.telemetry import metric_definitions as m
+from proxy.telemetry.metric_definitions import FAMILIES
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.metrics_merge import merged
 
 CONFIG = load(None, {}, PROVIDERS)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from proxy.config import Config, load
-from proxy.logs import PIECE_BYTES, Sink, capture, make_logger, sink_of, tune
 from proxy.providers import PROVIDERS
+from proxy.telemetry.logs import PIECE_BYTES, Sink, capture, make_logger, sink_of, tune
 
 CONFIG = """
 [server]

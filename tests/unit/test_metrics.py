@@ -9,12 +9,12 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy import families as m
 from proxy.config import Config, load
-from proxy.families import FAMILIES
-from proxy.metrics import MAX_SERIES, Elders, Metrics, Spread
 from proxy.model import Kind, Operation, Stage, Task, TaskError
 from proxy.providers import PROVIDERS
+from proxy.telemetry import metric_definitions as m
+from proxy.telemetry.metric_definitions import FAMILIES
+from proxy.telemetry.metrics import MAX_SERIES, Elders, Metrics, Spread
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 UPSTREAMS = """

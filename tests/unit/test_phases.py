@@ -9,7 +9,7 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.model import Exchange, Head
-from proxy.phases import server_timing, spent
+from proxy.telemetry.timing import server_timing, spent
 
 
 def exchange(age_ms: float = 0.0) -> Exchange:

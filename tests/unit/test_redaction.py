@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from proxy.redaction import Redactor
+from proxy.telemetry.redaction import Redactor
 
 SECRET = "Zz9" * 14 + "Z"
 TOKEN = f"rw_abcdefghij234567_{SECRET}"

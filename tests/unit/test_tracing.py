@@ -31,8 +31,9 @@ from proxy.model import (
     Unknown,
     Upstream,
 )
-from proxy.redaction import Redactor
-from proxy.spans import (
+from proxy.store import LineEntry
+from proxy.telemetry.redaction import Redactor
+from proxy.telemetry.spans import (
     MAX_CHARS,
     Span,
     Timed,
@@ -49,8 +50,7 @@ from proxy.spans import (
     seat_of,
     trace_id_of,
 )
-from proxy.store import LineEntry
-from proxy.tracing import MOST_ENDS, Tracing
+from proxy.telemetry.tracing import MOST_ENDS, Tracing
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE, SPAN = PARENT[3:35], PARENT[36:52]

@@ -19,7 +19,6 @@ from multidict import CIMultiDict
 
 from proxy.config import load
 from proxy.errors import ProxyError
-from proxy.metrics import Metrics
 from proxy.model import (
     Accepted,
     Credential,
@@ -36,6 +35,7 @@ from proxy.model import (
     Upstream,
 )
 from proxy.providers import PROVIDERS
+from proxy.telemetry.metrics import Metrics
 from proxy.upstream import (
     MAX_ANSWER_BYTES,
     MAX_HOPS,

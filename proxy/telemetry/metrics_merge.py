@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from proxy.families import FAMILIES
+from proxy.telemetry.metric_definitions import FAMILIES
 
 Join = Callable[[float, float], float]
 

@@ -34,7 +34,7 @@ from proxy.model import (
     Transient,
     Upstream,
 )
-from proxy.redaction import Redactor
+from proxy.telemetry.redaction import Redactor
 
 MAX_CHARS: Final = 200  # of a path, or of what somebody has said
 MS: Final = 1_000_000  # nanoseconds

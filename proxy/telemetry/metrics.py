@@ -28,7 +28,8 @@ from prometheus_client.core import (
 from proxy import __version__
 from proxy.config import Config
 from proxy.errors import PERHAPS_OWED
-from proxy.families import (
+from proxy.model import Stage, Task
+from proxy.telemetry.metric_definitions import (
     BUILD,
     FAMILIES,
     MONEY,
@@ -39,7 +40,6 @@ from proxy.families import (
     Family,
     Labels,
 )
-from proxy.model import Stage, Task
 
 MICRO: Final = 1_000_000
 OTHER: Final = "other"

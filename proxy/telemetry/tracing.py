@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Final, Protocol
 
-from proxy import spans
 from proxy.config.tables import Tracing as Settings
 from proxy.errors import ProxyError
 from proxy.http.headers import forwarded
@@ -32,9 +31,10 @@ from proxy.model import (
     Transient,
     Upstream,
 )
-from proxy.redaction import Redactor
-from proxy.spans import Entry, Seat, Span, Timed, Words
 from proxy.store.observer import Observer
+from proxy.telemetry import spans
+from proxy.telemetry.redaction import Redactor
+from proxy.telemetry.spans import Entry, Seat, Span, Timed, Words
 
 MOST_ENDS: Final = 1000  # time lines being read; beyond it a task's end is told without
 CLOSE_S: Final = 1.0  # how long a worker that stops waits for them

@@ -17,7 +17,7 @@ import orjson
 import structlog
 
 from proxy.config import Config
-from proxy.redaction import Redactor
+from proxy.telemetry.redaction import Redactor
 
 WAIT_S: Final = 0.1
 WAIT_BYTES: Final = 65_536

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from proxy.families import ADDED, LIMITED, REQUESTS, SECONDS
-from proxy.logs import sink_of
-from proxy.metrics import Metrics, Spread, Tally
 from proxy.model import Exchange
-from proxy.redaction import Redactor
+from proxy.telemetry.logs import sink_of
+from proxy.telemetry.metric_definitions import ADDED, LIMITED, REQUESTS, SECONDS
+from proxy.telemetry.metrics import Metrics, Spread, Tally
+from proxy.telemetry.redaction import Redactor
 
 PATHS_KEPT = 4096
 PATH_KEPT = 128  # characters of a path that is worth remembering

@@ -36,8 +36,8 @@ from opentelemetry.trace import (
 )
 
 from proxy import __version__
-from proxy.causes import cause_of
-from proxy.spans import Facts, Span
+from proxy.telemetry.explain import cause_of
+from proxy.telemetry.spans import Facts, Span
 
 FLUSH_S: Final = 3.0
 QUIET_S: Final = 60.0  # between two warnings
