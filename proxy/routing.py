@@ -17,10 +17,10 @@ from textwrap import wrap
 from typing import Final, TypeVar
 from urllib.parse import unquote
 
+from proxy.cli.plain import plain
 from proxy.dialects.base import Dialect, Endpoint
 from proxy.errors import EndpointNotFound, Invalid, MethodNotAllowed
 from proxy.model import Call, Credential, DialectName, Json, Principal, Route, Upstream
-from proxy.plain import plain
 from proxy.providers import globs
 
 # ---------------------------------------------------------------- endpoints

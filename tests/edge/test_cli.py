@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from proxy.cli import main
-from proxy.command import counted
+from proxy.cli.context import counted
 from proxy.signing import parse_token
 from tests.edge.programs import GUARD_S, ROOT, Program, ask, program, run, until
 

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from yarl import URL
 
 from proxy.cli import main
-from proxy.front import judge, judge_host
+from proxy.cli.doctor_proxy_check import judge, judge_host
 from proxy.ground import signing_secrets
 from proxy.signing import sign_probe
 from proxy.store import Store

@@ -18,7 +18,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from proxy.front import judge, judge_address
+from proxy.cli.doctor_proxy_check import judge, judge_address
 from proxy.pools import Standing
 from proxy.store import Store
 from proxy.store.promises import latency

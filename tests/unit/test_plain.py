@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.command import say, say_json
-from proxy.plain import plain
+from proxy.cli.context import say, say_json
+from proxy.cli.plain import plain
 from proxy.routing import columns
 
 # Cursor, title, bell, eight-bit CSI, turned letters, lines of their own.

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from proxy.cli_limits import limited, limits_options, shown, words_of
-from proxy.command import (
+from proxy.cli.context import (
     FOR_STORE,
     InOrder,
     config_option,
@@ -17,8 +16,9 @@ from proxy.command import (
     say_json,
     with_store,
 )
+from proxy.cli.limit_options import limited, limits_options, shown, words_of
+from proxy.cli.plain import plain
 from proxy.model import Limits
-from proxy.plain import plain
 from proxy.routing import columns
 from proxy.store import OwnerRecord, Store
 

@@ -14,8 +14,7 @@ from typing import Any
 import click
 
 from proxy import grants
-from proxy.cli_limits import limited, limits_options, shown, span
-from proxy.command import (
+from proxy.cli.context import (
     FOR_KEYS,
     FOR_STORE,
     InOrder,
@@ -26,10 +25,11 @@ from proxy.command import (
     say_json,
     with_store,
 )
+from proxy.cli.limit_options import limited, limits_options, shown, span
+from proxy.cli.plain import plain
 from proxy.config import Config
 from proxy.ground import signing_secrets
 from proxy.model import NO_LIMITS
-from proxy.plain import plain
 from proxy.providers import globs
 from proxy.routing import columns
 from proxy.signing import parse_token

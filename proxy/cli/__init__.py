@@ -13,15 +13,7 @@ import structlog
 from click.shell_completion import get_completion_class
 
 from proxy import __version__, systemd
-from proxy.cli_credentials import credential
-from proxy.cli_doctor import doctor
-from proxy.cli_health import health
-from proxy.cli_hooks import webhook
-from proxy.cli_ledger import ledger, usage
-from proxy.cli_owners import owner
-from proxy.cli_tasks import task
-from proxy.cli_tokens import token
-from proxy.command import (
+from proxy.cli.context import (
     InOrder,
     config_option,
     counted,
@@ -33,9 +25,17 @@ from proxy.command import (
     say,
     say_json,
 )
+from proxy.cli.credentials import credential
+from proxy.cli.demo import DemoOptions, run_demo
+from proxy.cli.doctor import doctor
+from proxy.cli.health import health
+from proxy.cli.ledger import ledger, usage
+from proxy.cli.owners import owner
+from proxy.cli.tasks import task
+from proxy.cli.tokens import token
+from proxy.cli.webhooks import webhook
 from proxy.config import Config
 from proxy.config.source import ConfigErrors
-from proxy.demo import DemoOptions, run_demo
 from proxy.dialects import DIALECTS
 from proxy.listener import require_c_parser
 from proxy.routing import EndpointTable, columns, describe_routes, folded

@@ -13,8 +13,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from proxy.cli_health import connection_to
-from proxy.command import (
+from proxy.cli.context import (
     config_option,
     json_option,
     load_config,
@@ -23,11 +22,12 @@ from proxy.command import (
     say_json,
     with_store,
 )
+from proxy.cli.doctor_proxy_check import judge
+from proxy.cli.health import connection_to
+from proxy.cli.plain import plain
 from proxy.config import Config
-from proxy.front import judge
 from proxy.ground import CannotServe, signing_secrets
 from proxy.keyring import name_of
-from proxy.plain import plain
 from proxy.pools import as_a_whole, mood_now
 from proxy.probe import SKEW_S, model_for, probe
 from proxy.probe import Finding as Told

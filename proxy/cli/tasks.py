@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from proxy.command import (
+from proxy.cli.context import (
     FOR_STORE,
     InOrder,
     config_option,
@@ -24,10 +24,10 @@ from proxy.command import (
     when_ms,
     with_store,
 )
+from proxy.cli.plain import plain
 from proxy.errors import Conflict, NotFound
 from proxy.lifecycle import BY_OPERATOR, ended_by_operator
 from proxy.model import Status, Task
-from proxy.plain import plain
 from proxy.pricing import money
 from proxy.routing import columns
 from proxy.store import LineEntry, Place, Refusal, Store

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import click
 from pydantic import ValidationError
 
-from proxy.command import (
+from proxy.cli.context import (
     config_option,
     file_of,
     json_option,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from proxy.command import (
+from proxy.cli.context import (
     FOR_STORE,
     InOrder,
     config_option,
