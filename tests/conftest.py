@@ -32,11 +32,11 @@ from hypothesis import settings as hypothesis_settings
 from multidict import CIMultiDictProxy
 
 from proxy.config import load
-from proxy.ground import signing_secrets
 from proxy.listener import address_of, bind
 from proxy.model import Limits
 from proxy.providers import PROVIDERS
-from proxy.server import Server
+from proxy.server.bootstrap import signing_secrets
+from proxy.server.worker import Server
 from proxy.sim import Settings, Simulator
 from proxy.telemetry.logs import make_logger
 from proxy.tokens import MadeToken, NewToken, create_token

@@ -12,7 +12,7 @@ import click
 import structlog
 from click.shell_completion import get_completion_class
 
-from proxy import __version__, systemd
+from proxy import __version__
 from proxy.cli.context import (
     InOrder,
     config_option,
@@ -39,12 +39,13 @@ from proxy.config.source import ConfigErrors
 from proxy.dialects import DIALECTS
 from proxy.listener import require_c_parser
 from proxy.routing import EndpointTable, columns, describe_routes, folded
-from proxy.server import Server
-from proxy.signals import EARLY, hold
-from proxy.supervisor import Supervisor, Upgrade, handed_over
+from proxy.server import systemd
+from proxy.server.signals import EARLY, hold
+from proxy.server.supervisor import Supervisor, Upgrade, handed_over
+from proxy.server.worker import Server
+from proxy.server.worker_process import order_of, run_worker
 from proxy.telemetry.logs import capture, make_logger
 from proxy.telemetry.tracing import missing
-from proxy.worker import order_of, run_worker
 
 
 @click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})

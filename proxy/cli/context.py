@@ -18,8 +18,8 @@ from proxy.cli.plain import plain, plain_json
 from proxy.config import Config, load
 from proxy.config.source import ConfigErrors, Loc
 from proxy.errors import ProxyError
-from proxy.ground import CannotServe, make_state_dir, new_event_loop
 from proxy.providers import PROVIDERS
+from proxy.server.bootstrap import CannotServe, make_state_dir, new_event_loop
 from proxy.store import Store, StoreDown, StoreFault, StoreFull, StoreUnusable
 
 T = TypeVar("T")

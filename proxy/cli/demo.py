@@ -29,10 +29,10 @@ from string import Template
 import orjson
 
 from proxy.config import load
-from proxy.ground import CannotServe, listen_on, make_state_dir, signing_secrets
 from proxy.listener import address_of
 from proxy.providers import PROVIDERS
-from proxy.server import Server
+from proxy.server.bootstrap import CannotServe, listen_on, make_state_dir, signing_secrets
+from proxy.server.worker import Server
 from proxy.signing import parse_token, secret_key, token_hash
 from proxy.store import Store
 from proxy.telemetry.logs import capture, make_logger

@@ -26,12 +26,12 @@ from proxy.cli.doctor_proxy_check import judge
 from proxy.cli.health import connection_to
 from proxy.cli.plain import plain
 from proxy.config import Config
-from proxy.ground import CannotServe, signing_secrets
 from proxy.keyring import name_of
 from proxy.pools import as_a_whole, mood_now
 from proxy.probe import SKEW_S, model_for, probe
 from proxy.probe import Finding as Told
 from proxy.providers import PROVIDERS
+from proxy.server.bootstrap import CannotServe, signing_secrets
 from proxy.store import Store, StoreDown
 from proxy.store.promises import Finding, findings, latency
 from proxy.telemetry.explain import cause_of

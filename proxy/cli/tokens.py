@@ -28,10 +28,10 @@ from proxy.cli.context import (
 from proxy.cli.limit_options import limited, limits_options, shown, span
 from proxy.cli.plain import plain
 from proxy.config import Config
-from proxy.ground import signing_secrets
 from proxy.model import NO_LIMITS
 from proxy.providers import globs
 from proxy.routing import columns
+from proxy.server.bootstrap import signing_secrets
 from proxy.signing import parse_token
 from proxy.store import Store, TokenRecord
 from proxy.tokens import (

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Final
 
 from proxy.errors import Unavailable
+from proxy.server.embedded_store import MIN_VERSION, Embedded, parse_version
 from proxy.store import keys
 from proxy.store.batch import Answer, Batcher, Durability
 from proxy.store.client import Connections, connect
 from proxy.store.codec import Booking, LineEntry, OwnerRecord, TokenRecord
 from proxy.store.credentials import Credentials
 from proxy.store.durations import Durations
-from proxy.store.embedded import MIN_VERSION, Embedded, parse_version
 from proxy.store.ended import Ended
 from proxy.store.faults import StoreDown, StoreFault, StoreFull, StoreUnsafe, StoreUnusable
 from proxy.store.hooks import Hooks

@@ -18,7 +18,7 @@ from yarl import URL
 
 from proxy.cli import main
 from proxy.cli.doctor_proxy_check import judge, judge_host
-from proxy.ground import signing_secrets
+from proxy.server.bootstrap import signing_secrets
 from proxy.signing import sign_probe
 from proxy.store import Store
 from proxy.store.promises import Finding, findings

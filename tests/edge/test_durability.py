@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.model import Stage
-from proxy.server import Server
+from proxy.server.worker import Server
 from proxy.sim import Fault, pattern
 from proxy.store import Store, keys
 from tests.conftest import IMPATIENT

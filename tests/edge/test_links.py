@@ -11,8 +11,8 @@ import pytest
 
 from proxy.auth import Authenticator
 from proxy.errors import Forbidden
-from proxy.ground import signing_secrets
 from proxy.mirror import Mirror
+from proxy.server.bootstrap import signing_secrets
 from proxy.signing import sign_link
 from proxy.sim import pattern
 from proxy.store import OwnerRecord, TokenRecord

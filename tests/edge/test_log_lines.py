@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proxy.ground import signing_secrets
 from proxy.providers.openai import OpenAI
+from proxy.server.bootstrap import signing_secrets
 from proxy.signing import sign_probe
 from proxy.sim import Fault
 from tests.edge.streams import PLACES, content, some_work, told, until

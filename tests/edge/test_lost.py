@@ -20,7 +20,7 @@ from tests.edge.admin_client import ask, got, refused
 from tests.edge.test_tracker import change, metric, upstream_id
 
 if TYPE_CHECKING:
-    from proxy.server import Server
+    from proxy.server.worker import Server
     from tests.conftest import House, Plan
 
     OpenHouse = Callable[..., AbstractAsyncContextManager[House]]

@@ -21,10 +21,10 @@ import pytest
 import uvloop
 
 from proxy.config import load
-from proxy.ground import CannotServe, kept_secret, new_event_loop
 from proxy.listener import bind
 from proxy.providers import PROVIDERS
-from proxy.server import Server
+from proxy.server.bootstrap import CannotServe, kept_secret, new_event_loop
+from proxy.server.worker import Server
 from proxy.sim import Fault, pattern_sha256
 from proxy.sim.faults import Active
 from proxy.telemetry.logs import make_logger

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
+from proxy.server.embedded_store import Embedded
 from proxy.store import Store
 from proxy.store.deadline import deadline
-from proxy.store.embedded import Embedded
 from tests.edge.store_fixtures import valkey
 
 __all__ = ["valkey"]

@@ -16,9 +16,10 @@ import orjson
 import pytest
 
 import proxy
-from proxy.store import Embedded, Store, StoreUnusable, embedded
+from proxy.server import embedded_store as embedded
+from proxy.server.embedded_store import find_server, parse_version
+from proxy.store import Embedded, Store, StoreUnusable
 from proxy.store.codec import encode_task
-from proxy.store.embedded import find_server, parse_version
 from tests.edge.store_fixtures import (
     GUARD_S,
     NOW,

@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from proxy.cli import main
-from proxy.ground import signing_secrets
+from proxy.server.bootstrap import signing_secrets
 from proxy.store import OwnerRecord, TokenRecord
 from proxy.tokens import MadeToken, rotate_token
 from tests.edge.front_door import DOORS, JSON, WAIT_S, error_of

@@ -433,7 +433,7 @@ from pathlib import Path
 from proxy.config import load
 from proxy.telemetry.logs import make_logger
 from proxy.providers import PROVIDERS
-from proxy.server import Server
+from proxy.server.worker import Server
 import proxy.cli
 
 async def main():

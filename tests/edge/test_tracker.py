@@ -21,7 +21,7 @@ from proxy.tracker import AT_ONCE_EACH
 from tests.edge.workers import open_site
 
 if TYPE_CHECKING:
-    from proxy.server import Server
+    from proxy.server.worker import Server
     from tests.conftest import House, Plan
 
     OpenHouse = Callable[..., AbstractAsyncContextManager[House]]

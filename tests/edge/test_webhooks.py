@@ -14,8 +14,8 @@ import orjson
 import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
 
-from proxy.ground import signing_secrets
 from proxy.model import Hook
+from proxy.server.bootstrap import signing_secrets
 from proxy.sim import Fault
 from proxy.store import StoreFault, keys
 from proxy.tokens import webhook_secret

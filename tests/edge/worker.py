@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import proxy
-from proxy.ground import signing_secrets
+from proxy.server.bootstrap import signing_secrets
 from tests.edge.streams import until
 
 if TYPE_CHECKING:

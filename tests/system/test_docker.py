@@ -17,8 +17,8 @@ from dockerfile_parse import DockerfileParser
 import proxy
 from proxy.config import load
 from proxy.providers import PROVIDERS
-from proxy.server import CUT_S
-from proxy.supervisor import MARGIN_S
+from proxy.server.supervisor import MARGIN_S
+from proxy.server.worker import CUT_S
 
 PACKAGE = Path(proxy.__file__).parent
 ROOT = PACKAGE.parent

@@ -13,8 +13,8 @@ import yaml
 
 from proxy.config import Config, load
 from proxy.providers import PROVIDERS
-from proxy.server import CUT_S
-from proxy.supervisor import MARGIN_S
+from proxy.server.supervisor import MARGIN_S
+from proxy.server.worker import CUT_S
 
 OVERLAYS = ("valkey", "sentinel")
 KINDS = ("base", *(f"overlays/{name}" for name in OVERLAYS))

@@ -22,10 +22,10 @@ import openai
 import pytest
 
 from proxy.config import Config, load
-from proxy.ground import signing_secrets
 from proxy.listener import bind
 from proxy.providers import PROVIDERS
-from proxy.server import Server
+from proxy.server.bootstrap import signing_secrets
+from proxy.server.worker import Server
 from proxy.signing import sign_probe
 from proxy.sim import Fault, pattern, pattern_sha256
 from tests.edge.streams import OPENAI, PROMPT, SIZE, add, content, until

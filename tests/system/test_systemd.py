@@ -15,8 +15,8 @@ import pytest
 
 from proxy.config import Config, load
 from proxy.providers import PROVIDERS
-from proxy.server import CUT_S
-from proxy.supervisor import MARGIN_S
+from proxy.server.supervisor import MARGIN_S
+from proxy.server.worker import CUT_S
 from tests.edge.workers import GUARD_S, open_site
 from tests.system.ports import free_ports
 

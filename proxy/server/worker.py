@@ -26,7 +26,6 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-from proxy import systemd
 from proxy.admin.app import make_app
 from proxy.admin.fleet import Alone, Reloaded, WorkerInfo
 from proxy.auth import Authenticator
@@ -38,16 +37,6 @@ from proxy.dispatch import Dispatcher
 from proxy.errors import ProxyError
 from proxy.fetch import Fetcher
 from proxy.gateway import Gateway
-from proxy.gauges import Gauges, watch_loop
-from proxy.ground import (
-    keep_alive,
-    lacking,
-    listen_on,
-    make_state_dir,
-    serve_admin,
-    signing_secrets,
-    url_of,
-)
 from proxy.leases import Leases
 from proxy.lifecycle import Schedule
 from proxy.links import Links
@@ -57,7 +46,18 @@ from proxy.model import Task
 from proxy.notify import Notifier
 from proxy.providers import PROVIDERS
 from proxy.queue import Queue
-from proxy.signals import let_go
+from proxy.server import systemd
+from proxy.server.bootstrap import (
+    keep_alive,
+    lacking,
+    listen_on,
+    make_state_dir,
+    serve_admin,
+    signing_secrets,
+    url_of,
+)
+from proxy.server.gauges import Gauges, watch_loop
+from proxy.server.signals import let_go
 from proxy.spool import Spool
 from proxy.store import (
     Embedded,

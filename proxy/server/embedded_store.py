@@ -32,7 +32,7 @@ from urllib.parse import quote
 
 import orjson
 
-from proxy.children import Adopted, die_with_parent
+from proxy.server.child_process import Adopted, die_with_parent
 from proxy.store.faults import StoreUnusable
 
 MIN_VERSION: Final = (6, 2)

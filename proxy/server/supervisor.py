@@ -25,14 +25,13 @@ import orjson
 import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 
-from proxy import systemd
 from proxy.admin.app import make_app
 from proxy.admin.fleet import Reloaded, WorkerInfo
 from proxy.config import Config
 from proxy.config.reload import has_failed, read_again
-from proxy.control import LineCut
-from proxy.crew import Crew, inheritable
-from proxy.ground import (
+from proxy.listener import address_of, bind_shared
+from proxy.server import systemd
+from proxy.server.bootstrap import (
     CannotServe,
     bound,
     keep_alive,
@@ -43,9 +42,10 @@ from proxy.ground import (
     signing_secrets,
     url_of,
 )
-from proxy.listener import address_of, bind_shared
-from proxy.server import CUT_S
-from proxy.signals import ALL, hold, let_go
+from proxy.server.control_channel import LineCut
+from proxy.server.signals import ALL, hold, let_go
+from proxy.server.worker import CUT_S
+from proxy.server.worker_pool import Crew, inheritable
 from proxy.store import Embedded, Store
 from proxy.telemetry.logs import tune
 from proxy.telemetry.metric_definitions import RELOAD_FAILED

@@ -17,9 +17,9 @@ import structlog
 from prometheus_client import generate_latest
 
 from proxy.config import Config, load
-from proxy.control import Line, LineCut
 from proxy.providers import PROVIDERS
-from proxy.server import Server
+from proxy.server.control_channel import Line, LineCut
+from proxy.server.worker import Server
 
 ORDER: Final = "REELWAY_WORKER"
 

@@ -20,13 +20,13 @@ from typing import Any, Final
 
 import structlog
 
-from proxy.children import Adopted, die_with_parent, when_ended
 from proxy.config import Config
-from proxy.control import Line, LineCut
+from proxy.server.child_process import Adopted, die_with_parent, when_ended
+from proxy.server.control_channel import Line, LineCut
+from proxy.server.worker_process import ORDER, Order
 from proxy.telemetry.metric_definitions import WORKER_DEATHS
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.metrics_merge import merged
-from proxy.worker import ORDER, Order
 
 START_S: Final = 30.0  # for a worker to serve
 SETTLED_S: Final = 10.0  # one that lived so long died of something new
