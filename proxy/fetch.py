@@ -21,7 +21,7 @@ from proxy.config.tables import Media as Settings
 from proxy.dialects.media import sniff as picture_type
 from proxy.errors import Invalid, TooLarge, Unavailable
 from proxy.model import Blob, Draft, DraftValue, Remote
-from proxy.spool import Spool
+from proxy.tasks.spool import Spool
 from proxy.upstream import Upstreams, UpstreamTrouble
 
 RETRY_AFTER_S: Final = 5.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from urllib.parse import urlencode
 
-from proxy.auth import Authenticator
+from proxy.gateway.auth import Authenticator
 from proxy.lifecycle import RESULT_LIFE_MS
 from proxy.memo import Memo
 from proxy.model import Stage, Task

@@ -29,6 +29,7 @@ from proxy.errors import (
     Unavailable,
     Unprocessable,
 )
+from proxy.gateway.scopes import model_limits, owns
 from proxy.lifecycle import fitted
 from proxy.model import (
     Exchange,
@@ -44,7 +45,6 @@ from proxy.planning import Attempt, attempts_of, check_addresses, route_for
 from proxy.pricing import money, price_micro
 from proxy.providers.base import Provider
 from proxy.queue import Queue
-from proxy.scopes import model_limits, owns
 from proxy.store import Allowance, Store, StoreFull, Taken, Why
 from proxy.store.keys import new_task_id
 from proxy.telemetry.timing import spent

@@ -40,10 +40,10 @@ from yarl import URL
 
 from proxy import __version__
 from proxy.errors import ProxyError
+from proxy.gateway.relay import AddrInfo, socket_factory
 from proxy.http.addresses import is_public
 from proxy.model import Outbound, Upstream
 from proxy.providers.serial import BLOCK_BYTES, encoded
-from proxy.relay import AddrInfo, socket_factory
 from proxy.telemetry.metric_definitions import UPSTREAM_FAILURES, UPSTREAM_SECONDS
 from proxy.telemetry.metrics import Metrics
 

@@ -32,7 +32,7 @@ from hypothesis import settings as hypothesis_settings
 from multidict import CIMultiDictProxy
 
 from proxy.config import load
-from proxy.listener import address_of, bind
+from proxy.gateway.listener import address_of, bind
 from proxy.model import Limits
 from proxy.providers import PROVIDERS
 from proxy.server.bootstrap import signing_secrets

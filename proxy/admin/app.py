@@ -32,8 +32,8 @@ from proxy.admin.openapi import document
 from proxy.admin.reading import MAX_BODY_BYTES, read_body, read_query
 from proxy.config import Config
 from proxy.errors import EndpointNotFound, MethodNotAllowed, ProxyError, Unavailable
-from proxy.listener import Handler as Served
-from proxy.listener import Listener, ListenerOptions
+from proxy.gateway.listener import Handler as Served
+from proxy.gateway.listener import Listener, ListenerOptions
 from proxy.store import Store
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream import Deadlines, Upstreams

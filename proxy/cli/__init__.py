@@ -37,7 +37,7 @@ from proxy.cli.webhooks import webhook
 from proxy.config import Config
 from proxy.config.source import ConfigErrors
 from proxy.dialects import DIALECTS
-from proxy.listener import require_c_parser
+from proxy.gateway.listener import require_c_parser
 from proxy.routing import EndpointTable, columns, describe_routes, folded
 from proxy.server import systemd
 from proxy.server.signals import EARLY, hold

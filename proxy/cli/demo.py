@@ -29,7 +29,7 @@ from string import Template
 import orjson
 
 from proxy.config import load
-from proxy.listener import address_of
+from proxy.gateway.listener import address_of
 from proxy.providers import PROVIDERS
 from proxy.server.bootstrap import CannotServe, listen_on, make_state_dir, signing_secrets
 from proxy.server.worker import Server

@@ -14,7 +14,7 @@ import orjson
 from aiohttp import ClientConnectorCertificateError, ClientError, ClientSession, ClientTimeout
 from yarl import URL
 
-from proxy.drip import PAUSE_S, PROBES
+from proxy.gateway.probe_endpoint import PAUSE_S, PROBES
 from proxy.http.addresses import is_trusted
 from proxy.signing import sign_probe
 from proxy.store.promises import Finding

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from proxy.admin.app import open_port, options_of
 from proxy.config import Config
-from proxy.listener import address_of, bind
+from proxy.gateway.listener import address_of, bind
 from proxy.store import Embedded, StoreDown, StoreUnusable
 from proxy.telemetry.metric_definitions import STORE_RESTARTS
 from proxy.telemetry.metrics import Metrics

@@ -29,7 +29,7 @@ from proxy.admin.app import make_app
 from proxy.admin.fleet import Reloaded, WorkerInfo
 from proxy.config import Config
 from proxy.config.reload import has_failed, read_again
-from proxy.listener import address_of, bind_shared
+from proxy.gateway.listener import address_of, bind_shared
 from proxy.server import systemd
 from proxy.server.bootstrap import (
     CannotServe,

@@ -28,19 +28,19 @@ from prometheus_client import (
 
 from proxy.admin.app import make_app
 from proxy.admin.fleet import Alone, Reloaded, WorkerInfo
-from proxy.auth import Authenticator
 from proxy.config import Config
 from proxy.config.reload import has_failed, read_again
-from proxy.content import ContentServer
 from proxy.dialects import DIALECTS
 from proxy.dispatch import Dispatcher
 from proxy.errors import ProxyError
 from proxy.fetch import Fetcher
-from proxy.gateway import Gateway
-from proxy.leases import Leases
+from proxy.gateway.auth import Authenticator
+from proxy.gateway.content import ContentServer
+from proxy.gateway.handler import Gateway
+from proxy.gateway.leases import Leases
+from proxy.gateway.listener import Listener, ListenerOptions
 from proxy.lifecycle import Schedule
 from proxy.links import Links
-from proxy.listener import Listener, ListenerOptions
 from proxy.mirror import Mirror, Reach
 from proxy.model import Task
 from proxy.notify import Notifier
@@ -58,7 +58,6 @@ from proxy.server.bootstrap import (
 )
 from proxy.server.gauges import Gauges, watch_loop
 from proxy.server.signals import let_go
-from proxy.spool import Spool
 from proxy.store import (
     Embedded,
     LineEntry,
@@ -68,6 +67,7 @@ from proxy.store import (
     TokenRecord,
 )
 from proxy.submission import Submitter
+from proxy.tasks.spool import Spool
 from proxy.telemetry.access_log import Account
 from proxy.telemetry.logs import sink_of, tune
 from proxy.telemetry.metric_definitions import CONNECTIONS, LIMITED, RELOAD_FAILED, STREAMS

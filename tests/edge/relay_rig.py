@@ -25,8 +25,8 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from proxy.listener import Listener, ListenerOptions, StreamReply, cut
-from proxy.relay import (
+from proxy.gateway.listener import Listener, ListenerOptions, StreamReply, cut
+from proxy.gateway.relay import (
     End,
     Moved,
     PipePool,

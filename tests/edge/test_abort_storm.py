@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proxy.relay.splice import KEPT_PIPES
+from proxy.gateway.relay.splice import KEPT_PIPES
 from proxy.sim import pattern
 from tests.edge.streams import PROMPT, SIZE, TWO, connected, content, fetch, tiers, until
 

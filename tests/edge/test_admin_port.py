@@ -15,7 +15,7 @@ from proxy.admin.app import open_port
 from proxy.admin.reading import read_body
 from proxy.admin.shapes import Body
 from proxy.errors import BodyTimeout
-from proxy.listener import ListenerOptions, bind
+from proxy.gateway.listener import ListenerOptions, bind
 from tests.edge.relay_rig import on_both_loops
 
 WAIT_S = 20

@@ -19,7 +19,7 @@ import jwt
 import pytest
 from multidict import CIMultiDict
 
-from proxy.auth import KEY_HEADERS
+from proxy.gateway.auth import KEY_HEADERS
 from proxy.model import DialectName
 from proxy.signing import sign_volc
 from proxy.tokens import MadeToken

@@ -18,7 +18,7 @@ from aiohttp import FormData
 from proxy.aside import LARGE_BYTES, aside
 from proxy.dialects import DIALECTS
 from proxy.dialects.fields import Fields
-from proxy.fingerprint import fingerprint
+from proxy.gateway.idempotency import fingerprint
 from proxy.http.documents import json_fields
 from proxy.model import Call, DialectName, Operation
 from tests.edge.front_door import (

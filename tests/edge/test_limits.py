@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.errors import RateLimited
-from proxy.leases import Leases
+from proxy.gateway.leases import Leases
 from proxy.model import Limits, Principal
 from proxy.store import Embedded, OwnerRecord, Store
 from proxy.store.keys import streams

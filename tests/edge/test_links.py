@@ -9,8 +9,8 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
-from proxy.auth import Authenticator
 from proxy.errors import Forbidden
+from proxy.gateway.auth import Authenticator
 from proxy.mirror import Mirror
 from proxy.server.bootstrap import signing_secrets
 from proxy.signing import sign_link

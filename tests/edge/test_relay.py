@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from proxy.relay import End, Moved, RelayOptions, move, usable_tiers
+from proxy.gateway.relay import End, Moved, RelayOptions, move, usable_tiers
 from tests.edge.relay_rig import (
     BODY,
     LARGE,

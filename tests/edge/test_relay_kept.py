@@ -12,8 +12,8 @@ from multidict import CIMultiDict
 
 from proxy import model
 from proxy.config import load
+from proxy.gateway.relay import End
 from proxy.providers import PROVIDERS
-from proxy.relay import End
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream import Deadlines, Upstreams
 from tests.edge.relay_rig import (

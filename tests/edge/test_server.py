@@ -21,7 +21,7 @@ import pytest
 import uvloop
 
 from proxy.config import load
-from proxy.listener import bind
+from proxy.gateway.listener import bind
 from proxy.providers import PROVIDERS
 from proxy.server.bootstrap import CannotServe, kept_secret, new_event_loop
 from proxy.server.worker import Server

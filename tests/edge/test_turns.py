@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from itertools import pairwise
 
-from proxy.relay.turns import PIECES, Turns
+from proxy.gateway.relay.turns import PIECES, Turns
 
 STREAMS = 5 * PIECES
 

@@ -16,8 +16,8 @@ import pytest
 from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 
 from proxy.errors import NotFound
-from proxy.events import MAX_UNSENT_BYTES, EventStreams
-from proxy.listener import Listener, ListenerOptions
+from proxy.gateway.events import MAX_UNSENT_BYTES, EventStreams
+from proxy.gateway.listener import Listener, ListenerOptions
 from proxy.model import Call, Exchange, Head, Kind, Operation, Principal, Stage, Task
 from proxy.sim import Fault
 from proxy.store import StoreDown

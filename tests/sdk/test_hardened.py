@@ -28,7 +28,7 @@ with pytest.MonkeyPatch.context() as _no_home:
     from volcengine.base.Request import Request
     from volcengine.Credentials import Credentials
 
-from proxy.fingerprint import idempotency_by
+from proxy.gateway.idempotency import idempotency_by
 from proxy.store import keys
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.relay.splice import KEPT_PIPES
+from proxy.gateway.relay.splice import KEPT_PIPES
 from proxy.sim import pattern
 from tests.edge.streams import (
     KLING,

@@ -22,7 +22,7 @@ import openai
 import pytest
 
 from proxy.config import Config, load
-from proxy.listener import bind
+from proxy.gateway.listener import bind
 from proxy.providers import PROVIDERS
 from proxy.server.bootstrap import signing_secrets
 from proxy.server.worker import Server

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from proxy.auth import Authenticator
 from proxy.errors import Unauthenticated
+from proxy.gateway.auth import Authenticator
 from proxy.mirror import Mirror
 from proxy.model import Head, Limits
 from proxy.signing import format_token, new_token, token_hash

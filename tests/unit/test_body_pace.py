@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.listener.bodies import WINDOW_S, Pace
+from proxy.gateway.listener.bodies import WINDOW_S, Pace
 
 MIB = 1024 * 1024
 GRACE_S = 30.0

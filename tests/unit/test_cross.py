@@ -72,7 +72,7 @@ from proxy.sim.service import Call as SimCall
 from proxy.sim.service import Service
 from proxy.sim.settings import Account, Settings
 from proxy.sim.tasks import Tasks
-from proxy.spool import Spool
+from proxy.tasks.spool import Spool
 
 NOW = 1767225600
 TASK_ID = "video_00" + 46 * "a"

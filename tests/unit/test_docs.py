@@ -30,8 +30,8 @@ from proxy.errors import (
     RangeNotSatisfiable,
     Unauthenticated,
 )
+from proxy.gateway.relay.base import End
 from proxy.providers import PROVIDERS
-from proxy.relay.base import End
 from tests.tools.config_reference import COMMAND, read_at_start
 from tests.tools.config_reference import page as reference
 from tests.tools.pages import ROOT, Page, commands_in, page, pages

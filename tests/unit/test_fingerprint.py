@@ -11,7 +11,7 @@ import pytest
 from multidict import CIMultiDict
 
 from proxy.errors import Invalid
-from proxy.fingerprint import fingerprint, idempotency_of, retries_of
+from proxy.gateway.idempotency import fingerprint, idempotency_of, retries_of
 from proxy.model import Call, DialectName, Operation
 
 

@@ -12,8 +12,8 @@ import pytest
 from proxy.admin.app import ACTIONS
 from proxy.admin.openapi import document
 from proxy.dialects import DIALECTS
-from proxy.openapi import data_document
-from proxy.openapi_shapes import ANSWERS, BODIES
+from proxy.gateway.openapi import data_document
+from proxy.gateway.openapi_schemas import ANSWERS, BODIES
 from proxy.routing import EndpointTable
 
 TABLE = EndpointTable(DIALECTS)

@@ -13,7 +13,7 @@ import pytest
 
 from proxy.errors import ProxyError, TooLarge, Unavailable
 from proxy.http.multipart import FormLimits, FormParser
-from proxy.spool import RETRY_AFTER_S, Spool, SpooledBlob, sniff
+from proxy.tasks.spool import RETRY_AFTER_S, Spool, SpooledBlob, sniff
 
 MEMORY, UPLOAD, TOTAL = 100, 1000, 1500
 
@@ -177,7 +177,7 @@ def test_a_disk_that_takes_no_more_is_a_503(
         return written[-1]
 
     with no_leak(spool):
-        monkeypatch.setattr("proxy.spool.os.write", nearly_full)
+        monkeypatch.setattr("proxy.tasks.spool.os.write", nearly_full)
         with pytest.raises(Unavailable) as caught:
             upload(spool, data_of(UPLOAD), step=MEMORY + 1)
         monkeypatch.undo()
@@ -190,7 +190,7 @@ def test_partial_writes_lose_nothing(spool: Spool, monkeypatch: pytest.MonkeyPat
     real = os.write
     with no_leak(spool):
         monkeypatch.setattr(
-            "proxy.spool.os.write", lambda fd, data: real(fd, memoryview(data)[:13])
+            "proxy.tasks.spool.os.write", lambda fd, data: real(fd, memoryview(data)[:13])
         )
         blob = upload(spool, data_of(UPLOAD))
         monkeypatch.undo()

@@ -68,7 +68,7 @@ from proxy.rewrite import enforce_fit, rewrite
 from proxy.routing import EndpointTable, dialect_of
 from proxy.signing import sign_link
 from proxy.sim.signatures import check_kling_jwt, check_volcengine, volcengine_signature
-from proxy.spool import Spool
+from proxy.tasks.spool import Spool
 
 HERE = Path(__file__).parent
 CASES = sorted(HERE.glob("*/*.http"))
@@ -425,7 +425,7 @@ class Conversation:
 
 
 def fields_of(message: Message) -> Fields:
-    """As `proxy.intake` reads a body, which arrives in pieces."""
+    """As `proxy.gateway.intake` reads a body, which arrives in pieces."""
     kind = message.headers.get("Content-Type", "")
     if not message.body:
         return Fields({})

@@ -18,13 +18,10 @@ from multidict import CIMultiDictProxy
 
 from proxy import lifecycle
 from proxy.aside import aside
-from proxy.auth import SIGNATURE_LIFE_S, Admission, Authenticator
 from proxy.config import Config
-from proxy.content import ContentServer
 from proxy.dialects.base import Dialect, View, unplaced
 from proxy.dialects.fields import Fields
 from proxy.dialects.openai import OpenAI
-from proxy.drip import PROBES, drip
 from proxy.errors import (
     AuthFault,
     Conflict,
@@ -39,22 +36,28 @@ from proxy.errors import (
     Unauthenticated,
     Unavailable,
 )
-from proxy.events import EventStreams
-from proxy.fingerprint import (
+from proxy.gateway.auth import SIGNATURE_LIFE_S, Admission, Authenticator
+from proxy.gateway.content import ContentServer
+from proxy.gateway.events import EventStreams
+from proxy.gateway.heads import head_of, is_visit, wait_of, wants_quote
+from proxy.gateway.idempotency import (
     fingerprint,
     idempotency_by,
     idempotency_hash,
     idempotency_of,
     retries_of,
 )
+from proxy.gateway.intake import Body, check_announced, read_fields, read_whole
+from proxy.gateway.listener import WholeReply, header_block
+from proxy.gateway.openapi import data_document
+from proxy.gateway.probe_endpoint import PROBES, drip
+from proxy.gateway.rates import rates_of, told_of
+from proxy.gateway.scopes import check_end, check_scope, most_body_bytes, owns, sees
 from proxy.grants import check_webhook
-from proxy.heads import head_of, is_visit, wait_of, wants_quote
 from proxy.http import cors
 from proxy.http.headers import forwarded
-from proxy.intake import Body, check_announced, read_fields, read_whole
 from proxy.lifecycle import Schedule
 from proxy.links import Links
-from proxy.listener import WholeReply, header_block
 from proxy.memo import Memo
 from proxy.mirror import Mirror, Reach
 from proxy.model import (
@@ -68,14 +71,11 @@ from proxy.model import (
     Task,
     VideoRequest,
 )
-from proxy.openapi import data_document
 from proxy.planning import route_of
-from proxy.rates import rates_of, told_of
 from proxy.routing import EndpointTable, dialect_of, listed_models
-from proxy.scopes import check_end, check_scope, most_body_bytes, owns, sees
-from proxy.spool import Batch, Spool
 from proxy.store import Store, StoreDown
 from proxy.submission import Ask, Submitter, has_outcome
+from proxy.tasks.spool import Batch, Spool
 from proxy.telemetry.access_log import Account
 from proxy.telemetry.timing import server_timing, spent
 from proxy.telemetry.tracing import Tracing, onward

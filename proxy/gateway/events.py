@@ -16,8 +16,8 @@ import structlog
 from aiohttp import web
 
 from proxy.errors import ProxyError, Unavailable
+from proxy.gateway.listener import StreamReply, cut
 from proxy.http.headers import whole_number
-from proxy.listener import StreamReply, cut
 from proxy.model import Exchange, Principal, Task
 from proxy.watch import Watch
 

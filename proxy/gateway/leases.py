@@ -16,8 +16,8 @@ from typing import Final
 import structlog
 
 from proxy.errors import ProxyError, RateLimited
+from proxy.gateway.slots import RETRY_AFTER_S
 from proxy.model import Principal
-from proxy.slots import RETRY_AFTER_S
 from proxy.store import StoreDown, Streams
 from proxy.store.keys import holders
 from proxy.store.streams import LEASE_MS

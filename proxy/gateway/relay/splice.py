@@ -12,9 +12,9 @@ import os
 import select
 from dataclasses import dataclass
 
-from proxy.relay.base import End, Gate, Transfer
-from proxy.relay.pipe import Taken
-from proxy.relay.turns import Turns
+from proxy.gateway.relay.base import End, Gate, Transfer
+from proxy.gateway.relay.pipe import Taken
+from proxy.gateway.relay.turns import Turns
 
 # A pipe holds a number of socket buffers, however small: a large one is needed to hold even
 # one wakeup's worth of packets. Users but root may have few of them.

@@ -17,7 +17,7 @@ from aiohttp import web
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
-    from proxy.listener.conn import Conn
+    from proxy.gateway.listener.conn import Conn
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 

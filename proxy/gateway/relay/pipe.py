@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, cast
 
 from aiohttp import ClientResponse
 
-from proxy.relay.base import End, Transfer
-from proxy.relay.turns import PIECE_BYTES, Turns
+from proxy.gateway.relay.base import End, Transfer
+from proxy.gateway.relay.turns import PIECE_BYTES, Turns
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler

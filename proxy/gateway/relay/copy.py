@@ -7,8 +7,8 @@ import asyncio
 import aiohttp
 from aiohttp import ClientResponse
 
-from proxy.relay.base import End, Gate, Transfer
-from proxy.relay.turns import Turns
+from proxy.gateway.relay.base import End, Gate, Transfer
+from proxy.gateway.relay.turns import Turns
 
 LAST_CHUNK = b"0\r\n\r\n"
 

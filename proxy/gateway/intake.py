@@ -21,12 +21,12 @@ from proxy.aside import aside
 from proxy.config import Config
 from proxy.config.tables import BODY_WEIGHT
 from proxy.errors import TooLarge, UnsupportedMediaType
+from proxy.gateway.listener import read_body
 from proxy.http.documents import json_fields, opens_object
 from proxy.http.headers import content_length
 from proxy.http.multipart import FormLimits, FormParser
-from proxy.listener import read_body
 from proxy.model import DialectName
-from proxy.spool import Batch
+from proxy.tasks.spool import Batch
 
 _FORMS: tuple[DialectName, ...] = ("openai", "generic")  # who may send multipart
 _JSON = ("application/json", "text/json", "application/x-json", "application/javascript")

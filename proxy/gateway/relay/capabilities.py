@@ -11,7 +11,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.streams import StreamReader
 
-from proxy.relay.splice import PipePool
+from proxy.gateway.relay.splice import PipePool
 
 # What taking a connection over needs of aiohttp; its documentation promises none of it.
 _INTERNALS: tuple[tuple[type, tuple[str, ...]], ...] = (

@@ -15,8 +15,8 @@ from typing import Final
 import orjson
 
 from proxy import __version__
+from proxy.gateway.openapi_schemas import ANSWERS, BODIES, Schema, ref
 from proxy.model import DialectName, Operation
-from proxy.openapi_shapes import ANSWERS, BODIES, Schema, ref
 from proxy.routing import EndpointTable
 
 

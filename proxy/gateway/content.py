@@ -18,10 +18,16 @@ from urllib.parse import quote
 import structlog
 from aiohttp import web
 
-from proxy.auth import Admission, Authenticator, bad_link
 from proxy.config import Config
-from proxy.delivery import Delivery, Promise, Terms, pause_s
 from proxy.errors import Expired, Invalid, NotFound, NotReady, RangeNotSatisfiable, UpstreamFailed
+from proxy.gateway.auth import Admission, Authenticator, bad_link
+from proxy.gateway.content_delivery import Delivery, Promise, Terms, pause_s
+from proxy.gateway.content_source import Facts, FactsCache, Opened, Source, is_same
+from proxy.gateway.leases import Leases
+from proxy.gateway.listener import StreamReply, WholeReply, cut
+from proxy.gateway.relay import PipePool, RelayOptions, Turns, usable_tiers
+from proxy.gateway.scopes import sees
+from proxy.gateway.slots import Slots
 from proxy.http import cors
 from proxy.http.ranges import (
     Span,
@@ -31,16 +37,10 @@ from proxy.http.ranges import (
     range_still_holds,
     read_range,
 )
-from proxy.leases import Leases
-from proxy.listener import StreamReply, WholeReply, cut
 from proxy.memo import Memo
 from proxy.mirror import Mirror
 from proxy.model import Call, Exchange, Principal, Status, Task
 from proxy.providers.base import Provider
-from proxy.relay import PipePool, RelayOptions, Turns, usable_tiers
-from proxy.scopes import sees
-from proxy.slots import Slots
-from proxy.source import Facts, FactsCache, Opened, Source, is_same
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.timing import server_timing, spent
 from proxy.telemetry.tracing import Tracing, onward

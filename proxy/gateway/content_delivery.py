@@ -13,10 +13,10 @@ import structlog
 from aiohttp import web
 
 from proxy.errors import NotReady, ProxyError, UpstreamFailed
+from proxy.gateway.content_source import Facts, Opened, Source, is_same
+from proxy.gateway.relay import End, PipePool, RelayOptions, Turns, move
 from proxy.http.ranges import Span, Wish
 from proxy.model import Exchange
-from proxy.relay import End, PipePool, RelayOptions, Turns, move
-from proxy.source import Facts, Opened, Source, is_same
 from proxy.telemetry.metric_definitions import CONTENT_BYTES, HEALS
 from proxy.telemetry.metrics import Metrics, Tally
 from proxy.upstream import UpstreamTrouble

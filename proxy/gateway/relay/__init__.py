@@ -14,8 +14,8 @@ from contextlib import suppress
 import aiohttp
 from aiohttp import ClientResponse, web
 
-from proxy.relay import copy, pipe, splice
-from proxy.relay.base import (
+from proxy.gateway.relay import copy, pipe, splice
+from proxy.gateway.relay.base import (
     End,
     Moved,
     RelayOptions,
@@ -25,10 +25,10 @@ from proxy.relay.base import (
     set_rcvbuf,
     set_send_lowat,
 )
-from proxy.relay.pipe import Taken, take_over
-from proxy.relay.probe import usable_tiers
-from proxy.relay.splice import PipePool
-from proxy.relay.turns import Turns
+from proxy.gateway.relay.capabilities import usable_tiers
+from proxy.gateway.relay.pipe import Taken, take_over
+from proxy.gateway.relay.splice import PipePool
+from proxy.gateway.relay.turns import Turns
 
 __all__ = [
     "End",

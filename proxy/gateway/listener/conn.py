@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Protocol, cast
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from proxy.listener.bodies import one_line
-from proxy.listener.lines import HeadFault, HeadWatch
-from proxy.listener.replies import error_reply, new_id
+from proxy.gateway.listener.bodies import one_line
+from proxy.gateway.listener.lines import HeadFault, HeadWatch
+from proxy.gateway.listener.replies import error_reply, new_id
 
 if TYPE_CHECKING:
     from aiohttp.streams import StreamReader
 
-    from proxy.listener.accept import Listener
+    from proxy.gateway.listener.accept import Listener
 
 LINGER_S = 5.0  # how long the rest of a refused body is read, so that the refusal arrives
 FRESH_S = 1.0  # while draining: how long a connection that has sent nothing may still start

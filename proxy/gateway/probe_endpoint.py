@@ -13,7 +13,7 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from proxy.listener import StreamReply
+from proxy.gateway.listener import StreamReply
 from proxy.model import Exchange
 
 PROBES: Final = "/probe/"

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 import aiohttp.http_parser
 from aiohttp import web
 
-from proxy.listener.conn import Conn, ListenerOptions
-from proxy.listener.lines import HeadFault, head_fault
-from proxy.listener.replies import WholeReply, error_reply, new_id
-from proxy.listener.sockets import BACKLOG, address_of, bind
+from proxy.gateway.listener.conn import Conn, ListenerOptions
+from proxy.gateway.listener.lines import HeadFault, head_fault
+from proxy.gateway.listener.replies import WholeReply, error_reply, new_id
+from proxy.gateway.listener.sockets import BACKLOG, address_of, bind
 from proxy.telemetry.metrics import Tally
 
 if TYPE_CHECKING:

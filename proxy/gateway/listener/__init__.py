@@ -11,10 +11,10 @@ be finished it calls `cut` first, so that a short body never looks whole.
 
 from __future__ import annotations
 
-from proxy.listener.accept import Handler, Listener, require_c_parser
-from proxy.listener.bodies import read_body
-from proxy.listener.conn import Conn, FlowHook, ListenerOptions
-from proxy.listener.replies import (
+from proxy.gateway.listener.accept import Handler, Listener, require_c_parser
+from proxy.gateway.listener.bodies import read_body
+from proxy.gateway.listener.conn import Conn, FlowHook, ListenerOptions
+from proxy.gateway.listener.replies import (
     Headers,
     StreamReply,
     WholeReply,
@@ -22,7 +22,7 @@ from proxy.listener.replies import (
     cut,
     header_block,
 )
-from proxy.listener.sockets import PortBusy, address_of, bind, bind_shared
+from proxy.gateway.listener.sockets import PortBusy, address_of, bind, bind_shared
 
 __all__ = [
     "Conn",
