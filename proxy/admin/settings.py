@@ -14,10 +14,10 @@ from proxy.admin.fleet import Reloaded
 from proxy.admin.shapes import Item, Listing, Ms, NoBody, NoQuery, StandingItem
 from proxy.admin.upstreams import wholes
 from proxy.errors import Unavailable
-from proxy.pools import Standing
-from proxy.routing import listed_models
 from proxy.store.keys import day
 from proxy.store.promises import facts
+from proxy.tasks.breaker import Standing
+from proxy.tasks.routing import listed_models
 
 
 class WorkerItem(Item):

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict
 from proxy.errors import Invalid
 from proxy.grants import MOST_BYTES, MOST_COUNT, MOST_MICRO
 from proxy.model import NO_LIMITS, Limits
-from proxy.pools import Standing
+from proxy.tasks.breaker import Standing
 
 MOST_LISTED: Final = 200
 LAST_MS: Final = 253_402_300_799_999  # the end of the year 9999

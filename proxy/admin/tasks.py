@@ -29,11 +29,11 @@ from proxy.admin.shapes import (
     place_of,
 )
 from proxy.errors import NotFound
-from proxy.lifecycle import BY_OPERATOR, ended_by_operator
-from proxy.links import Links
 from proxy.model import DialectName, Kind, Operation, Stage, Status, Task
 from proxy.signing import sign_link
 from proxy.store import Place
+from proxy.tasks.lifecycle import BY_OPERATOR, ended_by_operator
+from proxy.tasks.links import Links
 
 
 class TaskErrorItem(Item):

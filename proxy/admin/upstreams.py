@@ -12,11 +12,11 @@ from pydantic import Field, JsonValue
 from proxy.admin.desk import Action, Asked, Desk
 from proxy.admin.shapes import Item, Listing, NoBody, NoQuery, StandingItem
 from proxy.errors import NotFound
-from proxy.keyring import name_of
 from proxy.model import Credential, Upstream
-from proxy.pools import Standing, as_a_whole
-from proxy.probe import Key, model_for, probe
 from proxy.providers import PROVIDERS
+from proxy.tasks.breaker import Standing, as_a_whole
+from proxy.tasks.credential_test import Key, model_for, probe
+from proxy.tasks.credentials import name_of
 
 MOST_COUNTED: Final = 500  # open tasks that are read to count those of each upstream
 

@@ -7,8 +7,8 @@ from typing import Any, Final, Literal
 from proxy.admin.desk import Action, Asked, Desk
 from proxy.admin.shapes import Item, Listing, Ms, NoBody, NoQuery, Page, cursor_of, place_of
 from proxy.model import Hook
-from proxy.notify import event_id_of, name_of, replay
 from proxy.store import Place
+from proxy.tasks.webhooks import event_id_of, name_of, replay
 
 HookState = Literal["pending", "delivered", "dead"]
 

@@ -38,12 +38,12 @@ from proxy.config import Config
 from proxy.config.source import ConfigErrors
 from proxy.dialects import DIALECTS
 from proxy.gateway.listener import require_c_parser
-from proxy.routing import EndpointTable, columns, describe_routes, folded
 from proxy.server import systemd
 from proxy.server.signals import EARLY, hold
 from proxy.server.supervisor import Supervisor, Upgrade, handed_over
 from proxy.server.worker import Server
 from proxy.server.worker_process import order_of, run_worker
+from proxy.tasks.routing import EndpointTable, columns, describe_routes, folded
 from proxy.telemetry.logs import capture, make_logger
 from proxy.telemetry.tracing import missing
 

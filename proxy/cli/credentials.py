@@ -21,10 +21,10 @@ from proxy.cli.context import (
     with_store,
 )
 from proxy.config import Config
-from proxy.keyring import name_of
-from proxy.pools import Standing
-from proxy.routing import columns
 from proxy.store import Store
+from proxy.tasks.breaker import Standing
+from proxy.tasks.credentials import name_of
+from proxy.tasks.routing import columns
 
 
 @click.group(cls=InOrder)

@@ -26,14 +26,14 @@ from proxy.cli.doctor_proxy_check import judge
 from proxy.cli.health import connection_to
 from proxy.cli.plain import plain
 from proxy.config import Config
-from proxy.keyring import name_of
-from proxy.pools import as_a_whole, mood_now
-from proxy.probe import SKEW_S, model_for, probe
-from proxy.probe import Finding as Told
 from proxy.providers import PROVIDERS
 from proxy.server.bootstrap import CannotServe, signing_secrets
 from proxy.store import Store, StoreDown
 from proxy.store.promises import Finding, findings, latency
+from proxy.tasks.breaker import as_a_whole, mood_now
+from proxy.tasks.credential_test import SKEW_S, model_for, probe
+from proxy.tasks.credential_test import Finding as Told
+from proxy.tasks.credentials import name_of
 from proxy.telemetry.explain import cause_of
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import missing

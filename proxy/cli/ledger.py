@@ -24,11 +24,11 @@ from proxy.cli.context import (
     with_store,
 )
 from proxy.model import Json, Limits
-from proxy.pricing import money
-from proxy.routing import columns
 from proxy.store import Booking, Store
 from proxy.store.keys import holders
-from proxy.usage import account_of
+from proxy.tasks.pricing import money
+from proxy.tasks.routing import columns
+from proxy.tasks.usage import account_of
 
 _COLUMNS = ("time", "kind", "amount", "currency", "owner", "token", "model", "task")
 

@@ -19,8 +19,8 @@ from proxy.cli.context import (
 from proxy.cli.limit_options import limited, limits_options, shown, words_of
 from proxy.cli.plain import plain
 from proxy.model import Limits
-from proxy.routing import columns
 from proxy.store import OwnerRecord, Store
+from proxy.tasks.routing import columns
 
 _MODEL_LIMIT = "max-in-flight"
 

@@ -26,11 +26,11 @@ from proxy.cli.context import (
 )
 from proxy.cli.plain import plain
 from proxy.errors import Conflict, NotFound
-from proxy.lifecycle import BY_OPERATOR, ended_by_operator
 from proxy.model import Status, Task
-from proxy.pricing import money
-from proxy.routing import columns
 from proxy.store import LineEntry, Place, Refusal, Store
+from proxy.tasks.lifecycle import BY_OPERATOR, ended_by_operator
+from proxy.tasks.pricing import money
+from proxy.tasks.routing import columns
 
 _LEAST = 8  # of a cell that is cut
 _CUT_FIRST = ("UPSTREAM", "OWNER", "MODEL", "NOTE")

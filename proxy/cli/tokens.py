@@ -30,10 +30,10 @@ from proxy.cli.plain import plain
 from proxy.config import Config
 from proxy.model import NO_LIMITS
 from proxy.providers import globs
-from proxy.routing import columns
 from proxy.server.bootstrap import signing_secrets
 from proxy.signing import parse_token
 from proxy.store import Store, TokenRecord
+from proxy.tasks.routing import columns
 from proxy.tokens import (
     MadeToken,
     NewToken,

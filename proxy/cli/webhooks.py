@@ -20,9 +20,9 @@ from proxy.cli.context import (
 )
 from proxy.errors import NotFound
 from proxy.model import Hook
-from proxy.notify import event_id_of, name_of, replay
-from proxy.routing import columns
 from proxy.store import Store
+from proxy.tasks.routing import columns
+from proxy.tasks.webhooks import event_id_of, name_of, replay
 
 _STATES = ("pending", "delivered", "dead")
 

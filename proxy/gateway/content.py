@@ -41,10 +41,10 @@ from proxy.memo import Memo
 from proxy.mirror import Mirror
 from proxy.model import Call, Exchange, Principal, Status, Task
 from proxy.providers.base import Provider
+from proxy.tasks.tracker import Tracker
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.timing import server_timing, spent
 from proxy.telemetry.tracing import Tracing, onward
-from proxy.tracker import Tracker
 from proxy.upstream import NotFetched, Upstreams, UpstreamTrouble
 
 LetIn = Callable[[web.BaseRequest, Exchange, Call], Awaitable[Admission]]

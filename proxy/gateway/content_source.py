@@ -33,10 +33,10 @@ from proxy.http.ranges import (
     read_whole_size,
     strong_etag,
 )
-from proxy.lifecycle import expiry_text
 from proxy.model import Draft, Outbound, Task
 from proxy.providers.base import Provider
-from proxy.tracker import Forgotten, Tracker
+from proxy.tasks.lifecycle import expiry_text
+from proxy.tasks.tracker import Forgotten, Tracker
 from proxy.upstream import Ambiguous, NotSent, Upstreams, UpstreamTrouble
 
 _GONE = (401, 403, 404, 410)  # what storage says of an expired signature or a dropped object

@@ -19,7 +19,7 @@ from proxy.errors import ProxyError, Unavailable
 from proxy.gateway.listener import StreamReply, cut
 from proxy.http.headers import whole_number
 from proxy.model import Exchange, Principal, Task
-from proxy.watch import Watch
+from proxy.tasks.changes import Watch
 
 HEARTBEAT_S = 15.0
 # A client that reads nothing: events are small, so this much unsent means it has left.

@@ -16,8 +16,6 @@ import structlog
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
-from proxy import lifecycle
-from proxy.aside import aside
 from proxy.config import Config
 from proxy.dialects.base import Dialect, View, unplaced
 from proxy.dialects.fields import Fields
@@ -56,8 +54,6 @@ from proxy.gateway.scopes import check_end, check_scope, most_body_bytes, owns, 
 from proxy.grants import check_webhook
 from proxy.http import cors
 from proxy.http.headers import forwarded
-from proxy.lifecycle import Schedule
-from proxy.links import Links
 from proxy.memo import Memo
 from proxy.mirror import Mirror, Reach
 from proxy.model import (
@@ -71,17 +67,21 @@ from proxy.model import (
     Task,
     VideoRequest,
 )
-from proxy.planning import route_of
-from proxy.routing import EndpointTable, dialect_of, listed_models
 from proxy.store import Store, StoreDown
-from proxy.submission import Ask, Submitter, has_outcome
+from proxy.tasks import lifecycle
+from proxy.tasks.changes import Watch
+from proxy.tasks.lifecycle import Schedule
+from proxy.tasks.links import Links
+from proxy.tasks.offload import aside
+from proxy.tasks.planning import route_of
+from proxy.tasks.routing import EndpointTable, dialect_of, listed_models
 from proxy.tasks.spool import Batch, Spool
+from proxy.tasks.submission import Ask, Submitter, has_outcome
+from proxy.tasks.tracker import Tracker
+from proxy.tasks.usage import quote, usage
 from proxy.telemetry.access_log import Account
 from proxy.telemetry.timing import server_timing, spent
 from proxy.telemetry.tracing import Tracing, onward
-from proxy.tracker import Tracker
-from proxy.usage import quote, usage
-from proxy.watch import Watch
 
 CALLBACKS = "/callbacks/"
 DOCUMENT = "/openapi.json"  # open: it says nothing that is not in our documentation

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from proxy.aside import aside
 from proxy.config import Config
 from proxy.config.tables import BODY_WEIGHT
 from proxy.errors import TooLarge, UnsupportedMediaType
@@ -26,6 +25,7 @@ from proxy.http.documents import json_fields, opens_object
 from proxy.http.headers import content_length
 from proxy.http.multipart import FormLimits, FormParser
 from proxy.model import DialectName
+from proxy.tasks.offload import aside
 from proxy.tasks.spool import Batch
 
 _FORMS: tuple[DialectName, ...] = ("openai", "generic")  # who may send multipart

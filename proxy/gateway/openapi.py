@@ -17,7 +17,7 @@ import orjson
 from proxy import __version__
 from proxy.gateway.openapi_schemas import ANSWERS, BODIES, Schema, ref
 from proxy.model import DialectName, Operation
-from proxy.routing import EndpointTable
+from proxy.tasks.routing import EndpointTable
 
 
 @dataclass(frozen=True, slots=True)

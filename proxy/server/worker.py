@@ -31,21 +31,15 @@ from proxy.admin.fleet import Alone, Reloaded, WorkerInfo
 from proxy.config import Config
 from proxy.config.reload import has_failed, read_again
 from proxy.dialects import DIALECTS
-from proxy.dispatch import Dispatcher
 from proxy.errors import ProxyError
-from proxy.fetch import Fetcher
 from proxy.gateway.auth import Authenticator
 from proxy.gateway.content import ContentServer
 from proxy.gateway.handler import Gateway
 from proxy.gateway.leases import Leases
 from proxy.gateway.listener import Listener, ListenerOptions
-from proxy.lifecycle import Schedule
-from proxy.links import Links
 from proxy.mirror import Mirror, Reach
 from proxy.model import Task
-from proxy.notify import Notifier
 from proxy.providers import PROVIDERS
-from proxy.queue import Queue
 from proxy.server import systemd
 from proxy.server.bootstrap import (
     keep_alive,
@@ -66,16 +60,22 @@ from proxy.store import (
     StoreDown,
     TokenRecord,
 )
-from proxy.submission import Submitter
+from proxy.tasks.changes import Watch
+from proxy.tasks.dispatch import Dispatcher
+from proxy.tasks.fetch import Fetcher
+from proxy.tasks.lifecycle import Schedule
+from proxy.tasks.links import Links
+from proxy.tasks.queue import Queue
 from proxy.tasks.spool import Spool
+from proxy.tasks.submission import Submitter
+from proxy.tasks.tracker import Tracker
+from proxy.tasks.webhooks import Notifier
 from proxy.telemetry.access_log import Account
 from proxy.telemetry.logs import sink_of, tune
 from proxy.telemetry.metric_definitions import CONNECTIONS, LIMITED, RELOAD_FAILED, STREAMS
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import Both, Tracing, missing
-from proxy.tracker import Tracker
 from proxy.upstream import Deadlines, Upstreams
-from proxy.watch import Watch
 
 TOKENS_KEPT = 10_000
 OWNERS_KEPT = 10_000

@@ -18,7 +18,6 @@ from enum import StrEnum
 from typing import Final, Literal, TypeAlias
 
 from proxy.errors import PERHAPS_OWED, Conflict, Invalid, NotFound, ProxyError
-from proxy.lifecycle import failed, notice_of
 from proxy.model import NO_LIMITS, Kind, Limits, Stage, Task, TaskError
 from proxy.store import keys, usage
 from proxy.store.batch import Answer, Batcher, Durability, Script
@@ -41,6 +40,7 @@ from proxy.store.faults import StoreFault
 from proxy.store.observer import NOBODY, Observer
 from proxy.store.waiting import Waiting
 from proxy.store.wire import Arg
+from proxy.tasks.lifecycle import failed, notice_of
 
 # No task is open longer; with the retention it bounds how old a live index entry can be.
 _LONGEST_OPEN_MS: Final = 7 * 24 * 3600 * 1000

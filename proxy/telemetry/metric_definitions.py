@@ -12,8 +12,8 @@ from typing import Final, Literal, get_args
 
 from proxy.config import Config
 from proxy.errors import Limit
-from proxy.lifecycle import Loss
 from proxy.model import Stage
+from proxy.tasks.lifecycle import Loss
 
 NONE: Final = "-"  # in place of a name: there is none
 

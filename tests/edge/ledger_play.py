@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from proxy import lifecycle
 from proxy.model import (
     Accepted,
     Credential,
@@ -21,8 +20,9 @@ from proxy.model import (
     TaskState,
     Upstream,
 )
-from proxy.pricing import price_micro
 from proxy.store import Allowance, Store
+from proxy.tasks import lifecycle
+from proxy.tasks.pricing import price_micro
 from tests.edge.store_fixtures import NOW, new_task
 
 PRICE: dict[str, Json] = {

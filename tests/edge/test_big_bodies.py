@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import FormData
 
-from proxy.aside import LARGE_BYTES, aside
 from proxy.dialects import DIALECTS
 from proxy.dialects.fields import Fields
 from proxy.gateway.idempotency import fingerprint
 from proxy.http.documents import json_fields
 from proxy.model import Call, DialectName, Operation
+from proxy.tasks.offload import LARGE_BYTES, aside
 from tests.edge.front_door import (
     DOORS,
     JSON,

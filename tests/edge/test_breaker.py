@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.pools import TRIP_AFTER, Standing
 from proxy.sim.faults import Fault
+from proxy.tasks.breaker import TRIP_AFTER, Standing
 
 if TYPE_CHECKING:
     from tests.conftest import Answer, House, Plan

@@ -249,7 +249,7 @@ async def test_one_that_can_go_to_one_account_only_holds_nobody_up(
 ) -> None:
     """A remix waits for the account of its video, while others use the one that is free. Nor do
     more of them than are passed over in one round."""
-    monkeypatch.setattr("proxy.queue.PASSED_OVER", 2)
+    monkeypatch.setattr("proxy.tasks.queue.PASSED_OVER", 2)
     accounts = (Account(), SECOND)
     async with open_house_factory(plan(manual=True, sim={"accounts": accounts})) as house:
         config = house.server.config

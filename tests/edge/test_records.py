@@ -11,12 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy import lifecycle
 from proxy.config import Config
-from proxy.dispatch import Dispatcher, Load
 from proxy.errors import NotFound
-from proxy.fetch import Fetcher
-from proxy.lifecycle import Schedule
 from proxy.model import (
     Credential,
     Draft,
@@ -30,11 +26,15 @@ from proxy.model import (
     Upstream,
     VideoRequest,
 )
-from proxy.planning import Attempt, attempts_of
 from proxy.providers import PROVIDERS
-from proxy.records import Records
 from proxy.sim import Fault
 from proxy.store import StoreDown, keys
+from proxy.tasks import lifecycle
+from proxy.tasks.dispatch import Dispatcher, Load
+from proxy.tasks.fetch import Fetcher
+from proxy.tasks.lifecycle import Schedule
+from proxy.tasks.planning import Attempt, attempts_of
+from proxy.tasks.task_writer import Records
 from proxy.upstream import Deadlines, Upstreams
 from tests.edge.store_fixtures import new_task
 

@@ -20,11 +20,11 @@ from click.testing import CliRunner, Result
 
 import proxy
 from proxy.cli import main
-from proxy.lifecycle import failed
 from proxy.model import Stage, Task, TaskError
 from proxy.store import Store, keys
 from proxy.store.ended import SWEPT_AT_ONCE
 from proxy.store.hooks import KEPT_MS, KEPT_OPEN_MS, MAX_ENDED
+from proxy.tasks.lifecycle import failed
 from tests.edge.front_door import DOORS, error_of
 from tests.edge.receivers import allowing, receiving
 from tests.edge.retention import check_nothing_is_left

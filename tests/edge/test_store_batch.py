@@ -11,7 +11,6 @@ from importlib import resources
 import pytest
 
 from proxy.model import Stage
-from proxy.pools import WELL
 from proxy.store import (
     Embedded,
     OwnerRecord,
@@ -37,6 +36,7 @@ from proxy.store.tasks import Tasks
 from proxy.store.tokens import Tokens
 from proxy.store.waiting import Waiting
 from proxy.store.wire import Arg
+from proxy.tasks.breaker import WELL
 from tests.edge.store_fixtures import NOW, new_task, own_valkey, second, store, valkey
 
 __all__ = ["own_valkey", "second", "store", "valkey"]

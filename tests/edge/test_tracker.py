@@ -17,7 +17,7 @@ import pytest
 from proxy.model import Credential
 from proxy.sim import Account, Entry, Fault
 from proxy.store import keys
-from proxy.tracker import AT_ONCE_EACH
+from proxy.tasks.tracker import AT_ONCE_EACH
 from tests.edge.workers import open_site
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from proxy.turnstile import TurnedAway, Turnstile
+from proxy.tasks.bulkhead import TurnedAway, Turnstile
 
 LONG_S = 20.0  # only a hang waits so long
 

@@ -21,8 +21,8 @@ from proxy.gateway.listener import Listener, ListenerOptions
 from proxy.model import Call, Exchange, Head, Kind, Operation, Principal, Stage, Task
 from proxy.sim import Fault
 from proxy.store import StoreDown
+from proxy.tasks.changes import Watch
 from proxy.telemetry.logs import make_logger
-from proxy.watch import Watch
 from tests.edge.streams import Raw, connected, connected_to, line_of, told
 
 if TYPE_CHECKING:

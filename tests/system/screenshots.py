@@ -16,7 +16,6 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
-from proxy import lifecycle
 from proxy.model import (
     Accepted,
     Credential,
@@ -31,8 +30,9 @@ from proxy.model import (
     TaskState,
     Upstream,
 )
-from proxy.pricing import price_micro
 from proxy.store import Store, new_task_id
+from proxy.tasks import lifecycle
+from proxy.tasks.pricing import price_micro
 from tests.edge.programs import ask, until
 from tests.system.browser import Demo, chromium, demo
 

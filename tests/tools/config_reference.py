@@ -24,12 +24,12 @@ from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator, BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
-from proxy import pricing
 from proxy.config import SECTIONS
 from proxy.config.reload import WAIT, WAIT_KEYS
 from proxy.config.source import fields_of
 from proxy.config.tables import CredentialTable, RouteTable, ShareTable, Table, UpstreamTable
 from proxy.providers import PROVIDERS
+from proxy.tasks import pricing
 
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = "python -m tests.tools.config_reference > docs/configuration.md"

@@ -24,14 +24,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict, MultiDict
 
-from proxy import lifecycle
 from proxy.dialects import DIALECTS
 from proxy.dialects.answers import remembered
 from proxy.dialects.base import View
 from proxy.dialects.fields import Fields
 from proxy.dialects.media import MemoryBlob
 from proxy.errors import Invalid
-from proxy.fetch import remotes_in, with_files
 from proxy.http.documents import json_fields
 from proxy.http.multipart import FormLimits, FormParser
 from proxy.model import (
@@ -57,8 +55,6 @@ from proxy.model import (
 from proxy.providers import PROVIDERS, serial
 from proxy.providers.base import Provider
 from proxy.providers.parts import multipart_pieces
-from proxy.rewrite import enforce_fit, rewrite
-from proxy.routing import EndpointTable
 from proxy.sim.body import Body, read_body
 from proxy.sim.faults import Faults
 from proxy.sim.jimeng import Jimeng
@@ -72,6 +68,10 @@ from proxy.sim.service import Call as SimCall
 from proxy.sim.service import Service
 from proxy.sim.settings import Account, Settings
 from proxy.sim.tasks import Tasks
+from proxy.tasks import lifecycle
+from proxy.tasks.fetch import remotes_in, with_files
+from proxy.tasks.rewrite import enforce_fit, rewrite
+from proxy.tasks.routing import EndpointTable
 from proxy.tasks.spool import Spool
 
 NOW = 1767225600

@@ -10,7 +10,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.lifecycle import (
+from proxy.model import (
+    Accepted,
+    Adjustment,
+    Credential,
+    DialectName,
+    Draft,
+    Kind,
+    Operation,
+    Rendered,
+    Result,
+    Stage,
+    Status,
+    Task,
+    TaskError,
+    TaskState,
+    Upstream,
+    submit_key,
+)
+from proxy.tasks.lifecycle import (
     RESULT_LIFE_MS,
     Schedule,
     advanced,
@@ -29,24 +47,6 @@ from proxy.lifecycle import (
     sent,
     unconfirmed,
     unconfirmed_due_ms,
-)
-from proxy.model import (
-    Accepted,
-    Adjustment,
-    Credential,
-    DialectName,
-    Draft,
-    Kind,
-    Operation,
-    Rendered,
-    Result,
-    Stage,
-    Status,
-    Task,
-    TaskError,
-    TaskState,
-    Upstream,
-    submit_key,
 )
 
 T0 = 1_790_000_000_000

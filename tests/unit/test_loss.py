@@ -6,16 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.lifecycle import (
-    Schedule,
-    Silence,
-    advanced,
-    ended_by_operator,
-    is_silence,
-    loss_due_ms,
-    loss_of,
-    silent,
-)
 from proxy.model import (
     Kind,
     Operation,
@@ -28,6 +18,16 @@ from proxy.model import (
 )
 from proxy.providers import PROVIDERS
 from proxy.providers.openai import Options
+from proxy.tasks.lifecycle import (
+    Schedule,
+    Silence,
+    advanced,
+    ended_by_operator,
+    is_silence,
+    loss_due_ms,
+    loss_of,
+    silent,
+)
 
 T0 = 1_790_000_000_000
 SCHEDULE = Schedule(2_000, 5_000, 30_000, 70_000, 600_000, 300_000, 3_600_000)

@@ -14,7 +14,7 @@ from proxy.admin.openapi import document
 from proxy.dialects import DIALECTS
 from proxy.gateway.openapi import data_document
 from proxy.gateway.openapi_schemas import ANSWERS, BODIES
-from proxy.routing import EndpointTable
+from proxy.tasks.routing import EndpointTable
 
 TABLE = EndpointTable(DIALECTS)
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 from multidict import CIMultiDict
 
-from proxy import pools
 from proxy.errors import Invalid, Unavailable
-from proxy.lifecycle import Schedule
 from proxy.model import Cooldown, Credential, Refused, Upstream
-from proxy.pools import WELL, Blocked, Standing
 from proxy.providers import PROVIDERS
+from proxy.tasks import breaker as pools
+from proxy.tasks.breaker import WELL, Blocked, Standing
+from proxy.tasks.lifecycle import Schedule
 
 NOW = 1_790_000_000_000
 

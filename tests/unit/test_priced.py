@@ -21,7 +21,6 @@ from proxy.dialects import DIALECTS
 from proxy.dialects.fields import Fields
 from proxy.dialects.media import MemoryBlob
 from proxy.errors import Invalid, ProxyError
-from proxy.fetch import remotes_in, with_files
 from proxy.http.multipart import FormLimits, FormParser
 from proxy.model import (
     Call,
@@ -33,9 +32,10 @@ from proxy.model import (
     Terms,
     Upstream,
 )
-from proxy.pricing import price_micro
 from proxy.providers import PROVIDERS, serial
 from proxy.providers.openai import SERVERS, Options
+from proxy.tasks.fetch import remotes_in, with_files
+from proxy.tasks.pricing import price_micro
 
 KEYS = Credential("a", api_key="k", access_key="ak", secret_key="sk")
 MODELS = {"openai": "cheap", "kling": "kling-v2-6", "jimeng": "jimeng_t2v_v30"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import Invalid
 from proxy.model import Rendered
-from proxy.pricing import money, price_micro, resolution_of, settle_micro
+from proxy.tasks.pricing import money, price_micro, resolution_of, settle_micro
 
 HD = (1280, 720)
 FULL = (1080, 1920)

@@ -30,8 +30,8 @@ from proxy.model import (
     Unknown,
     Upstream,
 )
-from proxy.pools import WELL, Witness, after_refusal
 from proxy.providers import PROVIDERS, values
+from proxy.tasks.breaker import WELL, Witness, after_refusal
 
 NO_HEADERS: CIMultiDict[str] = CIMultiDict()
 OURS = "video_gen_3251cec7560d442288908f9269655660"

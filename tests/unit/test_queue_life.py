@@ -20,21 +20,6 @@ from proxy.errors import (
     Unavailable,
     UpstreamUnreachable,
 )
-from proxy.lifecycle import (
-    CANCELLED,
-    Schedule,
-    confirm_end_ms,
-    end_of_wait,
-    failed,
-    failure_of,
-    fitted,
-    is_overdue,
-    removed,
-    sent,
-    unconfirmed_due_ms,
-    waiting,
-    withdrawn,
-)
 from proxy.model import (
     Adjustment,
     Credential,
@@ -49,8 +34,23 @@ from proxy.model import (
     TaskError,
     Upstream,
 )
-from proxy.planning import max_age_ms, places_of, reach_of
 from proxy.providers import PROVIDERS
+from proxy.tasks.lifecycle import (
+    CANCELLED,
+    Schedule,
+    confirm_end_ms,
+    end_of_wait,
+    failed,
+    failure_of,
+    fitted,
+    is_overdue,
+    removed,
+    sent,
+    unconfirmed_due_ms,
+    waiting,
+    withdrawn,
+)
+from proxy.tasks.planning import max_age_ms, places_of, reach_of
 
 T0 = 1_790_000_000_000
 DAY_MS = 86_400_000

@@ -7,7 +7,7 @@ import pytest
 
 from proxy.errors import Invalid
 from proxy.model import Adjustment, Draft, DraftValue, Json, Route
-from proxy.rewrite import enforce_fit, rewrite
+from proxy.tasks.rewrite import enforce_fit, rewrite
 
 DEEP: dict[str, DraftValue] = {"x": 1}
 INFO: dict[str, DraftValue] = {"enabled": True, "deep": DEEP}

@@ -12,7 +12,7 @@ from proxy.dialects.base import Dialect, Endpoint
 from proxy.dialects.fields import Fields
 from proxy.errors import EndpointNotFound, Invalid, MethodNotAllowed
 from proxy.model import Call, Credential, DialectName, Json, Operation, Principal, Route, Upstream
-from proxy.routing import (
+from proxy.tasks.routing import (
     EndpointTable,
     allowed_models,
     candidates,

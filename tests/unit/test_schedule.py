@@ -8,7 +8,8 @@ from itertools import pairwise
 
 import pytest
 
-from proxy.lifecycle import (
+from proxy.model import Kind, Operation, Stage, Task
+from proxy.tasks.lifecycle import (
     LONGEST_RETRY_MS,
     Schedule,
     is_settled,
@@ -16,7 +17,6 @@ from proxy.lifecycle import (
     next_poll_ms,
     unconfirmed_due_ms,
 )
-from proxy.model import Kind, Operation, Stage, Task
 
 T0 = 1_790_000_000_000
 SCHEDULE = Schedule(

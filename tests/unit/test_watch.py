@@ -11,7 +11,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from proxy.errors import Invalid
 from proxy.gateway.heads import MAX_WAIT_S, wait_of
 from proxy.model import Kind, Operation, Stage, Task
-from proxy.watch import Watch
+from proxy.tasks.changes import Watch
 
 LONG_S = 60.0
 TASK = Task(

@@ -36,17 +36,15 @@ import orjson
 import pytest
 from multidict import CIMultiDict
 
-from proxy import errors, lifecycle
+from proxy import errors
 from proxy.dialects import DIALECTS
 from proxy.dialects.answers import remembered
 from proxy.dialects.base import View
 from proxy.dialects.fields import Fields
 from proxy.dialects.media import MemoryBlob
 from proxy.errors import AuthFault, ProxyError
-from proxy.fetch import remotes_in, with_files
 from proxy.http.documents import json_fields
 from proxy.http.multipart import FormLimits, FormParser
-from proxy.links import Links
 from proxy.model import (
     Accepted,
     Call,
@@ -64,10 +62,13 @@ from proxy.model import (
 )
 from proxy.providers import PROVIDERS, serial
 from proxy.providers.base import Provider
-from proxy.rewrite import enforce_fit, rewrite
-from proxy.routing import EndpointTable, dialect_of
 from proxy.signing import sign_link
 from proxy.sim.signatures import check_kling_jwt, check_volcengine, volcengine_signature
+from proxy.tasks import lifecycle
+from proxy.tasks.fetch import remotes_in, with_files
+from proxy.tasks.links import Links
+from proxy.tasks.rewrite import enforce_fit, rewrite
+from proxy.tasks.routing import EndpointTable, dialect_of
 from proxy.tasks.spool import Spool
 
 HERE = Path(__file__).parent
@@ -438,7 +439,7 @@ def fields_of(message: Message) -> Fields:
 
 
 def view_of(task: Task) -> View:
-    """With links as `proxy.links` makes them."""
+    """With links as `proxy.tasks.links` makes them."""
     if task.status is not Status.COMPLETED:
         return View(task)
     exp_s = Links.exp_s(task)

@@ -21,22 +21,22 @@ from typing import Final
 
 import structlog
 
-from proxy import lifecycle
-from proxy.aside import aside
 from proxy.clips import measured
 from proxy.config import Config
 from proxy.config.tables import MIB
-from proxy.dispatch import Dispatcher, Load
 from proxy.errors import Invalid, NotFound, ProxyError, TooManyInFlight, Unavailable
-from proxy.keyring import Keyring
-from proxy.lifecycle import Schedule
 from proxy.model import Credential, Route, Stage, Task, TaskError, Upstream, VideoRequest
-from proxy.planning import Attempt, attempts_of, max_age_ms, places_of
-from proxy.pools import BUSY_RETRY_S
-from proxy.pricing import price_micro
 from proxy.providers.base import Provider
 from proxy.store import Store
 from proxy.store.requests import MAX_BYTES, pack
+from proxy.tasks import lifecycle
+from proxy.tasks.breaker import BUSY_RETRY_S
+from proxy.tasks.credentials import Keyring
+from proxy.tasks.dispatch import Dispatcher, Load
+from proxy.tasks.lifecycle import Schedule
+from proxy.tasks.offload import aside
+from proxy.tasks.planning import Attempt, attempts_of, max_age_ms, places_of
+from proxy.tasks.pricing import price_micro
 from proxy.telemetry.metrics import Metrics
 
 TICK_S: Final = 1.0  # how often it looks when nobody says that a place is free

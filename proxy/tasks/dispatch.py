@@ -21,13 +21,8 @@ from typing import Protocol
 
 import structlog
 
-from proxy import lifecycle
-from proxy.aside import aside
 from proxy.config import Config
 from proxy.errors import NotFound, ProxyError, Unavailable, UpstreamUnreachable
-from proxy.fetch import Basket, Fetcher
-from proxy.keyring import Entry, Keyring
-from proxy.lifecycle import Schedule
 from proxy.model import (
     Accepted,
     Exchange,
@@ -40,11 +35,16 @@ from proxy.model import (
     Unknown,
     submit_key,
 )
-from proxy.planning import Attempt
-from proxy.pools import Blocked, told
-from proxy.records import Records
 from proxy.store import Store, StoreDown
 from proxy.store.refusals import refusal_of
+from proxy.tasks import lifecycle
+from proxy.tasks.breaker import Blocked, told
+from proxy.tasks.credentials import Entry, Keyring
+from proxy.tasks.fetch import Basket, Fetcher
+from proxy.tasks.lifecycle import Schedule
+from proxy.tasks.offload import aside
+from proxy.tasks.planning import Attempt
+from proxy.tasks.task_writer import Records
 from proxy.telemetry.metric_definitions import REFUSED
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.timing import spent

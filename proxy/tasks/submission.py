@@ -15,11 +15,9 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from proxy.aside import aside
 from proxy.clips import measured
 from proxy.config import Config
 from proxy.dialects.answers import remembered
-from proxy.dispatch import Dispatcher, Load
 from proxy.errors import (
     BudgetExceeded,
     Invalid,
@@ -30,7 +28,6 @@ from proxy.errors import (
     Unprocessable,
 )
 from proxy.gateway.scopes import model_limits, owns
-from proxy.lifecycle import fitted
 from proxy.model import (
     Exchange,
     Operation,
@@ -41,15 +38,18 @@ from proxy.model import (
     Task,
     VideoRequest,
 )
-from proxy.planning import Attempt, attempts_of, check_addresses, route_for
-from proxy.pricing import money, price_micro
 from proxy.providers.base import Provider
-from proxy.queue import Queue
 from proxy.store import Allowance, Store, StoreFull, Taken, Why
 from proxy.store.keys import new_task_id
+from proxy.tasks.changes import Watch
+from proxy.tasks.dispatch import Dispatcher, Load
+from proxy.tasks.lifecycle import fitted
+from proxy.tasks.offload import aside
+from proxy.tasks.planning import Attempt, attempts_of, check_addresses, route_for
+from proxy.tasks.pricing import money, price_micro
+from proxy.tasks.queue import Queue
 from proxy.telemetry.timing import spent
 from proxy.telemetry.tracing import Tracing
-from proxy.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from proxy.errors import ProxyError, RateLimited, TooManyInFlight, Unavailable
-from proxy.lifecycle import MAX_DOUBLINGS, Schedule
 from proxy.model import Refused
+from proxy.tasks.lifecycle import MAX_DOUBLINGS, Schedule
 
 Mood = Literal["well", "cooling", "out", "broken"]
 Verdict = Literal["go", "trial", "wait"]

@@ -22,10 +22,10 @@ import structlog
 from proxy.config import Config
 from proxy.dialects.base import Dialect, View
 from proxy.errors import Conflict, NotFound, ProxyError, Unavailable
-from proxy.links import Links
 from proxy.model import DialectName, Hook, Stage, Status, Task
 from proxy.signing import sign_webhook
 from proxy.store import Store, StoreFault, TokenRecord
+from proxy.tasks.links import Links
 from proxy.telemetry.metric_definitions import WEBHOOKS
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import Tracing

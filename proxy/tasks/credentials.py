@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import structlog
 
 from proxy.errors import ProxyError, UpstreamUnreachable
-from proxy.lifecycle import Schedule
 from proxy.model import Accepted, Credential, Outcome, Refused, Task, Unknown, Upstream
-from proxy.pools import (
+from proxy.store import Store
+from proxy.tasks.breaker import (
     WELL,
     Blocked,
     Standing,
@@ -28,7 +28,7 @@ from proxy.pools import (
     place_life_ms,
     verdict,
 )
-from proxy.store import Store
+from proxy.tasks.lifecycle import Schedule
 from proxy.telemetry.metric_definitions import SUBMITS
 from proxy.telemetry.metrics import Metrics
 

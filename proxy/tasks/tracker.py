@@ -20,11 +20,8 @@ from types import MappingProxyType
 
 import structlog
 
-from proxy import lifecycle
 from proxy.config import Config
 from proxy.errors import ProxyError, Unavailable
-from proxy.keyring import Keyring
-from proxy.lifecycle import Schedule, Silence
 from proxy.model import (
     Accepted,
     Credential,
@@ -40,13 +37,16 @@ from proxy.model import (
     TransientKind,
     Upstream,
 )
-from proxy.planning import max_age_ms, places_of, reach_of
 from proxy.providers.base import Provider
 from proxy.store import Store
+from proxy.tasks import lifecycle
+from proxy.tasks.bulkhead import TurnedAway, Turnstile
+from proxy.tasks.credentials import Keyring
+from proxy.tasks.lifecycle import Schedule, Silence
+from proxy.tasks.planning import max_age_ms, places_of, reach_of
 from proxy.telemetry.metric_definitions import POLL_LAG, TASKS_LOST, UNKNOWN_STATES
 from proxy.telemetry.metrics import Elders, Metrics
 from proxy.telemetry.tracing import Tracing
-from proxy.turnstile import TurnedAway, Turnstile
 from proxy.upstream import Answer, Upstreams, UpstreamTrouble
 
 AT_ONCE = 256  # tasks leased by one worker

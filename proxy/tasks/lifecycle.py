@@ -32,7 +32,7 @@ from proxy.model import (
     TransientKind,
     Upstream,
 )
-from proxy.pricing import settle_micro
+from proxy.tasks.pricing import settle_micro
 
 MAX_DOUBLINGS: Final = 4
 LONGEST_RETRY_MS: Final = 3_600_000  # of what a provider's Retry-After puts a poll off

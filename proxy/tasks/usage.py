@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from proxy.model import NO_LIMITS, Json, Limits, Principal, Task
-from proxy.pricing import money
 from proxy.store import Standing, Store
 from proxy.store.keys import holders
+from proxy.tasks.pricing import money
 
 
 def account_of(limits: Limits, standing: Standing) -> dict[str, Json]:

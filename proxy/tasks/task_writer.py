@@ -14,11 +14,11 @@ from dataclasses import replace
 
 import structlog
 
-from proxy import lifecycle
 from proxy.config import Config
 from proxy.errors import NotFound, Unavailable
 from proxy.model import Stage, Task, TaskError
 from proxy.store import Durability, Store, StoreDown, StoreUnsafe, Why
+from proxy.tasks import lifecycle
 
 # Between two attempts to write what the store did not take: first, longest.
 STORE_PAUSE_S = 0.25

@@ -26,8 +26,8 @@ from proxy.model import (
 from proxy.providers.base import Provider
 from proxy.providers.demands import check_left_out
 from proxy.providers.parts import check_form
-from proxy.rewrite import enforce_fit, rewrite
-from proxy.routing import allowed_models, candidates, choose_route, permits
+from proxy.tasks.rewrite import enforce_fit, rewrite
+from proxy.tasks.routing import allowed_models, candidates, choose_route, permits
 
 # Of what may be wanted from `candidates` without its order.
 _ANY: Final = 0.0

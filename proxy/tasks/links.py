@@ -10,9 +10,9 @@ from collections.abc import Callable
 from urllib.parse import urlencode
 
 from proxy.gateway.auth import Authenticator
-from proxy.lifecycle import RESULT_LIFE_MS
 from proxy.memo import Memo
 from proxy.model import Stage, Task
+from proxy.tasks.lifecycle import RESULT_LIFE_MS
 
 KEPT = 4096  # tasks whose links are not signed again at every poll
 
