@@ -22,14 +22,16 @@ from aiohttp.typedefs import Handler, Middleware
 from aiohttp_cors import ResourceOptions
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from proxy.admin import content, ledger, owners, settings, tasks, tokens, trial, upstreams, webhooks
-from proxy.admin.console import Console
-from proxy.admin.desk import Action, Asked, Desk
-from proxy.admin.fleet import Fleet
-from proxy.admin.gate import Gate
-from proxy.admin.loopback import DataPort
+from proxy.admin import content, ledger, owners, tasks, tokens, upstreams, webhooks
+from proxy.admin import overview as settings
+from proxy.admin import playground as trial
+from proxy.admin.auth import Gate
+from proxy.admin.context import Action, Asked, Desk
+from proxy.admin.data_port import DataPort
 from proxy.admin.openapi import document
-from proxy.admin.reading import MAX_BODY_BYTES, read_body, read_query
+from proxy.admin.request import MAX_BODY_BYTES, read_body, read_query
+from proxy.admin.static import Console
+from proxy.admin.workers import Fleet
 from proxy.config import Config
 from proxy.errors import EndpointNotFound, MethodNotAllowed, ProxyError, Unavailable
 from proxy.gateway.listener import Handler as Served

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 from aiohttp import ClientError, web
 from multidict import CIMultiDict
 
-from proxy.admin.desk import Desk
+from proxy.admin.context import Desk
 from proxy.errors import Invalid
 
 PATH: Final = "/api/tasks/{id}/content"

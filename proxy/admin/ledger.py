@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final, Literal
 from annotated_types import Ge, Le
 from pydantic import Field
 
-from proxy.admin.desk import Action, Asked, Desk
-from proxy.admin.shapes import (
+from proxy.admin.context import Action, Asked, Desk
+from proxy.admin.schemas import (
     Item,
     Listing,
     Micro,

@@ -13,8 +13,8 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from proxy import __version__
 from proxy.admin import content
-from proxy.admin.desk import Action
-from proxy.admin.shapes import Body, ErrorAnswer, NoBody, Query
+from proxy.admin.context import Action
+from proxy.admin.schemas import Body, ErrorAnswer, NoBody, Query
 
 _Schema = dict[str, Any]
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from proxy import grants
-from proxy.admin.desk import Action, Asked, Desk
-from proxy.admin.shapes import (
+from proxy.admin.context import Action, Asked, Desk
+from proxy.admin.schemas import (
     Body,
     CountGiven,
     Item,

@@ -13,8 +13,8 @@ from urllib.parse import urlencode
 from annotated_types import Ge, Le
 from pydantic import Field, JsonValue
 
-from proxy.admin.desk import Action, Asked, Desk
-from proxy.admin.shapes import (
+from proxy.admin.context import Action, Asked, Desk
+from proxy.admin.schemas import (
     MOST_LISTED,
     Body,
     Item,

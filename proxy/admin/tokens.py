@@ -10,8 +10,8 @@ from annotated_types import Ge, Le
 from pydantic import AfterValidator, Field, Strict
 
 from proxy import grants
-from proxy.admin.desk import Action, Asked, Desk
-from proxy.admin.shapes import (
+from proxy.admin.context import Action, Asked, Desk
+from proxy.admin.schemas import (
     Body,
     Item,
     LimitsBody,

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, JsonValue
 
-from proxy.admin.desk import Action, Asked, Desk
-from proxy.admin.shapes import Item, Listing, NoBody, NoQuery, StandingItem
+from proxy.admin.context import Action, Asked, Desk
+from proxy.admin.schemas import Item, Listing, NoBody, NoQuery, StandingItem
 from proxy.errors import NotFound
 from proxy.model import Credential, Upstream
 from proxy.providers import PROVIDERS

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from proxy.admin.desk import Action, Asked, Desk
-from proxy.admin.shapes import Item, Listing, Ms, NoBody, NoQuery, Page, cursor_of, place_of
+from proxy.admin.context import Action, Asked, Desk
+from proxy.admin.schemas import Item, Listing, Ms, NoBody, NoQuery, Page, cursor_of, place_of
 from proxy.model import Hook
 from proxy.store import Place
 from proxy.tasks.webhooks import event_id_of, name_of, replay

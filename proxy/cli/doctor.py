@@ -29,7 +29,7 @@ from proxy.config import Config
 from proxy.providers import PROVIDERS
 from proxy.server.bootstrap import CannotServe, signing_secrets
 from proxy.store import Store, StoreDown
-from proxy.store.promises import Finding, findings, latency
+from proxy.store.capabilities import Finding, findings, latency
 from proxy.tasks.breaker import as_a_whole, mood_now
 from proxy.tasks.credential_test import SKEW_S, model_for, probe
 from proxy.tasks.credential_test import Finding as Told

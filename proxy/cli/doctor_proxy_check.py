@@ -17,7 +17,7 @@ from yarl import URL
 from proxy.gateway.probe_endpoint import PAUSE_S, PROBES
 from proxy.http.addresses import is_trusted
 from proxy.signing import sign_probe
-from proxy.store.promises import Finding
+from proxy.store.capabilities import Finding
 from proxy.telemetry.explain import cause_of
 
 ASK_S: Final = 10.0

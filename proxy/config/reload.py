@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 
-from proxy.admin.fleet import Reloaded
+from proxy.admin.workers import Reloaded
 from proxy.config import SECTIONS, Config, load
 from proxy.config.source import ConfigErrors
 from proxy.providers import PROVIDERS

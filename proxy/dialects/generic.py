@@ -20,9 +20,9 @@ from proxy.dialects.answers import (
 )
 from proxy.dialects.base import Endpoint, View, encoded, error_object, json_reply
 from proxy.dialects.body import Body
+from proxy.dialects.common_fields import require_prompt, video_request
 from proxy.dialects.fields import Fields
 from proxy.dialects.roles import content_of, media_of, ordered
-from proxy.dialects.wishes import require_prompt, video_request
 from proxy.errors import EndpointNotFound, NotFound, ProxyError, UnsupportedOperation
 from proxy.model import Call, DialectName, Json, Operation, PageRequest, Reply, Status, VideoRequest
 

@@ -26,10 +26,10 @@ import orjson
 from proxy.dialects.answers import event_of, task_headers
 from proxy.dialects.base import Endpoint, View, encoded, error_object, json_reply
 from proxy.dialects.body import Body, disagreeing
+from proxy.dialects.common_fields import check_no_media, made, read_wishes
 from proxy.dialects.fields import Fields, kind_of
 from proxy.dialects.roles import PAIRS, content_of, has_media, media_of, ordered
 from proxy.dialects.shape import FRAMES, count
-from proxy.dialects.wishes import check_no_media, made, read_wishes
 from proxy.errors import (
     FAILURES,
     AuthFault,

@@ -21,9 +21,9 @@ from dataclasses import replace
 from proxy.dialects.answers import error_of, metadata_of, seconds_of, task_headers, whole
 from proxy.dialects.base import Endpoint, View, encoded, error_object, json_reply
 from proxy.dialects.body import Body
+from proxy.dialects.common_fields import check_no_media, made, read_wishes
 from proxy.dialects.fields import Fields, shown
 from proxy.dialects.roles import content_of, media_of, ordered
-from proxy.dialects.wishes import check_no_media, made, read_wishes
 from proxy.errors import (
     AuthFault,
     EndpointNotFound,

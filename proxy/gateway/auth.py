@@ -17,9 +17,8 @@ from typing import NamedTuple
 
 from multidict import CIMultiDictProxy, istr
 
+from proxy.caches import Memo
 from proxy.errors import AuthFault, Forbidden, Unauthenticated
-from proxy.memo import Memo
-from proxy.mirror import Mirror
 from proxy.model import DialectName, Head, Principal
 from proxy.signing import (
     VolcCredential,
@@ -38,6 +37,7 @@ from proxy.signing import (
     volc_time,
 )
 from proxy.store import OwnerRecord, StoreDown, TokenRecord, principal
+from proxy.store.cache import Mirror
 
 # Clocks of clients differ from ours. Volcengine's own window is not documented; 15 minutes is
 # what its kin (AWS Signature V4) allows.

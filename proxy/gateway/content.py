@@ -18,6 +18,7 @@ from urllib.parse import quote
 import structlog
 from aiohttp import web
 
+from proxy.caches import Memo
 from proxy.config import Config
 from proxy.errors import Expired, Invalid, NotFound, NotReady, RangeNotSatisfiable, UpstreamFailed
 from proxy.gateway.auth import Admission, Authenticator, bad_link
@@ -37,10 +38,9 @@ from proxy.http.ranges import (
     range_still_holds,
     read_range,
 )
-from proxy.memo import Memo
-from proxy.mirror import Mirror
 from proxy.model import Call, Exchange, Principal, Status, Task
 from proxy.providers.base import Provider
+from proxy.store.cache import Mirror
 from proxy.tasks.tracker import Tracker
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.timing import server_timing, spent

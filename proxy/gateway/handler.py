@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
+from proxy.caches import Memo
 from proxy.config import Config
 from proxy.dialects.base import Dialect, View, unplaced
 from proxy.dialects.fields import Fields
@@ -54,8 +55,6 @@ from proxy.gateway.scopes import check_end, check_scope, most_body_bytes, owns, 
 from proxy.grants import check_webhook
 from proxy.http import cors
 from proxy.http.headers import forwarded
-from proxy.memo import Memo
-from proxy.mirror import Mirror, Reach
 from proxy.model import (
     Call,
     DialectName,
@@ -68,6 +67,7 @@ from proxy.model import (
     VideoRequest,
 )
 from proxy.store import Store, StoreDown
+from proxy.store.cache import Mirror, Reach
 from proxy.tasks import lifecycle
 from proxy.tasks.changes import Watch
 from proxy.tasks.lifecycle import Schedule

@@ -20,7 +20,7 @@ from proxy.gateway.slots import RETRY_AFTER_S
 from proxy.model import Principal
 from proxy.store import StoreDown, Streams
 from proxy.store.keys import holders
-from proxy.store.streams import LEASE_MS
+from proxy.store.stream_leases import LEASE_MS
 
 RENEW_S: Final = LEASE_MS / 3000  # two may be lost before a lease lapses
 

@@ -19,6 +19,7 @@ from multidict import CIMultiDict
 from pydantic import BaseModel, ConfigDict
 
 from proxy.errors import Invalid
+from proxy.http import body_writer as serial
 from proxy.model import (
     NO_TERMS,
     Accepted,
@@ -48,7 +49,8 @@ from proxy.model import (
     Upstream,
     VideoRequest,
 )
-from proxy.providers import demands, refusals, serial, states, values
+from proxy.providers import fitting as demands
+from proxy.providers import refusals, states, values
 from proxy.providers.results import result_url
 from proxy.signing import kling_jwt
 

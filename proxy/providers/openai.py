@@ -23,6 +23,8 @@ from multidict import CIMultiDict
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from proxy.errors import Invalid, NotFound, UpstreamFailed
+from proxy.http.body_writer import address, json_pieces, length, segment
+from proxy.http.form_writer import form_of
 from proxy.model import (
     NO_TERMS,
     Accepted,
@@ -50,7 +52,7 @@ from proxy.model import (
     VideoRequest,
     submit_key,
 )
-from proxy.providers.demands import (
+from proxy.providers.fitting import (
     as_number,
     check_operation,
     check_seconds,
@@ -62,11 +64,9 @@ from proxy.providers.demands import (
     spelled,
 )
 from proxy.providers.openai_answers import OPEN_DOOR, Door, outcome, state
-from proxy.providers.parts import form_of
 from proxy.providers.passthrough import MOVERS, is_harmless, is_named, is_passed
-from proxy.providers.pixels import fit_size, size_of
 from proxy.providers.refusals import RefusedStatuses
-from proxy.providers.serial import address, json_pieces, length, segment
+from proxy.providers.sizes import fit_size, size_of
 from proxy.providers.values import quantity
 
 Server: TypeAlias = Literal["openai", "azure", "vllm-omni", "sglang", "litellm", "reelway"]

@@ -28,7 +28,7 @@ from proxy.model import (
     Unknown,
 )
 from proxy.providers import refusals, states, values
-from proxy.providers.pixels import size_of
+from proxy.providers.sizes import size_of
 from proxy.providers.values import Object
 
 # Error codes, lower-cased; who sends them.

@@ -33,7 +33,7 @@ from urllib.parse import quote
 import orjson
 
 from proxy.server.child_process import Adopted, die_with_parent
-from proxy.store.faults import StoreUnusable
+from proxy.store.errors import StoreUnusable
 
 MIN_VERSION: Final = (6, 2)
 WAIT_S: Final = 10.0  # for the lock of a server that is going away

@@ -26,7 +26,7 @@ import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 
 from proxy.admin.app import make_app
-from proxy.admin.fleet import Reloaded, WorkerInfo
+from proxy.admin.workers import Reloaded, WorkerInfo
 from proxy.config import Config
 from proxy.config.reload import has_failed, read_again
 from proxy.gateway.listener import address_of, bind_shared

@@ -27,7 +27,7 @@ from prometheus_client import (
 )
 
 from proxy.admin.app import make_app
-from proxy.admin.fleet import Alone, Reloaded, WorkerInfo
+from proxy.admin.workers import Alone, Reloaded, WorkerInfo
 from proxy.config import Config
 from proxy.config.reload import has_failed, read_again
 from proxy.dialects import DIALECTS
@@ -37,7 +37,6 @@ from proxy.gateway.content import ContentServer
 from proxy.gateway.handler import Gateway
 from proxy.gateway.leases import Leases
 from proxy.gateway.listener import Listener, ListenerOptions
-from proxy.mirror import Mirror, Reach
 from proxy.model import Task
 from proxy.providers import PROVIDERS
 from proxy.server import systemd
@@ -60,6 +59,7 @@ from proxy.store import (
     StoreDown,
     TokenRecord,
 )
+from proxy.store.cache import Mirror, Reach
 from proxy.tasks.changes import Watch
 from proxy.tasks.dispatch import Dispatcher
 from proxy.tasks.fetch import Fetcher

@@ -16,28 +16,28 @@ from typing import Final
 from proxy.errors import Unavailable
 from proxy.server.embedded_store import MIN_VERSION, Embedded, parse_version
 from proxy.store import keys
-from proxy.store.batch import Answer, Batcher, Durability
 from proxy.store.client import Connections, connect
 from proxy.store.codec import Booking, LineEntry, OwnerRecord, TokenRecord
 from proxy.store.credentials import Credentials
 from proxy.store.durations import Durations
-from proxy.store.ended import Ended
-from proxy.store.faults import StoreDown, StoreFault, StoreFull, StoreUnsafe, StoreUnusable
-from proxy.store.hooks import Hooks
+from proxy.store.errors import StoreDown, StoreFault, StoreFull, StoreUnsafe, StoreUnusable
+from proxy.store.expiry import Ended
 from proxy.store.keys import new_task_id, shard_of, shard_of_task
 from proxy.store.ledger import Balance, Findings, Ledger, Standing
-from proxy.store.listen import Heard, Listener
-from proxy.store.made import Made, Place
+from proxy.store.listing import Made, Place
 from proxy.store.observer import NOBODY, Observer
 from proxy.store.owners import Owners
+from proxy.store.pipeline import Answer, Batcher, Durability
+from proxy.store.queue import Waiting
 from proxy.store.rates import Admitted, Rate, Rates
 from proxy.store.refusals import Refusal, Refusals
 from proxy.store.signatures import Signatures
-from proxy.store.streams import Streams
+from proxy.store.stream_leases import Streams
+from proxy.store.subscription import Heard, Listener
 from proxy.store.tasks import Allowance, Taken, Tasks, Why
 from proxy.store.tokens import Tokens, principal
 from proxy.store.usage import Usage, Use
-from proxy.store.waiting import Waiting
+from proxy.store.webhooks import Hooks
 
 __all__ = [
     "Admitted",

@@ -23,7 +23,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from proxy.errors import ProxyError
-from proxy.store.faults import StoreDown, StoreFault, StoreFull, StoreUnusable
+from proxy.store.errors import StoreDown, StoreFault, StoreFull, StoreUnusable
 
 Client: TypeAlias = "Redis | RedisCluster"
 

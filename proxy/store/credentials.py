@@ -16,7 +16,7 @@ from typing import Final
 import orjson
 
 from proxy.store import keys
-from proxy.store.batch import Answer, Batcher, Script
+from proxy.store.pipeline import Answer, Batcher, Script
 from proxy.store.tasks import free
 from proxy.tasks.breaker import ACTIVE_MS, WELL, Standing
 

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Final
 
 from proxy.store import keys
-from proxy.store.batch import Batcher
+from proxy.store.pipeline import Batcher
 
 KEPT: Final = 64
 LIFE_S: Final = 30 * 24 * 3600

@@ -14,9 +14,9 @@ from typing import Final
 
 from proxy.model import Task
 from proxy.store import keys
-from proxy.store.batch import Answer, Batcher, Script
 from proxy.store.codec import Booking, BookingKind, decode_booking
-from proxy.store.faults import StoreFault
+from proxy.store.errors import StoreFault
+from proxy.store.pipeline import Answer, Batcher, Script
 from proxy.store.tasks import DAY_KEPT_MS, Tasks
 
 PAGE: Final = 1000  # entries read at once

@@ -6,9 +6,9 @@ from __future__ import annotations
 import asyncio
 
 from proxy.store import keys
-from proxy.store.batch import Batcher, Script
 from proxy.store.codec import OwnerRecord, decode_owner, encode_owner
-from proxy.store.faults import StoreFault
+from proxy.store.errors import StoreFault
+from proxy.store.pipeline import Batcher, Script
 from proxy.store.tokens import LISTED_AT_ONCE
 
 

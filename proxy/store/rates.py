@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from proxy.store import keys
-from proxy.store.batch import Batcher, Script
+from proxy.store.pipeline import Batcher, Script
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import orjson
 
 from proxy.model import Task
 from proxy.store import keys
-from proxy.store.batch import Batcher, Script
+from proxy.store.pipeline import Batcher, Script
 from proxy.store.usage import KEPT_MS
 
 MOST_KEPT: Final = 1000  # of each shard

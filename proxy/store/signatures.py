@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy.store import keys
-from proxy.store.batch import Batcher, Script
+from proxy.store.pipeline import Batcher, Script
 
 
 class Signatures:

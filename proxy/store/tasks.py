@@ -20,7 +20,6 @@ from typing import Final, Literal, TypeAlias
 from proxy.errors import PERHAPS_OWED, Conflict, Invalid, NotFound, ProxyError
 from proxy.model import NO_LIMITS, Kind, Limits, Stage, Task, TaskError
 from proxy.store import keys, usage
-from proxy.store.batch import Answer, Batcher, Durability, Script
 from proxy.store.codec import (
     MAX_LINE_ENTRIES,
     Booking,
@@ -36,10 +35,11 @@ from proxy.store.codec import (
     remains_of,
     task_fields,
 )
-from proxy.store.faults import StoreFault
+from proxy.store.errors import StoreFault
 from proxy.store.observer import NOBODY, Observer
-from proxy.store.waiting import Waiting
-from proxy.store.wire import Arg
+from proxy.store.pipeline import Answer, Batcher, Durability, Script
+from proxy.store.queue import Waiting
+from proxy.store.transport import Arg
 from proxy.tasks.lifecycle import failed, notice_of
 
 # No task is open longer; with the retention it bounds how old a live index entry can be.

@@ -13,7 +13,6 @@ from typing import Final
 from proxy.errors import Conflict
 from proxy.model import Principal
 from proxy.store import keys
-from proxy.store.batch import Answer, Batcher, Script
 from proxy.store.codec import (
     OwnerRecord,
     TokenRecord,
@@ -21,7 +20,8 @@ from proxy.store.codec import (
     encode_token,
     token_fields,
 )
-from proxy.store.faults import StoreFault
+from proxy.store.errors import StoreFault
+from proxy.store.pipeline import Answer, Batcher, Script
 
 LISTED_AT_ONCE: Final = 1000  # a bound on what waits for the store at once
 # So that "expired" is not "unknown", and what was paid for stays readable.

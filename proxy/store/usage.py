@@ -15,8 +15,8 @@ import orjson
 
 from proxy.model import Stage, Task
 from proxy.store import keys
-from proxy.store.batch import Answer, Batcher
-from proxy.store.wire import Arg
+from proxy.store.pipeline import Answer, Batcher
+from proxy.store.transport import Arg
 
 KEPT_DAYS: Final = 100
 KEPT_MS: Final = KEPT_DAYS * 24 * 3600 * 1000

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from urllib.parse import urlencode
 
+from proxy.caches import Memo
 from proxy.gateway.auth import Authenticator
-from proxy.memo import Memo
 from proxy.model import Stage, Task
 from proxy.tasks.lifecycle import RESULT_LIFE_MS
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from proxy.errors import Invalid, ModelNotFound, ProxyError, Unavailable
 from proxy.http.addresses import inner_target
+from proxy.http.form_writer import check_form
 from proxy.model import (
     Credential,
     DialectName,
@@ -24,8 +25,7 @@ from proxy.model import (
     VideoRequest,
 )
 from proxy.providers.base import Provider
-from proxy.providers.demands import check_left_out
-from proxy.providers.parts import check_form
+from proxy.providers.fitting import check_left_out
 from proxy.tasks.rewrite import enforce_fit, rewrite
 from proxy.tasks.routing import allowed_models, candidates, choose_route, permits
 

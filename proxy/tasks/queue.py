@@ -21,14 +21,14 @@ from typing import Final
 
 import structlog
 
-from proxy.clips import measured
 from proxy.config import Config
 from proxy.config.tables import MIB
 from proxy.errors import Invalid, NotFound, ProxyError, TooManyInFlight, Unavailable
+from proxy.http.clips import measured
 from proxy.model import Credential, Route, Stage, Task, TaskError, Upstream, VideoRequest
 from proxy.providers.base import Provider
 from proxy.store import Store
-from proxy.store.requests import MAX_BYTES, pack
+from proxy.store.queued_requests import MAX_BYTES, pack
 from proxy.tasks import lifecycle
 from proxy.tasks.breaker import BUSY_RETRY_S
 from proxy.tasks.credentials import Keyring

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from proxy.clips import measured
 from proxy.config import Config
 from proxy.dialects.answers import remembered
 from proxy.errors import (
@@ -28,6 +27,7 @@ from proxy.errors import (
     Unprocessable,
 )
 from proxy.gateway.scopes import model_limits, owns
+from proxy.http.clips import measured
 from proxy.model import (
     Exchange,
     Operation,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.admin.app import ACTIONS
-from proxy.admin.gate import MOST_WRONG
+from proxy.admin.auth import MOST_WRONG
 from tests.edge.admin_client import TOKEN
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import structlog
 from aiohttp import web
 
 from proxy.admin.app import open_port
-from proxy.admin.reading import read_body
-from proxy.admin.shapes import Body
+from proxy.admin.request import read_body
+from proxy.admin.schemas import Body
 from proxy.errors import BodyTimeout
 from proxy.gateway.listener import ListenerOptions, bind
 from tests.edge.relay_rig import on_both_loops

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy import __version__
 from proxy.admin import app as admin_app
-from proxy.admin.gate import MOST_WRONG
+from proxy.admin.auth import MOST_WRONG
 from tests.conftest import IMPATIENT
 from tests.edge.admin_client import TOKEN, ask, done, got, refused
 from tests.edge.front_door import WAIT_S, store_pid

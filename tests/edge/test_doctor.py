@@ -21,7 +21,7 @@ from proxy.cli.doctor_proxy_check import judge, judge_host
 from proxy.server.bootstrap import signing_secrets
 from proxy.signing import sign_probe
 from proxy.store import Store
-from proxy.store.promises import Finding, findings
+from proxy.store.capabilities import Finding, findings
 from tests.edge.programs import run
 from tests.edge.store_fixtures import store, valkey
 

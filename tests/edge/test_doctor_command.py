@@ -20,7 +20,7 @@ from yarl import URL
 
 from proxy.cli.doctor_proxy_check import judge, judge_address
 from proxy.store import Store
-from proxy.store.promises import latency
+from proxy.store.capabilities import latency
 from proxy.tasks.breaker import Standing
 from tests.edge.programs import Ended, run
 from tests.edge.relay_rig import make_certificate

@@ -15,7 +15,7 @@ from proxy.gateway.leases import Leases
 from proxy.model import Limits, Principal
 from proxy.store import Embedded, OwnerRecord, Store
 from proxy.store.keys import streams
-from proxy.store.streams import LEASE_MS
+from proxy.store.stream_leases import LEASE_MS
 from proxy.telemetry.logs import make_logger
 from proxy.tokens import MadeToken
 from tests.edge.front_door import DOORS, JSON, WAIT_S, error_of, head_of, peer_of

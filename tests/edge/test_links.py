@@ -11,11 +11,11 @@ import pytest
 
 from proxy.errors import Forbidden
 from proxy.gateway.auth import Authenticator
-from proxy.mirror import Mirror
 from proxy.server.bootstrap import signing_secrets
 from proxy.signing import sign_link
 from proxy.sim import pattern
 from proxy.store import OwnerRecord, TokenRecord
+from proxy.store.cache import Mirror
 from tests.edge.streams import (
     KLING,
     PLACES,

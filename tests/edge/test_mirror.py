@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from proxy.mirror import PROBE_S, Mirror
 from proxy.store import StoreDown
+from proxy.store.cache import PROBE_S, Mirror
 
 
 class Shelf:

@@ -22,8 +22,8 @@ import proxy
 from proxy.cli import main
 from proxy.model import Stage, Task, TaskError
 from proxy.store import Store, keys
-from proxy.store.ended import SWEPT_AT_ONCE
-from proxy.store.hooks import KEPT_MS, KEPT_OPEN_MS, MAX_ENDED
+from proxy.store.expiry import SWEPT_AT_ONCE
+from proxy.store.webhooks import KEPT_MS, KEPT_OPEN_MS, MAX_ENDED
 from proxy.tasks.lifecycle import failed
 from tests.edge.front_door import DOORS, error_of
 from tests.edge.receivers import allowing, receiving

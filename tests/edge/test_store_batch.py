@@ -21,21 +21,21 @@ from proxy.store import (
     StoreUnsafe,
     TokenRecord,
 )
-from proxy.store.batch import MAX_PENDING, Answer, Batcher, Durability, Script
 from proxy.store.client import connect
 from proxy.store.credentials import Credentials
-from proxy.store.ended import Ended
-from proxy.store.hooks import Hooks
+from proxy.store.expiry import Ended
 from proxy.store.ledger import Ledger
 from proxy.store.owners import Owners
+from proxy.store.pipeline import MAX_PENDING, Answer, Batcher, Durability, Script
+from proxy.store.queue import Waiting
 from proxy.store.rates import Rate, Rates
 from proxy.store.refusals import Refusal, Refusals
 from proxy.store.signatures import Signatures
-from proxy.store.streams import Streams
+from proxy.store.stream_leases import Streams
 from proxy.store.tasks import Tasks
 from proxy.store.tokens import Tokens
-from proxy.store.waiting import Waiting
-from proxy.store.wire import Arg
+from proxy.store.transport import Arg
+from proxy.store.webhooks import Hooks
 from proxy.tasks.breaker import WELL
 from tests.edge.store_fixtures import NOW, new_task, own_valkey, second, store, valkey
 

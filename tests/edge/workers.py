@@ -23,7 +23,7 @@ from aiohttp import ClientSession, ClientTimeout
 from proxy.model import Task
 from proxy.sim import Settings, Simulator
 from proxy.store import Embedded, Store, keys
-from proxy.store.batch import Script
+from proxy.store.pipeline import Script
 from proxy.tokens import MadeToken, NewToken, create_token
 from tests.edge.store_fixtures import bundled_server
 

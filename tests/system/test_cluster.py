@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from proxy.store import Store, StoreUnsafe, keys
-from proxy.store.batch import Script
+from proxy.store.pipeline import Script
 from proxy.tokens import NewToken, create_token
 from tests.edge.workers import GUARD_S, SECRET, Site, Worker, open_site
 from tests.system.redis_servers import RedisServer, cluster

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.store import Store
-from proxy.store.promises import findings
+from proxy.store.capabilities import findings
 from tests.edge.workers import open_site
 from tests.system.ports import free_ports
 from tests.system.redis_servers import RedisServer

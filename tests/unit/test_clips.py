@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.clips import clip_seconds, measured
 from proxy.dialects.media import MemoryBlob
+from proxy.http.clips import clip_seconds, measured
 from proxy.model import Media, Operation, Role, VideoRequest
 
 

@@ -30,7 +30,9 @@ from proxy.dialects.base import View
 from proxy.dialects.fields import Fields
 from proxy.dialects.media import MemoryBlob
 from proxy.errors import Invalid
+from proxy.http import body_writer as serial
 from proxy.http.documents import json_fields
+from proxy.http.form_writer import multipart_pieces
 from proxy.http.multipart import FormLimits, FormParser
 from proxy.model import (
     Accepted,
@@ -52,9 +54,8 @@ from proxy.model import (
     Upstream,
     VideoRequest,
 )
-from proxy.providers import PROVIDERS, serial
+from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
-from proxy.providers.parts import multipart_pieces
 from proxy.sim.body import Body, read_body
 from proxy.sim.faults import Faults
 from proxy.sim.jimeng import Jimeng

@@ -11,7 +11,7 @@ from proxy.dialects.fields import Fields
 from proxy.errors import Invalid
 from proxy.model import Call, Credential, DialectName, Draft, Operation, Upstream
 from proxy.providers import PROVIDERS
-from proxy.providers.demands import check_left_out
+from proxy.providers.fitting import check_left_out
 
 URL = "https://pics.example/cat.png"
 DIALECT_NAMES: tuple[DialectName, ...] = ("openai", "generic", "kling", "jimeng")

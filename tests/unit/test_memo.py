@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.memo import Memo
+from proxy.caches import Memo
 
 
 class Part:

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from proxy.mirror import PROBE_S, Mirror, Reach
 from proxy.store import StoreDown
+from proxy.store.cache import PROBE_S, Mirror, Reach
 
 ROOM = 3
 GRACE_S = 60.0

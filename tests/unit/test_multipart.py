@@ -14,11 +14,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import Invalid, ProxyError, TooLarge, UnsupportedMediaType
+from proxy.http.body_writer import encoded
 from proxy.http.documents import json_fields
+from proxy.http.form_writer import boundary_for, multipart_pieces
 from proxy.http.multipart import FormLimits, FormParser, boundary_of, path_of
 from proxy.model import Base64, Blob, DraftValue
-from proxy.providers.parts import boundary_for, multipart_pieces
-from proxy.providers.serial import encoded
 
 GOLDEN_BOUNDARY = "31b7315e917e80968b499f899a0bceb8"
 GOLDEN_TYPE = f"multipart/form-data; boundary={GOLDEN_BOUNDARY}"

@@ -7,8 +7,7 @@ import tracemalloc
 import pytest
 
 from proxy.errors import Invalid
-from proxy.model import DraftValue
-from proxy.providers.parts import (
+from proxy.http.form_writer import (
     MAX_HEAD_BYTES,
     MAX_PARTS,
     boundary_for,
@@ -16,6 +15,7 @@ from proxy.providers.parts import (
     form_of,
     multipart_pieces,
 )
+from proxy.model import DraftValue
 
 
 def of_zeros(name: str, count: int) -> dict[str, DraftValue]:

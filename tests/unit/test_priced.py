@@ -21,6 +21,7 @@ from proxy.dialects import DIALECTS
 from proxy.dialects.fields import Fields
 from proxy.dialects.media import MemoryBlob
 from proxy.errors import Invalid, ProxyError
+from proxy.http import body_writer as serial
 from proxy.http.multipart import FormLimits, FormParser
 from proxy.model import (
     Call,
@@ -32,7 +33,7 @@ from proxy.model import (
     Terms,
     Upstream,
 )
-from proxy.providers import PROVIDERS, serial
+from proxy.providers import PROVIDERS
 from proxy.providers.openai import SERVERS, Options
 from proxy.tasks.fetch import remotes_in, with_files
 from proxy.tasks.pricing import price_micro

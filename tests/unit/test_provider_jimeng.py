@@ -26,6 +26,7 @@ from proxy.errors import (
     UnsupportedOperation,
     UpstreamFailed,
 )
+from proxy.http import body_writer as serial
 from proxy.model import (
     Accepted,
     Credential,
@@ -49,7 +50,6 @@ from proxy.model import (
     Upstream,
     VideoRequest,
 )
-from proxy.providers import serial
 from proxy.providers.base import Provider
 from proxy.providers.jimeng import Jimeng, Options
 

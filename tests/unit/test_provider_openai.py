@@ -27,6 +27,8 @@ from proxy.errors import (
     UnsupportedOperation,
     UpstreamFailed,
 )
+from proxy.http.body_writer import encoded
+from proxy.http.form_writer import boundary_for, multipart_pieces
 from proxy.model import (
     Accepted,
     Credential,
@@ -54,8 +56,6 @@ from proxy.model import (
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
 from proxy.providers.openai import SERVERS, OpenAI, Options
-from proxy.providers.parts import boundary_for, multipart_pieces
-from proxy.providers.serial import encoded
 from proxy.providers.values import words
 
 ADAPTER: Provider = OpenAI()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.dialects.media import MemoryBlob
 from proxy.model import Kind, Media, Operation, Role, VideoRequest
-from proxy.store.requests import PIECE_BYTES, KeptRequest, pack, unpack
+from proxy.store.queued_requests import PIECE_BYTES, KeptRequest, pack, unpack
 
 LEAST = VideoRequest(Operation.CREATE, "openai", "sora-2")
 MOST = VideoRequest(

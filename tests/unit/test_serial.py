@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import Invalid
+from proxy.http import body_writer as serial
 from proxy.model import Base64, Draft, DraftValue
-from proxy.providers import serial
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from proxy.dialects.base import View
 from proxy.dialects.fields import Fields
 from proxy.dialects.media import MemoryBlob
 from proxy.errors import AuthFault, ProxyError
+from proxy.http import body_writer as serial
 from proxy.http.documents import json_fields
 from proxy.http.multipart import FormLimits, FormParser
 from proxy.model import (
@@ -60,7 +61,7 @@ from proxy.model import (
     Transient,
     Upstream,
 )
-from proxy.providers import PROVIDERS, serial
+from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
 from proxy.signing import sign_link
 from proxy.sim.signatures import check_kling_jwt, check_volcengine, volcengine_signature

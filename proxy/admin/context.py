@@ -11,9 +11,9 @@ from typing import Generic, TypeVar
 import structlog
 from pydantic import BaseModel
 
-from proxy.admin.fleet import Fleet
-from proxy.admin.loopback import DataPort
-from proxy.admin.shapes import Body, Item, NoBody, NoQuery, Query
+from proxy.admin.data_port import DataPort
+from proxy.admin.schemas import Body, Item, NoBody, NoQuery, Query
+from proxy.admin.workers import Fleet
 from proxy.config import Config
 from proxy.store import Store
 from proxy.upstream import Upstreams

@@ -10,7 +10,7 @@ import asyncio
 from typing import Final
 
 from proxy.store import keys
-from proxy.store.batch import Batcher, Script
+from proxy.store.pipeline import Batcher, Script
 
 SWEPT_AT_ONCE: Final = 500
 

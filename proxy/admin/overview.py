@@ -9,13 +9,13 @@ from typing import Any, Final, Literal
 from pydantic import JsonValue
 
 from proxy import __version__
-from proxy.admin.desk import Action, Asked, Desk
-from proxy.admin.fleet import Reloaded
-from proxy.admin.shapes import Item, Listing, Ms, NoBody, NoQuery, StandingItem
+from proxy.admin.context import Action, Asked, Desk
+from proxy.admin.schemas import Item, Listing, Ms, NoBody, NoQuery, StandingItem
 from proxy.admin.upstreams import wholes
+from proxy.admin.workers import Reloaded
 from proxy.errors import Unavailable
+from proxy.store.capabilities import facts
 from proxy.store.keys import day
-from proxy.store.promises import facts
 from proxy.tasks.breaker import Standing
 from proxy.tasks.routing import listed_models
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from proxy.store import keys
-from proxy.store.batch import Batcher, Script
-from proxy.store.faults import StoreDown
+from proxy.store.errors import StoreDown
+from proxy.store.pipeline import Batcher, Script
 
 LEASE_MS: Final = 30_000
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from proxy.model import Task
 from proxy.store import keys
-from proxy.store.batch import Answer, Batcher
+from proxy.store.pipeline import Answer, Batcher
 from proxy.store.tasks import Tasks
 
 WINDOW: Final = 64  # entries of a shard read in one step

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from proxy.errors import Invalid
 from proxy.model import Adjustment, VideoRequest
-from proxy.providers.demands import lines_of, named_lines, ratio, size_param, spelled
+from proxy.providers.fitting import lines_of, named_lines, ratio, size_param, spelled
 
 Size: TypeAlias = "tuple[int, int]"
 

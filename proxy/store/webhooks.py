@@ -13,10 +13,10 @@ from typing import Final, TypeAlias
 
 from proxy.model import Hook
 from proxy.store import keys
-from proxy.store.batch import Batcher, Script
 from proxy.store.codec import decode_hook, encode_hook
-from proxy.store.faults import StoreFault
-from proxy.store.made import MOST_LOOKED_AT, Place, Walk
+from proxy.store.errors import StoreFault
+from proxy.store.listing import MOST_LOOKED_AT, Place, Walk
+from proxy.store.pipeline import Batcher, Script
 from proxy.store.tasks import LostShard, claim, ignore_shard, pull_back
 
 KEPT_MS: Final = 7 * 24 * 3600 * 1000

@@ -22,9 +22,9 @@ from redis import exceptions as rx
 from proxy.errors import ProxyError
 from proxy.store.client import FOREIGN, Client, translate
 from proxy.store.deadline import deadline
-from proxy.store.faults import StoreDown, StoreFault, StoreUnsafe
+from proxy.store.errors import StoreDown, StoreFault, StoreUnsafe
 from proxy.store.observer import NOBODY, Observer
-from proxy.store.wire import Arg, wire_of
+from proxy.store.transport import Arg, wire_of
 
 Durability: TypeAlias = Literal["local", "replica", "fsync"]
 Answer: TypeAlias = "bool | int | str | bytes | list[Answer] | dict[Any, Any] | None"

@@ -9,8 +9,8 @@ from aiohttp import ClientError
 from annotated_types import Gt, Le
 from pydantic import Field, JsonValue
 
-from proxy.admin.desk import Action, Asked, Desk
-from proxy.admin.shapes import Body, Item, NoQuery
+from proxy.admin.context import Action, Asked, Desk
+from proxy.admin.schemas import Body, Item, NoQuery
 from proxy.errors import Unavailable
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024

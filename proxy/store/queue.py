@@ -15,8 +15,8 @@ from typing import Final
 from proxy.errors import ProxyError
 from proxy.model import Task
 from proxy.store import keys
-from proxy.store.batch import Batcher, Script
-from proxy.store.requests import MAX_PIECES, KeptRequest, Packed, unpack
+from proxy.store.pipeline import Batcher, Script
+from proxy.store.queued_requests import MAX_PIECES, KeptRequest, Packed, unpack
 
 LIFE_MS: Final = 8 * 24 * 3600 * 1000  # of a queue nobody has joined: no task waits so long
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final, Literal
 
-from proxy.store.batch import Answer, Batcher, Durability
+from proxy.store.pipeline import Answer, Batcher, Durability
 
 FULL_MARK: Final = 0.8
 PINGS: Final = 9  # few enough to be no load, enough that one slow turn does not count

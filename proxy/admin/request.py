@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from proxy.admin.shapes import Body, Query
+from proxy.admin.schemas import Body, Query
 from proxy.config.source import did_you_mean, dotted, message_of, say
 from proxy.errors import BodyTimeout, Invalid, TooLarge, UnsupportedMediaType
 
