@@ -237,6 +237,14 @@ class Principal:
     addresses: tuple[str, ...] = ()
     shared: bool = False
 
+    def owns(self, task: Task) -> bool:
+        """Whether it may change the task, or start another render from it."""
+        return task.token_id == self.token_id
+
+    def sees(self, task: Task) -> bool:
+        """Whether it may read the task."""
+        return self.owns(task) or (self.shared and task.owner == self.owner)
+
 
 # ---------------------------------------------------------------- where it goes
 
@@ -386,6 +394,40 @@ class Outbound:
     pieces: tuple[Piece, ...] = ()
     length: int = 0
     guarded: bool = False
+
+
+# ---------------------------------------------------------------- how a credential fares
+
+Mood = Literal["well", "cooling", "out", "broken"]
+
+ACTIVE_MS: Final = 10 * 60 * 1000  # a key is active, and what its requests met counts, so long
+ANYBODY: Final = ""  # among the keys of a standing: it would have happened to any request
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """`strikes` in a row brought it here, the last at `last_ms` with the provider's `code`;
+    nothing is asked of it before `until_ms`. `keys` are the ids of the client keys whose requests
+    met the strikes, the latest last; `ANYBODY` among them: a strike that any request would meet."""
+
+    mood: Mood = "well"
+    strikes: int = 0
+    until_ms: int = 0
+    code: str = ""
+    keys: tuple[str, ...] = ()
+    last_ms: int = 0
+
+    @property
+    def is_for_all(self) -> bool:
+        """Whether it says something about every client's requests, not only about one's."""
+        return len(self.keys) != 1 or ANYBODY in self.keys
+
+    def concerns(self, key: str | None) -> bool:
+        """Whether it says something about this key's requests; None: about anybody's."""
+        return self.is_for_all or key is None or key in self.keys
+
+
+WELL: Final = Standing()
 
 
 # ---------------------------------------------------------------- what comes of it
@@ -633,6 +675,10 @@ def submit_key(task_id: str, attempt: int) -> str:
     so each is a request of its own: a server that keeps its answers by key would else repeat the
     refusal for ever."""
     return task_id if attempt <= 1 else f"{task_id}.{attempt}"
+
+
+# Ways in which an upstream loses a task.
+Loss = Literal["forgotten", "silent"]
 
 
 # ---------------------------------------------------------------- one request

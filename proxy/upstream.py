@@ -15,8 +15,8 @@ import asyncio
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,7 +40,6 @@ from yarl import URL
 
 from proxy import __version__
 from proxy.errors import ProxyError
-from proxy.gateway.relay import AddrInfo, socket_factory
 from proxy.http.addresses import is_public
 from proxy.http.body_writer import BLOCK_BYTES, encoded
 from proxy.model import Outbound, Upstream
@@ -65,6 +64,9 @@ TURN_BYTES = 1024 * 1024  # of a body sent, before others have their turn
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 Call = Literal["submit", "query", "content"]
+
+# aiohttp's AddrInfoType: a row of getaddrinfo().
+AddrInfo = tuple[socket.AddressFamily | int, socket.SocketKind | int, int, str, tuple[object, ...]]
 
 
 class UpstreamTrouble(ProxyError):
@@ -482,3 +484,21 @@ def _is_guards(exc: BaseException) -> bool:
 def _reason(exc: BaseException) -> str:
     cause = exc.__cause__ or exc
     return f"{type(exc).__name__}: {str(cause)[:200]}"
+
+
+def socket_factory(rcvbuf_bytes: int | None) -> Callable[[AddrInfo], socket.socket]:
+    """For aiohttp's TCPConnector: sockets whose receive buffer is bounded before they connect.
+
+    Only then does the first window already obey it.
+    """
+
+    def make(info: AddrInfo) -> socket.socket:
+        family, kind, proto, _, _ = info
+        sock = socket.socket(family, kind, proto)
+        if rcvbuf_bytes is not None:
+            with suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf_bytes)
+        sock.setblocking(False)
+        return sock
+
+    return make

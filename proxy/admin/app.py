@@ -22,9 +22,17 @@ from aiohttp.typedefs import Handler, Middleware
 from aiohttp_cors import ResourceOptions
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from proxy.admin import content, ledger, owners, tasks, tokens, upstreams, webhooks
-from proxy.admin import overview as settings
-from proxy.admin import playground as trial
+from proxy.admin import (
+    content,
+    ledger,
+    overview,
+    owners,
+    playground,
+    tasks,
+    tokens,
+    upstreams,
+    webhooks,
+)
 from proxy.admin.auth import Gate
 from proxy.admin.context import Action, Asked, Desk
 from proxy.admin.data_port import DataPort
@@ -43,14 +51,14 @@ from proxy.upstream import Deadlines, Upstreams
 Log = structlog.stdlib.BoundLogger
 
 ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
-    *settings.ACTIONS,
+    *overview.ACTIONS,
     *tokens.ACTIONS,
     *owners.ACTIONS,
     *upstreams.ACTIONS,
     *tasks.ACTIONS,
     *ledger.ACTIONS,
     *webhooks.ACTIONS,
-    *trial.ACTIONS,
+    *playground.ACTIONS,
 )
 OPEN: Final = frozenset(
     {"/", "/console/{name}", "/healthz", "/readyz", "/metrics", "/openapi.json", content.PATH}

@@ -12,11 +12,11 @@ from proxy import __version__
 from proxy.admin.context import Action, Asked, Desk
 from proxy.admin.schemas import Item, Listing, Ms, NoBody, NoQuery, StandingItem
 from proxy.admin.upstreams import wholes
-from proxy.admin.workers import Reloaded
+from proxy.config.reload import Reloaded
 from proxy.errors import Unavailable
+from proxy.model import Standing
 from proxy.store.capabilities import facts
 from proxy.store.keys import day
-from proxy.tasks.breaker import Standing
 from proxy.tasks.routing import listed_models
 
 

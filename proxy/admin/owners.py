@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from proxy import grants
 from proxy.admin.context import Action, Asked, Desk
 from proxy.admin.schemas import (
     Body,
@@ -28,6 +27,7 @@ from proxy.errors import Invalid
 from proxy.model import Limits
 from proxy.store import OwnerRecord
 from proxy.store.keys import holders
+from proxy.tokens import GLOB_CHARS, MOST_ENTRIES, checked_name
 
 
 class ModelLimitItem(Item):
@@ -38,7 +38,7 @@ class ModelLimitItem(Item):
 
 
 class ModelLimitBody(Body):
-    model: Annotated[str, Field(min_length=1, max_length=grants.GLOB_CHARS)]
+    model: Annotated[str, Field(min_length=1, max_length=GLOB_CHARS)]
     max_in_flight: CountGiven
 
 
@@ -60,7 +60,7 @@ class OwnerChange(Body):
     """`limits` are changed one by one, `models` replaced whole."""
 
     limits: LimitsBody | None = None
-    models: Annotated[list[ModelLimitBody], Field(max_length=grants.MOST_ENTRIES)] | None = None
+    models: Annotated[list[ModelLimitBody], Field(max_length=MOST_ENTRIES)] | None = None
 
 
 async def list_owners(desk: Desk, asked: Asked[Page, NoBody]) -> Listing[OwnerItem]:
@@ -100,7 +100,7 @@ async def change(desk: Desk, asked: Asked[NoQuery, OwnerChange]) -> OwnerItem:
 
 def _name(asked: Asked[Any, Any]) -> str:
     try:
-        return grants.name(asked.params["name"])
+        return checked_name(asked.params["name"])
     except ValueError as fault:
         raise Invalid(f"The owner's name {fault}", param="name") from fault
 

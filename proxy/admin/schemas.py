@@ -15,9 +15,8 @@ from annotated_types import Ge, Le
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from proxy.errors import Invalid
-from proxy.grants import MOST_BYTES, MOST_COUNT, MOST_MICRO
-from proxy.model import NO_LIMITS, Limits
-from proxy.tasks.breaker import Standing
+from proxy.model import NO_LIMITS, Limits, Standing
+from proxy.tokens import MOST_BYTES, MOST_COUNT, MOST_MICRO
 
 MOST_LISTED: Final = 200
 LAST_MS: Final = 253_402_300_799_999  # the end of the year 9999

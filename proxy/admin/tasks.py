@@ -34,6 +34,7 @@ from proxy.signing import sign_link
 from proxy.store import Place
 from proxy.tasks.lifecycle import BY_OPERATOR, ended_by_operator
 from proxy.tasks.links import Links
+from proxy.tasks.operator import fail_task
 
 
 class TaskErrorItem(Item):
@@ -214,7 +215,8 @@ class FailBody(Body):
 
 async def fail(desk: Desk, asked: Asked[NoQuery, FailBody]) -> TaskItem:
     """Fail an open task by the operator's word. Its upstream is not asked to stop."""
-    task = await desk.store.tasks.fail(
+    task = await fail_task(
+        desk.store,
         asked.params["id"],
         BY_OPERATOR,
         ended_by_operator(asked.body.reason),

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Final
 from annotated_types import Ge, Le
 from pydantic import AfterValidator, Field, Strict
 
-from proxy import grants
 from proxy.admin.context import Action, Asked, Desk
 from proxy.admin.schemas import (
     Body,
@@ -32,9 +31,17 @@ from proxy.signing import TOKEN_ENTROPY
 from proxy.store import TokenRecord
 from proxy.store.keys import holders
 from proxy.tokens import (
+    MOST_ENTRIES,
+    NAME_CHARS,
     MadeToken,
     NewToken,
     State,
+    check_webhook_target,
+    checked_labels,
+    checked_models,
+    checked_name,
+    checked_networks,
+    checked_webhook,
     mint,
     revoked_for_good,
     rotate_token,
@@ -44,14 +51,12 @@ from proxy.tokens import (
 OVERLAP_S: Final = 86400
 MOST_OVERLAP_S: Final = 36_500 * 86400
 
-Name = Annotated[
-    str, Field(min_length=1, max_length=grants.NAME_CHARS), AfterValidator(grants.name)
-]
-Models = Annotated[list[str], AfterValidator(grants.models)]
-Addresses = Annotated[list[str], AfterValidator(grants.networks)]
-Labels = Annotated[dict[str, str], AfterValidator(grants.labels)]
-Webhook = Annotated[str, Field(max_length=2048), AfterValidator(grants.webhook)]
-Few = Field(max_length=grants.MOST_ENTRIES)
+Name = Annotated[str, Field(min_length=1, max_length=NAME_CHARS), AfterValidator(checked_name)]
+Models = Annotated[list[str], AfterValidator(checked_models)]
+Addresses = Annotated[list[str], AfterValidator(checked_networks)]
+Labels = Annotated[dict[str, str], AfterValidator(checked_labels)]
+Webhook = Annotated[str, Field(max_length=2048), AfterValidator(checked_webhook)]
+Few = Field(max_length=MOST_ENTRIES)
 
 
 class TokenItem(Item):
@@ -224,7 +229,7 @@ async def enable(desk: Desk, asked: Asked[NoQuery, NoBody]) -> TokenItem:
 
 def _check_webhook(desk: Desk, value: str | None) -> None:
     try:
-        grants.check_webhook(value, desk.config().webhooks.allow)
+        check_webhook_target(value, desk.config().webhooks.allow)
     except ValueError as fault:
         raise Invalid(f"'webhook' {fault}.", param="webhook") from fault
 

@@ -12,9 +12,9 @@ from pydantic import Field, JsonValue
 from proxy.admin.context import Action, Asked, Desk
 from proxy.admin.schemas import Item, Listing, NoBody, NoQuery, StandingItem
 from proxy.errors import NotFound
-from proxy.model import Credential, Upstream
+from proxy.model import Credential, Standing, Upstream
 from proxy.providers import PROVIDERS
-from proxy.tasks.breaker import Standing, as_a_whole
+from proxy.tasks.breaker import as_a_whole
 from proxy.tasks.credential_test import Key, model_for, probe
 from proxy.tasks.credentials import name_of
 

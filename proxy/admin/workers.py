@@ -10,16 +10,7 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-
-@dataclass(frozen=True, slots=True)
-class Reloaded:
-    """What came of reading the configuration again. Not `ok`: nothing changed, for these
-    `problems`. `waiting` are the changed keys that need a restart."""
-
-    ok: bool
-    problems: tuple[str, ...]
-    waiting: tuple[str, ...]
-    ms: int
+from proxy.config.reload import Reloaded
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,19 +31,20 @@ from proxy.cli.doctor import doctor
 from proxy.cli.health import health
 from proxy.cli.ledger import ledger, usage
 from proxy.cli.owners import owner
+from proxy.cli.tables import columns, describe_routes, folded
 from proxy.cli.tasks import task
 from proxy.cli.tokens import token
 from proxy.cli.webhooks import webhook
 from proxy.config import Config
 from proxy.config.source import ConfigErrors
 from proxy.dialects import DIALECTS
+from proxy.gateway.endpoints import EndpointTable
 from proxy.gateway.listener import require_c_parser
 from proxy.server import systemd
 from proxy.server.signals import EARLY, hold
 from proxy.server.supervisor import Supervisor, Upgrade, handed_over
 from proxy.server.worker import Server
 from proxy.server.worker_process import order_of, run_worker
-from proxy.tasks.routing import EndpointTable, columns, describe_routes, folded
 from proxy.telemetry.logs import capture, make_logger
 from proxy.telemetry.tracing import missing
 

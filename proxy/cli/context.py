@@ -20,6 +20,7 @@ from proxy.config.source import ConfigErrors, Loc
 from proxy.errors import ProxyError
 from proxy.providers import PROVIDERS
 from proxy.server.bootstrap import CannotServe, make_state_dir, new_event_loop
+from proxy.server.embedded_store import open_store
 from proxy.store import Store, StoreDown, StoreFault, StoreFull, StoreUnusable
 
 T = TypeVar("T")
@@ -150,18 +151,14 @@ def with_store(config: Config, action: Callable[[Store], Coroutine[Any, Any, Non
     async def go() -> None:
         if config.redis.url == "embedded":
             make_state_dir(config.server.state_dir, "[server] state_dir")
-        store = await Store.open(
-            config.redis.url,
-            state_dir=config.server.state_dir,
-            timeout_s=config.redis.timeout_s,
-        )
-        try:
-            await action(store)
-            sys.stdout.flush()
-        except BrokenPipeError as error:
-            raise _EnoughError from error
-        finally:
-            await store.close()
+        async with open_store(
+            config.redis.url, config.server.state_dir, timeout_s=config.redis.timeout_s
+        ) as store:
+            try:
+                await action(store)
+                sys.stdout.flush()
+            except BrokenPipeError as error:
+                raise _EnoughError from error
 
     try:
         run(go())

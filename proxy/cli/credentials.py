@@ -20,11 +20,11 @@ from proxy.cli.context import (
     when_ms,
     with_store,
 )
+from proxy.cli.tables import columns
 from proxy.config import Config
+from proxy.model import Standing
 from proxy.store import Store
-from proxy.tasks.breaker import Standing
 from proxy.tasks.credentials import name_of
-from proxy.tasks.routing import columns
 
 
 @click.group(cls=InOrder)

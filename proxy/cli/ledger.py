@@ -23,11 +23,11 @@ from proxy.cli.context import (
     when_ms,
     with_store,
 )
+from proxy.cli.tables import columns
 from proxy.model import Json, Limits
 from proxy.store import Booking, Store
 from proxy.store.keys import holders
 from proxy.tasks.pricing import money
-from proxy.tasks.routing import columns
 from proxy.tasks.usage import account_of
 
 _COLUMNS = ("time", "kind", "amount", "currency", "owner", "token", "model", "task")

@@ -18,9 +18,9 @@ from proxy.cli.context import (
 )
 from proxy.cli.limit_options import limited, limits_options, shown, words_of
 from proxy.cli.plain import plain
+from proxy.cli.tables import columns
 from proxy.model import Limits
 from proxy.store import OwnerRecord, Store
-from proxy.tasks.routing import columns
 
 _MODEL_LIMIT = "max-in-flight"
 

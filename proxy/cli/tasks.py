@@ -25,12 +25,13 @@ from proxy.cli.context import (
     with_store,
 )
 from proxy.cli.plain import plain
+from proxy.cli.tables import columns
 from proxy.errors import Conflict, NotFound
 from proxy.model import Status, Task
 from proxy.store import LineEntry, Place, Refusal, Store
 from proxy.tasks.lifecycle import BY_OPERATOR, ended_by_operator
+from proxy.tasks.operator import fail_task
 from proxy.tasks.pricing import money
-from proxy.tasks.routing import columns
 
 _LEAST = 8  # of a cell that is cut
 _CUT_FIRST = ("UPSTREAM", "OWNER", "MODEL", "NOTE")
@@ -154,7 +155,8 @@ def task_fail(task_id: str, reason: str, config_path: Path | None) -> None:
 
     async def go(store: Store) -> None:
         try:
-            await store.tasks.fail(
+            await fail_task(
+                store,
                 task_id,
                 BY_OPERATOR,
                 ended_by_operator(reason),

@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 
-from proxy import grants
 from proxy.cli.context import (
     FOR_KEYS,
     FOR_STORE,
@@ -27,16 +26,24 @@ from proxy.cli.context import (
 )
 from proxy.cli.limit_options import limited, limits_options, shown, span
 from proxy.cli.plain import plain
+from proxy.cli.tables import columns
 from proxy.config import Config
 from proxy.model import NO_LIMITS
 from proxy.providers import globs
 from proxy.server.bootstrap import signing_secrets
 from proxy.signing import parse_token
 from proxy.store import Store, TokenRecord
-from proxy.tasks.routing import columns
 from proxy.tokens import (
     MadeToken,
     NewToken,
+    check_webhook_target,
+    checked_dialects,
+    checked_labels,
+    checked_models,
+    checked_name,
+    checked_networks,
+    checked_operations,
+    checked_webhook,
     create_token,
     revoked_for_good,
     rotate_token,
@@ -84,7 +91,7 @@ def _labels(
         if not is_pair:
             raise click.BadParameter(f"'{value[:80]}' is not a label; write it like team=film")
         try:
-            found |= grants.labels({name: text})
+            found |= checked_labels({name: text})
         except ValueError as fault:
             raise click.BadParameter(str(fault)) from fault
     return found
@@ -96,28 +103,28 @@ def _listed(text: str) -> tuple[str, ...]:
 
 def _hook(value: str) -> str:
     """'' takes it away."""
-    return value and grants.webhook(value)
+    return value and checked_webhook(value)
 
 
 _SCOPES = (
     click.option(
         "--models",
-        callback=_read(grants.models, split=True),
+        callback=_read(checked_models, split=True),
         help="Which models it may use: names and globs, by comma.",
     ),
     click.option(
         "--dialects",
-        callback=_read(grants.dialects, split=True),
+        callback=_read(checked_dialects, split=True),
         help="Which endpoints: openai, generic, kling, jimeng, by comma.",
     ),
     click.option(
         "--operations",
-        callback=_read(grants.operations, split=True),
+        callback=_read(checked_operations, split=True),
         help="Which operations: create, get, list, content, …, by comma.",
     ),
     click.option(
         "--addresses",
-        callback=_read(grants.networks, split=True),
+        callback=_read(checked_networks, split=True),
         help="From where: networks, by comma.",
     ),
     click.option("--label", "labels", multiple=True, callback=_labels, help="A note: team=film."),
@@ -152,7 +159,7 @@ def scope_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @token.command("create")
-@click.option("--name", required=True, callback=_read(grants.name), help="Who or what it is for.")
+@click.option("--name", required=True, callback=_read(checked_name), help="Who or what it is for.")
 @click.option("--owner", help="The tenant it belongs to (default: one of its own).")
 @scope_options
 @limits_options
@@ -246,7 +253,7 @@ def token_show(token_id: str, config_path: Path | None, as_json: bool) -> None:
 
 @token.command("set")
 @id_argument
-@click.option("--name", callback=_read(grants.name), help="Who or what it is for.")
+@click.option("--name", callback=_read(checked_name), help="Who or what it is for.")
 @scope_options
 @limits_options
 @config_option
@@ -409,7 +416,7 @@ def _check_not_revoked(record: TokenRecord) -> None:
 
 def _check_webhook(config: Config, scope: dict[str, Any]) -> None:
     try:
-        grants.check_webhook(scope.get("webhook"), config.webhooks.allow)
+        check_webhook_target(scope.get("webhook"), config.webhooks.allow)
     except ValueError as fault:
         raise click.BadParameter(f"{fault}.", param_hint="'--webhook'") from fault
 

@@ -18,10 +18,10 @@ from proxy.cli.context import (
     when_ms,
     with_store,
 )
+from proxy.cli.tables import columns
 from proxy.errors import NotFound
 from proxy.model import Hook
 from proxy.store import Store
-from proxy.tasks.routing import columns
 from proxy.tasks.webhooks import event_id_of, name_of, replay
 
 _STATES = ("pending", "delivered", "dead")

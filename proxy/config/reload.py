@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import structlog
 
-from proxy.admin.workers import Reloaded
 from proxy.config import SECTIONS, Config, load
 from proxy.config.source import ConfigErrors
 from proxy.providers import PROVIDERS
@@ -23,6 +22,17 @@ WAIT_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "limits": ("connections", "upload_bytes", "spool_bytes", "body_bytes", "upstream_rcvbuf_bytes"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What came of reading the configuration again. Not `ok`: nothing changed, for these
+    `problems`. `waiting` are the changed keys that need a restart."""
+
+    ok: bool
+    problems: tuple[str, ...]
+    waiting: tuple[str, ...]
+    ms: int
 
 
 def read_again(

@@ -31,7 +31,6 @@ from proxy.signing import (
     probe_matches,
     secret_key,
     sign_callback,
-    sign_link,
     verify_jwt,
     verify_volc,
     volc_time,
@@ -291,9 +290,6 @@ class Authenticator:
         return exp_s > self._clock() and any(
             probe_matches(s, exp_s, signature) for s in self._secrets
         )
-
-    def link_signature(self, task_id: str, variant: str, index: int, exp_s: int) -> str:
-        return sign_link(self._secrets[0], task_id, variant, index, exp_s)
 
     async def check_link(
         self, sig: str, task_id: str, token_id: str, variant: str, index: int, exp_s: int

@@ -27,7 +27,6 @@ from proxy.gateway.content_source import Facts, FactsCache, Opened, Source, is_s
 from proxy.gateway.leases import Leases
 from proxy.gateway.listener import StreamReply, WholeReply, cut
 from proxy.gateway.relay import PipePool, RelayOptions, Turns, usable_tiers
-from proxy.gateway.scopes import sees
 from proxy.gateway.slots import Slots
 from proxy.http import cors
 from proxy.http.ranges import (
@@ -169,7 +168,7 @@ class ContentServer:
         else:
             principal = (await let_in(request, exchange, call)).principal
             task = await self._tasks.get(task_id)
-            if task is not None and not sees(principal, task):
+            if task is not None and not principal.sees(task):
                 task = None
         if task is None or task.deleted:
             raise NotFound(f"Video with id '{task_id}' not found.")

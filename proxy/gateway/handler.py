@@ -37,6 +37,7 @@ from proxy.errors import (
 )
 from proxy.gateway.auth import SIGNATURE_LIFE_S, Admission, Authenticator
 from proxy.gateway.content import ContentServer
+from proxy.gateway.endpoints import EndpointTable, dialect_of
 from proxy.gateway.events import EventStreams
 from proxy.gateway.heads import head_of, is_visit, wait_of, wants_quote
 from proxy.gateway.idempotency import (
@@ -51,8 +52,7 @@ from proxy.gateway.listener import WholeReply, header_block
 from proxy.gateway.openapi import data_document
 from proxy.gateway.probe_endpoint import PROBES, drip
 from proxy.gateway.rates import rates_of, told_of
-from proxy.gateway.scopes import check_end, check_scope, most_body_bytes, owns, sees
-from proxy.grants import check_webhook
+from proxy.gateway.scopes import check_end, check_scope, most_body_bytes
 from proxy.http import cors
 from proxy.http.headers import forwarded
 from proxy.model import (
@@ -74,7 +74,7 @@ from proxy.tasks.lifecycle import Schedule
 from proxy.tasks.links import Links
 from proxy.tasks.offload import aside
 from proxy.tasks.planning import route_of
-from proxy.tasks.routing import EndpointTable, dialect_of, listed_models
+from proxy.tasks.routing import listed_models
 from proxy.tasks.spool import Batch, Spool
 from proxy.tasks.submission import Ask, Submitter, has_outcome
 from proxy.tasks.tracker import Tracker
@@ -82,6 +82,7 @@ from proxy.tasks.usage import quote, usage
 from proxy.telemetry.access_log import Account
 from proxy.telemetry.timing import server_timing, spent
 from proxy.telemetry.tracing import Tracing, onward
+from proxy.tokens import check_webhook_target
 
 CALLBACKS = "/callbacks/"
 DOCUMENT = "/openapi.json"  # open: it says nothing that is not in our documentation
@@ -386,7 +387,7 @@ class Gateway:
         its end where it cannot, for then it is paid for."""
         dialect = self._dialects[call.dialect]
         reference, task = await self._find(request, exchange, call, admission)
-        if task is not None and not owns(admission.principal, task):
+        if task is not None and not admission.principal.owns(task):
             raise Forbidden("This API key may read this video, not delete it.")
         if exchange.head.headers.get("reelway-cancel") == "only-stop" and task is not None:
             self._check_stop(exchange, task)
@@ -535,7 +536,7 @@ class Gateway:
             external = self._store.tasks.external
             task_id = await external(principal.token_id, principal.owner, reference)
             task = await self._tasks.get(task_id) if task_id is not None else None
-        if task is None or task.deleted or not sees(principal, task):
+        if task is None or task.deleted or not principal.sees(task):
             return reference, None
         exchange.task_id, exchange.task = task.id, task
         return reference, task
@@ -543,7 +544,7 @@ class Gateway:
     async def _check_after(self, principal: Principal, task_id: str) -> None:
         """A deleted task is a good place to go on from: clients delete while they page."""
         task = await self._tasks.get(task_id)
-        if task is None or not sees(principal, task):
+        if task is None or not principal.sees(task):
             raise NotFound(f"Video with id '{task_id}' not found.", param="after")
 
     def _shown(self, task: Task) -> bytes:
@@ -607,7 +608,7 @@ def _check_callback(
 ) -> None:
     """`Invalid` for an address that could never be called, by the name the client gave it."""
     try:
-        check_webhook(request.callback_url, allowed)
+        check_webhook_target(request.callback_url, allowed)
     except ValueError as fault:
         names = ("webhook", "callback_url")
         name = next((n for n in names if fields.get(n) == request.callback_url), names[1])

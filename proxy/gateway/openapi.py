@@ -15,9 +15,9 @@ from typing import Final
 import orjson
 
 from proxy import __version__
+from proxy.gateway.endpoints import EndpointTable
 from proxy.gateway.openapi_schemas import ANSWERS, BODIES, Schema, ref
 from proxy.model import DialectName, Operation
-from proxy.tasks.routing import EndpointTable
 
 
 @dataclass(frozen=True, slots=True)

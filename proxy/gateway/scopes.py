@@ -10,8 +10,7 @@ from typing import Final
 
 from proxy.errors import AuthFault, Forbidden, Unauthenticated
 from proxy.http.addresses import is_within
-from proxy.model import NO_LIMITS, Call, Limits, Operation, Principal, Task
-from proxy.providers import globs
+from proxy.model import Call, Operation, Principal
 
 # What an expired token is still good for.
 READING: Final = frozenset(
@@ -50,24 +49,6 @@ def check_scope(principal: Principal, call: Call, peer: str) -> None:
             f"This API key may not be used from the address '{peer}'.",
             code="address_not_allowed",
         )
-
-
-def owns(principal: Principal, task: Task) -> bool:
-    """May change it, or make another of it."""
-    return task.token_id == principal.token_id
-
-
-def sees(principal: Principal, task: Task) -> bool:
-    """May read it."""
-    return owns(principal, task) or (principal.shared and task.owner == principal.owner)
-
-
-def model_limits(principal: Principal, model: str) -> Limits:
-    """What its owner may have of this model."""
-    for glob, limits in principal.model_limits:
-        if globs.matches(glob, model):
-            return limits
-    return NO_LIMITS
 
 
 def most_body_bytes(principal: Principal) -> int | None:

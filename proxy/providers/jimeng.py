@@ -22,7 +22,7 @@ from multidict import CIMultiDict
 from pydantic import BaseModel, ConfigDict
 
 from proxy.errors import Invalid
-from proxy.http import body_writer as serial
+from proxy.http import body_writer
 from proxy.model import (
     NO_TERMS,
     Accepted,
@@ -50,8 +50,7 @@ from proxy.model import (
     Upstream,
     VideoRequest,
 )
-from proxy.providers import fitting as demands
-from proxy.providers import refusals, states, values
+from proxy.providers import fitting, refusals, states, values
 from proxy.providers.results import result_url
 from proxy.signing import sign_volc
 
@@ -190,14 +189,14 @@ class Jimeng:
         source: Task | None,
         terms: Terms = NO_TERMS,
     ) -> Draft:
-        demands.check_operation(request, self.operations)
-        demands.check_single(request)
-        demands.check_silence(request)
-        demands.check_length(request.prompt, "prompt", PROMPT_MAX_CHARS)
-        first, last = demands.frames_of(request)
+        fitting.check_operation(request, self.operations)
+        fitting.check_single(request)
+        fitting.check_silence(request)
+        fitting.check_length(request.prompt, "prompt", PROMPT_MAX_CHARS)
+        first, last = fitting.frames_of(request)
         family = _FAMILY_OF.get(upstream_model, _NEWER)
         req_key = _req_key(request, upstream_model, family, first, last)
-        seconds, told = demands.fit_seconds(request, family.seconds)
+        seconds, told = fitting.fit_seconds(request, family.seconds)
         aspect_ratio, adjusted, dropped = _shape(request, family, is_text=first is None)
         told += adjusted
         values: dict[str, DraftValue] = {
@@ -209,11 +208,11 @@ class Jimeng:
             **_pictures(first, last),
         }
         if request.dialect == "jimeng":
-            native, left = demands.literal(request, _OURS | values.keys(), _HARMLESS, terms)
+            native, left = fitting.literal(request, _OURS | values.keys(), _HARMLESS, terms)
             values |= native
             dropped += left
         else:
-            dropped += demands.foreign(request)
+            dropped += fitting.foreign(request)
         if request.negative_prompt is not None:
             dropped.append("negative_prompt")
         return Draft(
@@ -224,7 +223,7 @@ class Jimeng:
             fields={name: value for name, value in values.items() if value is not None},
             handle={"req_key": req_key},
             adjusted=tuple(told),
-            dropped=(*dropped, *demands.dropped(request, kept=("seed",))),
+            dropped=(*dropped, *fitting.dropped(request, kept=("seed",))),
         )
 
     def rendered(self, draft: Draft) -> Rendered:
@@ -244,8 +243,8 @@ class Jimeng:
         """The req_key is `draft`'s own choice: a rewrite of it would leave a paid task that no
         poll can find, so it does not take."""
         fields = {**draft.fields, **draft.handle}
-        pieces = serial.json_pieces(fields)
-        url = serial.address(upstream.base_url, draft.path, draft.query)
+        pieces = body_writer.json_pieces(fields)
+        url = body_writer.address(upstream.base_url, draft.path, draft.query)
         parts = urlsplit(url)
         headers = CIMultiDict({**upstream.headers, **draft.headers})
         headers["Host"] = parts.netloc.rpartition("@")[2]
@@ -256,13 +255,13 @@ class Jimeng:
                 path=unquote(parts.path),
                 query=draft.query,
                 headers=headers,
-                body_sha256=serial.sha256(pieces),
+                body_sha256=body_writer.sha256(pieces),
                 access_key=credential.access_key or "",
                 secret_key=credential.secret_key or "",
                 now_s=now_s,
             )
         )
-        return Outbound(draft.method, url, headers, pieces, serial.length(pieces))
+        return Outbound(draft.method, url, headers, pieces, body_writer.length(pieces))
 
     def outcome(
         self, status: int, headers: Mapping[str, str], body: bytes, upstream: Upstream
@@ -378,7 +377,7 @@ def _req_key(
             )
         return family.first
     if upstream_model != family.text:
-        param = demands.picture_param(request)
+        param = fitting.picture_param(request)
         raise Invalid(f"'{param}' is required: the video starts from a picture.", param=param)
     return upstream_model
 
@@ -428,15 +427,15 @@ def _shape(
         if request.size is not None and family.lines is None:
             dropped.append("size")
         elif request.size is not None and min(request.size) != family.lines:
-            told.append(Adjustment("size", demands.spelled(request.size), f"{family.lines}p"))
+            told.append(Adjustment("size", fitting.spelled(request.size), f"{family.lines}p"))
         return None, told, dropped
-    aspect_ratio, fitted = demands.shape_of(request, family.ratios)
+    aspect_ratio, fitted = fitting.shape_of(request, family.ratios)
     told += fitted
     if request.size is not None and aspect_ratio is not None:
         size = family.sizes.get(aspect_ratio)
-        given = aspect_ratio if size is None else demands.spelled(size)
+        given = aspect_ratio if size is None else fitting.spelled(size)
         if size != request.size:
-            told.append(Adjustment("size", demands.spelled(request.size), given))
+            told.append(Adjustment("size", fitting.spelled(request.size), given))
     return aspect_ratio, told, dropped
 
 
@@ -445,7 +444,7 @@ def _check_lines(
 ) -> None:
     """The first to ask for lines, of size, resolution and mode, may not ask for more than the
     model has; where resolution or mode say otherwise than it, that is told."""
-    asked, param = demands.lines_of(request)
+    asked, param = fitting.lines_of(request)
     mode_lines = None if request.mode is None else _MODE_LINES.get(request.mode)
     if request.mode is not None and mode_lines is None:
         raise Invalid("'mode' must be std or pro.", param="mode")
@@ -454,14 +453,14 @@ def _check_lines(
     if asked is not None and family.lines is not None:
         most = family.lines
         if request.size is not None:  # squarer shapes have more lines: 1:1 on 720p is 960x960
-            shape = demands.nearest(Fraction(*request.size), family.ratios)
+            shape = fitting.nearest(Fraction(*request.size), family.ratios)
             most = max(most, min(family.sizes.get(shape, (0, 0))))
         if asked > most:
             raise Invalid(
                 f"'{param}' asks for {asked} lines on the short side; this model renders {most}.",
                 param=param,
             )
-    named = None if request.resolution is None else demands.named_lines(request.resolution)
+    named = None if request.resolution is None else fitting.named_lines(request.resolution)
     for name, wish, lines in (
         ("resolution", request.resolution, named),
         ("mode", request.mode, mode_lines),

@@ -19,7 +19,7 @@ from multidict import CIMultiDict
 from pydantic import BaseModel, ConfigDict
 
 from proxy.errors import Invalid
-from proxy.http import body_writer as serial
+from proxy.http import body_writer
 from proxy.model import (
     NO_TERMS,
     Accepted,
@@ -49,8 +49,7 @@ from proxy.model import (
     Upstream,
     VideoRequest,
 )
-from proxy.providers import fitting as demands
-from proxy.providers import refusals, states, values
+from proxy.providers import fitting, refusals, states, values
 from proxy.providers.results import result_url
 from proxy.signing import kling_jwt
 
@@ -181,19 +180,19 @@ class Kling:
         source: Task | None,
         terms: Terms = NO_TERMS,
     ) -> Draft:
-        demands.check_operation(request, self.operations)
-        demands.check_single(request)
-        demands.check_length(request.prompt, "prompt", PROMPT_MAX_CHARS)
-        demands.check_length(request.negative_prompt, "negative_prompt", PROMPT_MAX_CHARS)
+        fitting.check_operation(request, self.operations)
+        fitting.check_single(request)
+        fitting.check_length(request.prompt, "prompt", PROMPT_MAX_CHARS)
+        fitting.check_length(request.negative_prompt, "negative_prompt", PROMPT_MAX_CHARS)
         model = _MODELS.get(upstream_model, _NEWER)
         if not model.sound:
-            demands.check_silence(request)
-        first, last = demands.frames_of(request)
+            fitting.check_silence(request)
+        first, last = fitting.frames_of(request)
         kind = Kind.IMAGE if first or last else Kind.TEXT
         if kind is Kind.TEXT and (request.kind is Kind.IMAGE or not model.text):
-            param = demands.picture_param(request)
+            param = fitting.picture_param(request)
             raise Invalid(f"'{param}' is required: the video starts from a picture.", param=param)
-        seconds, told = demands.fit_seconds(request, model.seconds)
+        seconds, told = fitting.fit_seconds(request, model.seconds)
         picture = _picture(request, model, kind)
         is_native = request.dialect == "kling"
 
@@ -210,7 +209,7 @@ class Kling:
         }
         left: list[str] = []
         if is_native:
-            native, left = demands.literal(request, _OURS | values.keys(), _HARMLESS, terms)
+            native, left = fitting.literal(request, _OURS | values.keys(), _HARMLESS, terms)
             _check_shots(native.get("multi_prompt"), seconds or DEFAULT_SECONDS)
             values |= native
         values["external_task_id"] = task_id
@@ -223,8 +222,8 @@ class Kling:
             adjusted=(*told, *picture.adjusted),
             dropped=(
                 *picture.dropped,
-                *demands.dropped(request),
-                *(left if is_native else demands.foreign(request)),
+                *fitting.dropped(request),
+                *(left if is_native else fitting.foreign(request)),
             ),
         )
 
@@ -234,7 +233,7 @@ class Kling:
         modes = dict(model.modes)
         mode = values.text(fields.get("mode", "std"))
         lines = modes.get(None) or modes.get(mode)
-        shape = demands.ratio(str(fields.get("aspect_ratio", RATIOS[0])))
+        shape = fitting.ratio(str(fields.get("aspect_ratio", RATIOS[0])))
         size = None
         if draft.handle.get("kind") == Kind.TEXT and lines is not None and shape is not None:
             size = _size(str(fields.get("aspect_ratio", RATIOS[0])), lines)
@@ -250,12 +249,12 @@ class Kling:
     ) -> Outbound:
         headers = CIMultiDict({**upstream.headers, **draft.headers})
         headers["Authorization"] = f"Bearer {_bearer(credential, now_s)}"
-        url = serial.address(upstream.base_url, draft.path, draft.query)
+        url = body_writer.address(upstream.base_url, draft.path, draft.query)
         if draft.encoding == "none":
             return Outbound(draft.method, url, headers)
         headers["Content-Type"] = "application/json"
-        pieces = serial.json_pieces(draft.fields)
-        return Outbound(draft.method, url, headers, pieces, serial.length(pieces))
+        pieces = body_writer.json_pieces(draft.fields)
+        return Outbound(draft.method, url, headers, pieces, body_writer.length(pieces))
 
     def outcome(
         self, status: int, headers: Mapping[str, str], body: bytes, upstream: Upstream
@@ -339,7 +338,7 @@ def _path(upstream: Upstream, action: str, kind: str) -> str:
 
 def _query(task: Task, upstream: Upstream, reference: str) -> Draft:
     kind = task.handle.get("kind", task.kind.value)
-    return Draft("GET", f"{_path(upstream, 'poll', kind)}/{serial.segment(reference)}")
+    return Draft("GET", f"{_path(upstream, 'poll', kind)}/{body_writer.segment(reference)}")
 
 
 def _bearer(credential: Credential, now_s: int) -> str:
@@ -392,7 +391,7 @@ def _picture(request: VideoRequest, model: _Model, kind: Kind) -> _Picture:
         return _Picture(mode, None, told, dropped)
     if request.dialect == "kling" and request.aspect_ratio is not None:
         return _Picture(mode, request.aspect_ratio, _told(request, request.aspect_ratio, lines))
-    aspect_ratio, told = demands.shape_of(request, RATIOS)
+    aspect_ratio, told = fitting.shape_of(request, RATIOS)
     return _Picture(mode, aspect_ratio, [*told, *_told(request, aspect_ratio, lines)])
 
 
@@ -406,7 +405,7 @@ def _mode(request: VideoRequest, model: _Model) -> tuple[str | None, int | None]
             accepted = f"must be {' or '.join(names)}" if names else "is not known to this model"
             raise Invalid(f"'mode' {accepted}.", param="mode")
         return request.mode, modes.get(None) or modes.get(request.mode)
-    asked, param = demands.lines_of(request)
+    asked, param = fitting.lines_of(request)
     if asked is None:
         return None, None
     for name, lines in model.modes:
@@ -414,7 +413,7 @@ def _mode(request: VideoRequest, model: _Model) -> tuple[str | None, int | None]
             return name, lines
     raise Invalid(
         f"'{param}' asks for {asked} lines on the short side; this model renders "
-        f"{demands.listed([lines for _, lines in model.modes])}.",
+        f"{fitting.listed([lines for _, lines in model.modes])}.",
         param=param,
     )
 
@@ -426,9 +425,9 @@ def _told(request: VideoRequest, aspect_ratio: str | None, lines: int | None) ->
     if request.size is not None:
         given = _given_size(request, request.size, aspect_ratio, lines)
         if given is not None:
-            told.append(Adjustment("size", demands.spelled(request.size), given))
+            told.append(Adjustment("size", fitting.spelled(request.size), given))
     if request.resolution is not None and lines is not None:
-        named = demands.named_lines(request.resolution)
+        named = fitting.named_lines(request.resolution)
         if named != lines:
             told.append(Adjustment("resolution", request.resolution, f"{lines}p"))
     return told
@@ -445,12 +444,12 @@ def _given_size(
     size = _size(aspect_ratio, lines)
     if size is None:
         return aspect_ratio
-    return None if size == asked else demands.spelled(size)
+    return None if size == asked else fitting.spelled(size)
 
 
 def _size(aspect_ratio: str, lines: int) -> tuple[int, int] | None:
     """Pixels of a shape whose short side has `lines`."""
-    shape = demands.ratio(aspect_ratio)
+    shape = fitting.ratio(aspect_ratio)
     if shape is None:
         return None
     return (round(lines * shape), lines) if shape >= 1 else (lines, round(lines / shape))

@@ -20,7 +20,8 @@ from aiohttp import web
 from proxy.admin.app import open_port, options_of
 from proxy.config import Config
 from proxy.gateway.listener import address_of, bind
-from proxy.store import Embedded, StoreDown, StoreUnusable
+from proxy.server.embedded_store import Embedded
+from proxy.store import StoreDown, StoreUnusable
 from proxy.telemetry.metric_definitions import STORE_RESTARTS
 from proxy.telemetry.metrics import Metrics
 

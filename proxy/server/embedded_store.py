@@ -23,7 +23,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,9 +34,10 @@ from urllib.parse import quote
 import orjson
 
 from proxy.server.child_process import Adopted, die_with_parent
+from proxy.store import Store
+from proxy.store.capabilities import MIN_VERSION, parse_version
 from proxy.store.errors import StoreUnusable
 
-MIN_VERSION: Final = (6, 2)
 WAIT_S: Final = 10.0  # for the lock of a server that is going away
 LOAD_S: Final = 300.0  # for a server that answers, but is still reading its file
 STOP_S: Final = 10.0
@@ -306,12 +308,6 @@ def _version_of(binary: str) -> tuple[int, ...]:
     return parse_version(rest.split(" ", 1)[0])
 
 
-def parse_version(text: str) -> tuple[int, ...]:
-    """(7, 0, 15) of "7.0.15"; empty when it is no version."""
-    parts = text.strip().split(".")
-    return tuple(int(part) for part in parts) if all(p.isdecimal() for p in parts) else ()
-
-
 # ---------------------------------------------------------------- directory, lock and socket
 
 
@@ -448,3 +444,19 @@ async def _ask(socket: Path) -> str | None:
     except OSError:  # refused, missing, reset, timed out
         return None
     return answer[1:].split()[0].decode() if answer.strip() else None
+
+
+@asynccontextmanager
+async def open_store(url: str, state_dir: Path, *, timeout_s: float) -> AsyncIterator[Store]:
+    """The store of a `[redis] url` for a command. "embedded" attaches to the server that runs on
+    `state_dir`, or starts one that ends with this block (main thread only)."""
+    embedded = await Embedded.attach_or_start(state_dir) if url == "embedded" else None
+    try:
+        store = await Store.open(url if embedded is None else embedded.url, timeout_s=timeout_s)
+        try:
+            yield store
+        finally:
+            await store.close()
+    finally:
+        if embedded is not None:
+            await embedded.stop()

@@ -12,8 +12,9 @@ from typing import Final, get_args
 
 from proxy.config import Config
 from proxy.errors import ProxyError
+from proxy.model import Mood
 from proxy.store import Store
-from proxy.tasks.breaker import Mood, mood_now
+from proxy.tasks.breaker import mood_now
 from proxy.tasks.credentials import name_of
 from proxy.telemetry.metric_definitions import (
     LOOP_LAG,

@@ -26,9 +26,9 @@ import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 
 from proxy.admin.app import make_app
-from proxy.admin.workers import Reloaded, WorkerInfo
+from proxy.admin.workers import WorkerInfo
 from proxy.config import Config
-from proxy.config.reload import has_failed, read_again
+from proxy.config.reload import Reloaded, has_failed, read_again
 from proxy.gateway.listener import address_of, bind_shared
 from proxy.server import systemd
 from proxy.server.bootstrap import (
@@ -43,10 +43,11 @@ from proxy.server.bootstrap import (
     url_of,
 )
 from proxy.server.control_channel import LineCut
+from proxy.server.embedded_store import Embedded
 from proxy.server.signals import ALL, hold, let_go
 from proxy.server.worker import CUT_S
 from proxy.server.worker_pool import Crew, inheritable
-from proxy.store import Embedded, Store
+from proxy.store import Store
 from proxy.telemetry.logs import tune
 from proxy.telemetry.metric_definitions import RELOAD_FAILED
 from proxy.telemetry.metrics import Metrics

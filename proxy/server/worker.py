@@ -27,9 +27,9 @@ from prometheus_client import (
 )
 
 from proxy.admin.app import make_app
-from proxy.admin.workers import Alone, Reloaded, WorkerInfo
+from proxy.admin.workers import Alone, WorkerInfo
 from proxy.config import Config
-from proxy.config.reload import has_failed, read_again
+from proxy.config.reload import Reloaded, has_failed, read_again
 from proxy.dialects import DIALECTS
 from proxy.errors import ProxyError
 from proxy.gateway.auth import Authenticator
@@ -49,16 +49,10 @@ from proxy.server.bootstrap import (
     signing_secrets,
     url_of,
 )
+from proxy.server.embedded_store import Embedded
 from proxy.server.gauges import Gauges, watch_loop
 from proxy.server.signals import let_go
-from proxy.store import (
-    Embedded,
-    LineEntry,
-    OwnerRecord,
-    Store,
-    StoreDown,
-    TokenRecord,
-)
+from proxy.store import LineEntry, OwnerRecord, Store, StoreDown, TokenRecord
 from proxy.store.cache import Mirror, Reach
 from proxy.tasks.changes import Watch
 from proxy.tasks.dispatch import Dispatcher
@@ -276,7 +270,7 @@ class Server:
             self.tracing,
         )
         stack.callback(self.content.close)
-        links = Links(auth, lambda: self.public_url)
+        links = Links(signing_secrets(config), lambda: self.public_url)
         self.notifier = Notifier(
             self._config,
             DIALECTS,

@@ -1,6 +1,6 @@
 """The store: everything the gateway remembers, in Redis. The only package that imports redis.
 
-store = await Store.open("embedded", state_dir=Path(".reelway"))
+store = await Store.open("redis://127.0.0.1:6379/0")
 known = await store.tasks.reserve(task, due_ms)
 await store.close()
 """
@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from proxy.errors import Unavailable
-from proxy.server.embedded_store import MIN_VERSION, Embedded, parse_version
 from proxy.store import keys
+from proxy.store.capabilities import MIN_VERSION, parse_version
 from proxy.store.client import Connections, connect
 from proxy.store.codec import Booking, LineEntry, OwnerRecord, TokenRecord
 from proxy.store.credentials import Credentials
@@ -45,7 +44,6 @@ __all__ = [
     "Balance",
     "Booking",
     "Durability",
-    "Embedded",
     "Findings",
     "LineEntry",
     "Observer",
@@ -83,14 +81,12 @@ class Store:
         self,
         connections: Connections,
         timeout_s: float,
-        embedded: Embedded | None,
         observer: Observer = NOBODY,
     ) -> None:
         self._connections = connections
         self._timeout_s = timeout_s
         self._listener: Listener | None = None
         self._born: Answer = None  # which store this is, as `rw:meta` names it
-        self.embedded = embedded
         self.batch = Batcher(connections.commands, timeout_s, observer)
         self.tokens = Tokens(self.batch)
         self.owners = Owners(self.batch)
@@ -113,32 +109,19 @@ class Store:
         cls,
         url: str,
         *,
-        state_dir: Path | None = None,
         timeout_s: float = TIMEOUT_S,
         observer: Observer = NOBODY,
     ) -> Store:
-        """Connect and check that this is a store we can use.
+        """Connect and check that this is a store we can use. `url`: see `client.connect`.
 
-        "embedded" attaches to the server running on `state_dir`, or starts one (main thread
-        only). A gateway that must own its server starts it with `Embedded.start` and opens its
-        `url`, in every worker. StoreDown: no answer. StoreUnusable: wrong URL, too old a
-        server, or data of another layout.
+        StoreDown: no answer. StoreUnusable: a wrong URL, too old a server, or data of another
+        layout.
         """
-        embedded = None
-        if url == "embedded":
-            if state_dir is None:
-                raise StoreUnusable('[redis] url = "embedded" needs [server] state_dir')
-            embedded = await Embedded.attach_or_start(state_dir)
-            url = embedded.url
-        store = None
+        store = cls(connect(url, timeout_s), timeout_s, observer)
         try:
-            store = cls(connect(url, timeout_s), timeout_s, embedded, observer)
             await store._check()
         except BaseException:
-            if store is not None:
-                await store.close()
-            elif embedded is not None:
-                await embedded.stop()
+            await store.close()
             raise
         return store
 
@@ -194,15 +177,11 @@ class Store:
         return self._listener is not None and self._listener.is_subscribed
 
     async def close(self) -> None:
-        """End the listener, let sent commands finish, close connections, stop an owned server."""
-        try:
-            if self._listener is not None:
-                await self._listener.close()
-            await self.batch.close()
-            await self._connections.aclose()
-        finally:
-            if self.embedded is not None:
-                await self.embedded.stop()
+        """End the listener, let sent commands finish, close connections."""
+        if self._listener is not None:
+            await self._listener.close()
+        await self.batch.close()
+        await self._connections.aclose()
 
     async def _check(self) -> None:
         for info in await self.batch.everywhere("INFO", "server"):

@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 from proxy.store.pipeline import Answer, Batcher, Durability
 
+MIN_VERSION: Final = (6, 2)
 FULL_MARK: Final = 0.8
 PINGS: Final = 9  # few enough to be no load, enough that one slow turn does not count
 SLOW_MS: Final = 10.0
@@ -151,3 +152,9 @@ def _durability(info: dict[str, str], durability: Durability) -> Finding:
 def _flat(answer: Answer) -> dict[str, str]:
     assert isinstance(answer, dict)
     return {str(name): str(value) for name, value in answer.items()}
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """(7, 0, 15) of "7.0.15"; empty when it is no version."""
+    parts = text.strip().split(".")
+    return tuple(int(part) for part in parts) if all(p.isdecimal() for p in parts) else ()

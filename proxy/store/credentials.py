@@ -15,10 +15,10 @@ from typing import Final
 
 import orjson
 
+from proxy.model import ACTIVE_MS, WELL, Standing
 from proxy.store import keys
 from proxy.store.pipeline import Answer, Batcher, Script
 from proxy.store.tasks import free
-from proxy.tasks.breaker import ACTIVE_MS, WELL, Standing
 
 KEPT_MS: Final = 24 * 3600 * 1000  # a standing nobody has touched for so long says nothing
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal, TypeAlias
 
-from proxy.errors import PERHAPS_OWED, Conflict, Invalid, NotFound, ProxyError
-from proxy.model import NO_LIMITS, Kind, Limits, Stage, Task, TaskError
+from proxy.errors import PERHAPS_OWED, Invalid, NotFound, ProxyError
+from proxy.model import NO_LIMITS, Kind, Limits, Stage, Task
 from proxy.store import keys, usage
 from proxy.store.codec import (
     MAX_LINE_ENTRIES,
@@ -36,11 +36,11 @@ from proxy.store.codec import (
     task_fields,
 )
 from proxy.store.errors import StoreFault
+from proxy.store.notice import notice_of
 from proxy.store.observer import NOBODY, Observer
 from proxy.store.pipeline import Answer, Batcher, Durability, Script
 from proxy.store.queue import Waiting
 from proxy.store.transport import Arg
-from proxy.tasks.lifecycle import failed, notice_of
 
 # No task is open longer; with the retention it bounds how old a live index entry can be.
 _LONGEST_OPEN_MS: Final = 7 * 24 * 3600 * 1000
@@ -242,22 +242,6 @@ class Tasks:
         if ends and new.queue:
             await self._waiting.forget(new)
         return None
-
-    async def fail(
-        self, task_id: str, error: TaskError, event: str, now_ms: int, retention_s: int
-    ) -> Task:
-        """Fail an open task whatever its stage: refunded, its place free, the names it took kept.
-        Returns it as it ended. NotFound when there is none; Conflict when it has ended."""
-        task = await self.get(task_id)
-        while task is not None:
-            ended = failed(task, error, now_ms)
-            if ended is None:
-                raise Conflict(f"Task {task_id} has ended already: it is {task.status.value}.")
-            other = await self.swap(task, ended, None, event, retention_s)
-            if other is None:
-                return ended
-            task = other
-        raise NotFound(f"There is no task '{task_id[:80]}'; it may have expired.")
 
     async def secure(self, task_id: str, durability: Durability) -> None:
         """Wait until all that was written of the task is safe as `durability` says. StoreUnsafe

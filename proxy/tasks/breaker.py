@@ -21,10 +21,9 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from proxy.errors import ProxyError, RateLimited, TooManyInFlight, Unavailable
-from proxy.model import Refused
+from proxy.model import ACTIVE_MS, ANYBODY, WELL, Mood, Refused, Standing
 from proxy.tasks.lifecycle import MAX_DOUBLINGS, Schedule
 
-Mood = Literal["well", "cooling", "out", "broken"]
 Verdict = Literal["go", "trial", "wait"]
 Why = Literal["busy", "cooling", "out", "broken"]
 
@@ -38,33 +37,8 @@ PAUSES: Final[dict[Mood, tuple[int, int]]] = {
 }
 LONGEST_NAMED_MS: Final = 3_600_000  # of a pause the provider names itself
 BUSY_RETRY_S: Final = 5.0  # nobody knows when a render ends
-ACTIVE_MS: Final = 10 * 60 * 1000  # a key is active, and what its requests met counts, so long
 MOST_KEYS: Final = 8  # remembered of those whose requests met a failure
-ANYBODY: Final = ""  # among these: it would have happened to any request
 PLACE_LIFE_MS: Final = 15 * 60 * 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """`strikes` in a row brought it here, the last at `last_ms` with the provider's `code`;
-    nothing is asked of it before `until_ms`. `keys` are the ids of the client keys whose requests
-    met the strikes, the latest last; `ANYBODY` among them: a strike that any request would meet."""
-
-    mood: Mood = "well"
-    strikes: int = 0
-    until_ms: int = 0
-    code: str = ""
-    keys: tuple[str, ...] = ()
-    last_ms: int = 0
-
-    @property
-    def is_for_all(self) -> bool:
-        """Whether it says something about every client's requests, not only about one's."""
-        return len(self.keys) != 1 or ANYBODY in self.keys
-
-    def concerns(self, key: str | None) -> bool:
-        """Whether it says something about this key's requests; None: about anybody's."""
-        return self.is_for_all or key is None or key in self.keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +47,6 @@ class Witness:
 
     key: str
     is_alone: bool
-
-
-WELL: Final = Standing()
 
 
 @dataclass(frozen=True, slots=True)

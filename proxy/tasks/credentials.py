@@ -14,12 +14,20 @@ from dataclasses import dataclass
 import structlog
 
 from proxy.errors import ProxyError, UpstreamUnreachable
-from proxy.model import Accepted, Credential, Outcome, Refused, Task, Unknown, Upstream
+from proxy.model import (
+    WELL,
+    Accepted,
+    Credential,
+    Outcome,
+    Refused,
+    Standing,
+    Task,
+    Unknown,
+    Upstream,
+)
 from proxy.store import Store
 from proxy.tasks.breaker import (
-    WELL,
     Blocked,
-    Standing,
     Witness,
     after_failure,
     after_refusal,

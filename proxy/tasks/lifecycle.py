@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from proxy.errors import FAILURES, Family
 from proxy.model import (
     Accepted,
     Credential,
     Draft,
-    Hook,
+    Loss,
     Refused,
     Rendered,
     Result,
@@ -302,7 +302,6 @@ class Silence:
     missing: int = 0
 
 
-Loss: TypeAlias = Literal["forgotten", "silent"]
 LOST: Final[Mapping[Loss, TaskError]] = {
     "forgotten": TaskError("lost", FAILURES["lost"]),
     "silent": TaskError("lost", "The upstream no longer answers for this task; it is not charged."),
@@ -468,23 +467,6 @@ def asking_pause_ms(task: Task, now_ms: int, schedule: Schedule) -> int:
     """How long a client should wait before it asks again: as long as we do, within reason."""
     age_ms = max(0, now_ms - (task.bound_ms or task.created_ms))
     return round(min(max(schedule.interval_ms, age_ms / 10, 250), schedule.max_ms, 60_000))
-
-
-def notice_of(old: Task, new: Task) -> Hook | None:
-    """The webhook a change causes. Kling tells every change of status, the others the end."""
-    if new.webhook is None or new.deleted or new.status is old.status:
-        return None
-    if not new.status.is_final and new.dialect != "kling":
-        return None
-    return Hook(
-        name=f"{new.id}:{new.version}",
-        task_id=new.id,
-        token_id=new.token_id,
-        dialect=new.dialect,
-        url=new.webhook,
-        status=new.status,
-        created_ms=new.updated_ms,
-    )
 
 
 def is_overdue(task: Task, now_ms: int, max_age_ms: int) -> bool:

@@ -6,20 +6,22 @@ so that the same status answer is the same bytes every time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import urlencode
 
 from proxy.caches import Memo
-from proxy.gateway.auth import Authenticator
 from proxy.model import Stage, Task
+from proxy.signing import sign_link
 from proxy.tasks.lifecycle import RESULT_LIFE_MS
 
 KEPT = 4096  # tasks whose links are not signed again at every poll
 
 
 class Links:
-    def __init__(self, auth: Authenticator, public_url: Callable[[], str]) -> None:
-        self._auth = auth
+    """Signs with the first of `secrets`, the one in use."""
+
+    def __init__(self, secrets: Sequence[bytes], public_url: Callable[[], str]) -> None:
+        self._secrets = secrets
         self._public_url = public_url
         self._made: Memo[tuple[tuple[str, ...], str]] = Memo(KEPT)
 
@@ -35,7 +37,7 @@ class Links:
         exp_s = self.exp_s(task)
         signed = []
         for index in range(len(task.results)):
-            sig = self._auth.link_signature(task.id, "video", index, exp_s)
+            sig = sign_link(self._secrets[0], task.id, "video", index, exp_s)
             query = {"variant": "video", "index": index, "exp": exp_s, "sig": sig}
             signed.append(f"{plain}?{urlencode(query)}")
         return tuple(signed), plain

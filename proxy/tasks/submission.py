@@ -26,7 +26,6 @@ from proxy.errors import (
     Unavailable,
     Unprocessable,
 )
-from proxy.gateway.scopes import model_limits, owns
 from proxy.http.clips import measured
 from proxy.model import (
     Exchange,
@@ -48,6 +47,7 @@ from proxy.tasks.offload import aside
 from proxy.tasks.planning import Attempt, attempts_of, check_addresses, route_for
 from proxy.tasks.pricing import money, price_micro
 from proxy.tasks.queue import Queue
+from proxy.tasks.routing import model_limits
 from proxy.telemetry.timing import spent
 from proxy.telemetry.tracing import Tracing
 
@@ -231,7 +231,7 @@ class Submitter:
         if request.source_id is None:
             return None
         source = await self._store.tasks.get(request.source_id)
-        if source is None or source.deleted or not owns(principal, source):
+        if source is None or source.deleted or not principal.owns(source):
             raise NotFound(f"Video with id '{request.source_id}' not found.", param="video")
         return source
 

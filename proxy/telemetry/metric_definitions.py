@@ -12,8 +12,7 @@ from typing import Final, Literal, get_args
 
 from proxy.config import Config
 from proxy.errors import Limit
-from proxy.model import Stage
-from proxy.tasks.lifecycle import Loss
+from proxy.model import Loss, Stage
 
 NONE: Final = "-"  # in place of a name: there is none
 

@@ -33,8 +33,8 @@ from proxy.gateway.relay import (
     RelayOptions,
     Turns,
     move,
-    socket_factory,
 )
+from proxy.upstream import socket_factory
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 WAIT_S = 30

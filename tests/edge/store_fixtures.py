@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from proxy.model import Kind, Operation, Stage, Task
-from proxy.store import Embedded, Store, new_task_id
+from proxy.server.embedded_store import Embedded
+from proxy.store import Store, new_task_id
 from proxy.store.client import connect
 
 NOW = 1_790_000_000_000

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.model import Credential
+from proxy.model import Credential, Standing
 from proxy.providers import PROVIDERS
 from proxy.sim.faults import Fault
-from proxy.tasks.breaker import Standing
 from proxy.tasks.credential_test import SKEW_S, Finding, probe
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream import Deadlines, Upstreams

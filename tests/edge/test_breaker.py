@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from proxy.model import Standing
 from proxy.sim.faults import Fault
-from proxy.tasks.breaker import TRIP_AFTER, Standing
+from proxy.tasks.breaker import TRIP_AFTER
 
 if TYPE_CHECKING:
     from tests.conftest import Answer, House, Plan

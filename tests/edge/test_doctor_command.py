@@ -19,9 +19,9 @@ from aiohttp import web
 from yarl import URL
 
 from proxy.cli.doctor_proxy_check import judge, judge_address
+from proxy.model import Standing
 from proxy.store import Store
 from proxy.store.capabilities import latency
-from proxy.tasks.breaker import Standing
 from tests.edge.programs import Ended, run
 from tests.edge.relay_rig import make_certificate
 from tests.edge.store_fixtures import store, valkey

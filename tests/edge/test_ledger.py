@@ -17,7 +17,8 @@ from click.testing import CliRunner
 
 from proxy.cli import main
 from proxy.model import Limits, Stage, Task
-from proxy.store import Allowance, Embedded, Store, Taken, Why, keys
+from proxy.server.embedded_store import Embedded
+from proxy.store import Allowance, Store, Taken, Why, keys
 from proxy.store.codec import encode_task
 from tests.edge.ledger_play import Play
 from tests.edge.store_fixtures import NOW, new_task, store, valkey

@@ -13,7 +13,8 @@ import pytest
 from proxy.errors import RateLimited
 from proxy.gateway.leases import Leases
 from proxy.model import Limits, Principal
-from proxy.store import Embedded, OwnerRecord, Store
+from proxy.server.embedded_store import Embedded
+from proxy.store import OwnerRecord, Store
 from proxy.store.keys import streams
 from proxy.store.stream_leases import LEASE_MS
 from proxy.telemetry.logs import make_logger

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from proxy.model import WELL, Standing
 from proxy.sim import Fault
 from proxy.sim.faults import Kind
-from proxy.tasks.breaker import WELL, Standing
 from tests.conftest import IMPATIENT
 from tests.edge.front_door import store_pid
 from tests.edge.streams import (

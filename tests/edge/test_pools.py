@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.model import Credential
+from proxy.model import Credential, Standing
 from proxy.sim.faults import Fault
 from proxy.sim.log import SUBMITS, Entry
 from proxy.sim.settings import Account
-from proxy.tasks.breaker import Standing
 from tests.edge.programs import Ended, run
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 import proxy
 from proxy.cli import main
 from proxy.model import Stage, Task, TaskError
+from proxy.server.embedded_store import open_store
 from proxy.store import Store, keys
 from proxy.store.expiry import SWEPT_AT_ONCE
 from proxy.store.webhooks import KEPT_MS, KEPT_OPEN_MS, MAX_ENDED
@@ -255,22 +256,21 @@ def kept(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     async def fill() -> None:
         state_dir = tmp_path / ".reelway"
         state_dir.mkdir()
-        store = await Store.open("embedded", state_dir=state_dir)
-        for number, name in enumerate(("open", "failed", "deleted")):
-            task = new_task("acme" if name == "open" else "other", created_ms=MADE_MS + number)
-            ids[name] = task.id
-            task = replace(task, prompt="a cat", webhook="https://client.example/")
-            assert await store.tasks.reserve(task, MADE_MS) is None
-            sent = replace(task, version=2, stage=Stage.SENT, attempt=1, upstream="kling-main")
-            assert await store.tasks.swap(task, sent, MADE_MS, "sent", 3600) is None
-            ended = replace(sent, version=3, stage=Stage.FAILED, completed_ms=MADE_MS + 2500)
-            ended = replace(ended, error=TaskError("timeout", "Too late.", "50500"))
-            if name != "open":
-                assert await store.tasks.swap(sent, ended, None, "gave up", 3600) is None
-            if name == "deleted":
-                gone = replace(ended, version=4, deleted=True)
-                assert await store.tasks.swap(ended, gone, None, "deleted", 3600) is None
-        await store.close()
+        async with open_store("embedded", state_dir, timeout_s=5) as store:
+            for number, name in enumerate(("open", "failed", "deleted")):
+                task = new_task("acme" if name == "open" else "other", created_ms=MADE_MS + number)
+                ids[name] = task.id
+                task = replace(task, prompt="a cat", webhook="https://client.example/")
+                assert await store.tasks.reserve(task, MADE_MS) is None
+                sent = replace(task, version=2, stage=Stage.SENT, attempt=1, upstream="kling-main")
+                assert await store.tasks.swap(task, sent, MADE_MS, "sent", 3600) is None
+                ended = replace(sent, version=3, stage=Stage.FAILED, completed_ms=MADE_MS + 2500)
+                ended = replace(ended, error=TaskError("timeout", "Too late.", "50500"))
+                if name != "open":
+                    assert await store.tasks.swap(sent, ended, None, "gave up", 3600) is None
+                if name == "deleted":
+                    gone = replace(ended, version=4, deleted=True)
+                    assert await store.tasks.swap(ended, gone, None, "deleted", 3600) is None
 
     asyncio.run(fill())
     return config, ids
@@ -314,13 +314,12 @@ def test_a_submit_that_was_refused_was_deleted_by_nobody(tmp_path: Path) -> None
     async def fill() -> None:
         state_dir = tmp_path / ".reelway"
         state_dir.mkdir()
-        store = await Store.open("embedded", state_dir=state_dir)
-        task = new_task("acme", created_ms=MADE_MS)
-        assert await store.tasks.reserve(task, MADE_MS) is None
-        gone = failed(task, TaskError("unavailable", "Nobody."), MADE_MS + 5, hidden=True)
-        assert gone is not None
-        assert await store.tasks.swap(task, gone, None, "refused", 3600) is None
-        await store.close()
+        async with open_store("embedded", state_dir, timeout_s=5) as store:
+            task = new_task("acme", created_ms=MADE_MS)
+            assert await store.tasks.reserve(task, MADE_MS) is None
+            gone = failed(task, TaskError("unavailable", "Nobody."), MADE_MS + 5, hidden=True)
+            assert gone is not None
+            assert await store.tasks.swap(task, gone, None, "refused", 3600) is None
 
     asyncio.run(fill())
     _, row = invoke(config, "task", "list").stdout.splitlines()

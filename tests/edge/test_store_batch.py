@@ -10,9 +10,9 @@ from importlib import resources
 
 import pytest
 
-from proxy.model import Stage
+from proxy.model import WELL, Stage
+from proxy.server.embedded_store import Embedded
 from proxy.store import (
-    Embedded,
     OwnerRecord,
     Store,
     StoreDown,
@@ -36,7 +36,6 @@ from proxy.store.tasks import Tasks
 from proxy.store.tokens import Tokens
 from proxy.store.transport import Arg
 from proxy.store.webhooks import Hooks
-from proxy.tasks.breaker import WELL
 from tests.edge.store_fixtures import NOW, new_task, own_valkey, second, store, valkey
 
 __all__ = ["own_valkey", "second", "store", "valkey"]

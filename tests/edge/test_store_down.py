@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from redis._parsers.base import BaseParser
 
-from proxy.store import Embedded, Store, StoreDown, StoreFault, StoreFull, StoreUnusable, keys
+from proxy.server.embedded_store import Embedded
+from proxy.store import Store, StoreDown, StoreFault, StoreFull, StoreUnusable, keys
 from proxy.store.client import connect, translate
 from tests.edge.store_fixtures import GUARD_S, NOW, new_task, own_valkey, store, until, valkey
 
@@ -113,7 +114,7 @@ async def test_data_of_another_layout_is_refused(
         ("redis+sentinel://127.0.0.1:1/main/x", "invalid literal"),
         ("redis+cluster://", "no host:port"),
         ("redis+cluster://h:99999", "out of range"),
-        ("embedded", "state_dir"),
+        ("embedded", "unknown scheme"),
     ],
 )
 async def test_a_malformed_url_is_named(url: str, says: str) -> None:

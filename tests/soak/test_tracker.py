@@ -23,7 +23,8 @@ from aiohttp import ClientSession
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.model import Kind, Operation, Stage, Task
-from proxy.store import Embedded, Store, new_task_id
+from proxy.server.embedded_store import Embedded
+from proxy.store import Store, new_task_id
 from tests.edge.store_fixtures import bundled_server
 from tests.edge.workers import Worker, config_text
 

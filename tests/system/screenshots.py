@@ -30,6 +30,7 @@ from proxy.model import (
     TaskState,
     Upstream,
 )
+from proxy.server.embedded_store import open_store
 from proxy.store import Store, new_task_id
 from proxy.tasks import lifecycle
 from proxy.tasks.pricing import price_micro
@@ -88,10 +89,9 @@ def main() -> None:
 
 async def make_history(state: Path) -> None:
     """A month of tasks that have ended, through the store's own doors."""
-    store = await Store.open("embedded", state_dir=state, timeout_s=10)
-    chance = random.Random(SEED)
-    latest_ms = int(time.time() * 1000) - HOUR_MS
-    try:
+    async with open_store("embedded", state, timeout_s=10) as store:
+        chance = random.Random(SEED)
+        latest_ms = int(time.time() * 1000) - HOUR_MS
         for back in range(DAYS, -1, -1):
             tasks = []
             for owner, busy in OWNERS.items():
@@ -101,8 +101,6 @@ async def make_history(state: Path) -> None:
                         at_ms = latest_ms - back * DAY_MS - chance.randrange(DAY_MS)
                         tasks.append(_end(store, chance, owner, model, at_ms))
             await asyncio.gather(*tasks)
-    finally:
-        await store.close()
 
 
 async def _end(store: Store, chance: random.Random, owner: str, model: str, at_ms: int) -> None:

@@ -3,8 +3,8 @@
     python -m tests.tools.config_reference > docs/configuration.md
 
 What a key accepts and its default come from `proxy.config.tables`, what it means from the comments
-of config.toml, when it takes effect from `proxy.config.reload` and from what a worker reads only while it
-starts. Nothing is written twice, so nothing can disagree.
+of config.toml, when it takes effect from `proxy.config.reload` and from what a worker reads only
+while it starts. Nothing is written twice, so nothing can disagree.
 """
 
 from __future__ import annotations

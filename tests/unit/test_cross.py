@@ -30,7 +30,8 @@ from proxy.dialects.base import View
 from proxy.dialects.fields import Fields
 from proxy.dialects.media import MemoryBlob
 from proxy.errors import Invalid
-from proxy.http import body_writer as serial
+from proxy.gateway.endpoints import EndpointTable
+from proxy.http import body_writer
 from proxy.http.documents import json_fields
 from proxy.http.form_writer import multipart_pieces
 from proxy.http.multipart import FormLimits, FormParser
@@ -72,7 +73,6 @@ from proxy.sim.tasks import Tasks
 from proxy.tasks import lifecycle
 from proxy.tasks.fetch import remotes_in, with_files
 from proxy.tasks.rewrite import enforce_fit, rewrite
-from proxy.tasks.routing import EndpointTable
 from proxy.tasks.spool import Spool
 
 NOW = 1767225600
@@ -167,7 +167,7 @@ class Sent:
         if body.get("input_reference") == PNG64:
             body["input_reference"] = MemoryBlob(PNG, "application/octet-stream", "upload")
         parser = FormParser("multipart/form-data; boundary=b0", FormLimits(), SPOOL.batch().open)
-        parser.feed(b"".join(serial.encoded(multipart_pieces(body, "b0"))))
+        parser.feed(b"".join(body_writer.encoded(multipart_pieces(body, "b0"))))
         return parser.finish()
 
 
@@ -394,7 +394,7 @@ class Witness:
 
     async def _read(self, outbound: Outbound, target: str, headers: CIMultiDict[str]) -> Body:
         stream = StreamReader(BaseProtocol(self._loop), 2**16, loop=self._loop)
-        stream.feed_data(b"".join(serial.encoded(outbound.pieces)))
+        stream.feed_data(b"".join(body_writer.encoded(outbound.pieces)))
         stream.feed_eof()
         return await read_body(
             make_mocked_request(outbound.method, target, headers, payload=stream)
@@ -563,7 +563,7 @@ def test_a_draft_is_what_the_provider_takes(witness: Witness, sent: Sent, place:
     except Invalid:
         return
     outbound = place.seal(draft)
-    assert outbound.length == sum(map(len, serial.encoded(outbound.pieces)))
+    assert outbound.length == sum(map(len, body_writer.encoded(outbound.pieces)))
     taken = witness.take(place.upstream.provider, outbound)
     assert taken.body.problem is None
     assert taken.status == 200, taken.answer
@@ -644,7 +644,7 @@ def test_a_kling_clients_own_fields_survive_on_kling(sent: Sent, place: Place) -
     """Those nobody has heard of included, to the last null."""
     request = sent.request()
     try:
-        body = orjson.loads(b"".join(serial.encoded(place.seal(place.draft(request)).pieces)))
+        body = orjson.loads(b"".join(body_writer.encoded(place.seal(place.draft(request)).pieces)))
     except Invalid:
         return
     for name, value in request.native.items():

@@ -28,6 +28,7 @@ from proxy.model import (
     Upstream,
     submit_key,
 )
+from proxy.store.notice import notice_of
 from proxy.tasks.lifecycle import (
     RESULT_LIFE_MS,
     Schedule,
@@ -41,7 +42,6 @@ from proxy.tasks.lifecycle import (
     is_settled,
     next_poll_ms,
     noted,
-    notice_of,
     refreshed,
     removed,
     sent,

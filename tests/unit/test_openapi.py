@@ -12,9 +12,9 @@ import pytest
 from proxy.admin.app import ACTIONS
 from proxy.admin.openapi import document
 from proxy.dialects import DIALECTS
+from proxy.gateway.endpoints import EndpointTable
 from proxy.gateway.openapi import data_document
 from proxy.gateway.openapi_schemas import ANSWERS, BODIES
-from proxy.tasks.routing import EndpointTable
 
 TABLE = EndpointTable(DIALECTS)
 

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.cli.context import say, say_json
 from proxy.cli.plain import plain
-from proxy.tasks.routing import columns
+from proxy.cli.tables import columns
 
 # Cursor, title, bell, eight-bit CSI, turned letters, lines of their own.
 NASTY = [

@@ -8,10 +8,10 @@ import pytest
 from multidict import CIMultiDict
 
 from proxy.errors import Invalid, Unavailable
-from proxy.model import Cooldown, Credential, Refused, Upstream
+from proxy.model import ACTIVE_MS, WELL, Cooldown, Credential, Mood, Refused, Standing, Upstream
 from proxy.providers import PROVIDERS
-from proxy.tasks import breaker as pools
-from proxy.tasks.breaker import WELL, Blocked, Standing
+from proxy.tasks import breaker
+from proxy.tasks.breaker import Blocked
 from proxy.tasks.lifecycle import Schedule
 
 NOW = 1_790_000_000_000
@@ -25,7 +25,7 @@ def after(standing: Standing, *refusals: Refused) -> list[float]:
     """Seconds of pause after each refusal, each met as soon as the pause before it is over."""
     now_ms, pauses = NOW, []
     for refusal in refusals:
-        standing = pools.after_refusal(standing, refusal, now_ms)
+        standing = breaker.after_refusal(standing, refusal, now_ms)
         pauses.append((standing.until_ms - now_ms) / 1000)
         now_ms = standing.until_ms
     return pauses
@@ -52,20 +52,20 @@ def test_a_named_pause_does_not_bring_back_what_is_out() -> None:
 
 
 def test_submits_that_were_under_way_together_are_one_strike() -> None:
-    first = pools.after_refusal(WELL, no("back_off"), NOW)
-    second = pools.after_refusal(first, no("back_off"), NOW + 100)
+    first = breaker.after_refusal(WELL, no("back_off"), NOW)
+    second = breaker.after_refusal(first, no("back_off"), NOW + 100)
     assert second == first
-    third = pools.after_refusal(first, no("back_off", 5), NOW + 100)
+    third = breaker.after_refusal(first, no("back_off", 5), NOW + 100)
     assert third == replace(first, until_ms=NOW + 5100)
 
 
 def test_a_trial_that_fails_is_a_strike_although_its_lease_runs() -> None:
-    out = pools.after_refusal(WELL, no("take_out"), NOW)
+    out = breaker.after_refusal(WELL, no("take_out"), NOW)
     later = out.until_ms
-    held = pools.on_trial(out, later, 70_000)
-    assert pools.verdict(held, later + 69_999) == "wait"
-    assert pools.after_refusal(held, no("take_out"), later + 10) == held
-    failed = pools.after_refusal(held, no("take_out"), later + 10, trial=True)
+    held = breaker.on_trial(out, later, 70_000)
+    assert breaker.verdict(held, later + 69_999) == "wait"
+    assert breaker.after_refusal(held, no("take_out"), later + 10) == held
+    failed = breaker.after_refusal(held, no("take_out"), later + 10, trial=True)
     assert (failed.strikes, failed.until_ms) == (2, later + 10 + 60_000)
 
 
@@ -80,40 +80,40 @@ def test_a_trial_that_fails_is_a_strike_although_its_lease_runs() -> None:
     ],
 )
 def test_one_kind_of_trouble_meets_another(
-    before: pools.Mood, refusal: Refused, mood: str, strikes: int
+    before: Mood, refusal: Refused, mood: str, strikes: int
 ) -> None:
     standing = Standing(before, 3, NOW + 1000, "x")
-    found = pools.after_refusal(standing, refusal, NOW)
+    found = breaker.after_refusal(standing, refusal, NOW)
     assert (found.mood, found.strikes) == (mood, strikes)
 
 
 def test_a_trial_that_only_meets_a_rate_is_back_in_the_pool() -> None:
-    held = pools.on_trial(Standing("out", 4, NOW, "1101"), NOW, 70_000)
-    found = pools.after_refusal(held, no("back_off"), NOW + 5, trial=True)
+    held = breaker.on_trial(Standing("out", 4, NOW, "1101"), NOW, 70_000)
+    found = breaker.after_refusal(held, no("back_off"), NOW + 5, trial=True)
     assert (found.mood, found.strikes, found.code) == ("cooling", 1, "1302")
 
 
 def test_an_upstream_breaks_after_failures_in_a_row_and_is_tried_by_one() -> None:
     standing, now_ms = WELL, NOW
-    for strike in range(1, pools.TRIP_AFTER):
-        standing = pools.after_failure(standing, "cut", now_ms)
+    for strike in range(1, breaker.TRIP_AFTER):
+        standing = breaker.after_failure(standing, "cut", now_ms)
         assert (standing.mood, standing.strikes) == ("well", strike)
-        assert pools.verdict(standing, now_ms) == "go"
+        assert breaker.verdict(standing, now_ms) == "go"
     pauses = []
     for _ in range(6):
-        standing = pools.after_failure(standing, "cut", now_ms)
+        standing = breaker.after_failure(standing, "cut", now_ms)
         pauses.append((standing.until_ms - now_ms) / 1000)
-        assert pools.verdict(standing, now_ms) == "wait"
-        assert pools.blocked(standing, now_ms) == Blocked("broken", standing.until_ms - now_ms)
-        assert pools.after_failure(standing, "late", now_ms + 1) == standing
+        assert breaker.verdict(standing, now_ms) == "wait"
+        assert breaker.blocked(standing, now_ms) == Blocked("broken", standing.until_ms - now_ms)
+        assert breaker.after_failure(standing, "late", now_ms + 1) == standing
         now_ms = standing.until_ms
-        assert pools.verdict(standing, now_ms) == "trial"
+        assert breaker.verdict(standing, now_ms) == "trial"
     assert pauses == [5, 10, 20, 40, 60, 60]
 
 
 def test_pauses_stay_bounded_however_long_it_lasts() -> None:
     standing = replace(Standing("broken", 10_000, NOW, "cut"))
-    assert pools.after_failure(standing, "cut", NOW).until_ms == NOW + 60_000
+    assert breaker.after_failure(standing, "cut", NOW).until_ms == NOW + 60_000
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_pauses_stay_bounded_however_long_it_lasts() -> None:
 def test_who_is_turned_away_is_told_how_soon_to_come_again(
     blocks: list[Blocked], status: int, code: str, retry_after: str, words: str
 ) -> None:
-    error = pools.told("sora-2", blocks)
+    error = breaker.told("sora-2", blocks)
     assert (error.status, error.code) == (status, code)
     assert error.headers["Retry-After"] == retry_after
     assert words in error.message
@@ -154,11 +154,11 @@ def test_who_is_turned_away_is_told_how_soon_to_come_again(
 
 def test_a_place_outlives_the_longest_pause_between_two_looks() -> None:
     usual = Schedule(2000, 5000, 30_000, 70_000, 600_000)
-    assert pools.place_life_ms(usual) == 2 * 600_000
+    assert breaker.place_life_ms(usual) == 2 * 600_000
     slow = replace(usual, max_ms=3_600_000)
-    assert pools.place_life_ms(slow) > 16 * 3_600_000
+    assert breaker.place_life_ms(slow) > 16 * 3_600_000
     quick = Schedule(20, 30, 50, 100, 1000)
-    assert pools.place_life_ms(quick) == pools.PLACE_LIFE_MS
+    assert breaker.place_life_ms(quick) == breaker.PLACE_LIFE_MS
 
 
 # What each provider says of a credential: (status, body, what becomes of it).
@@ -231,65 +231,65 @@ def test_a_providers_own_code_says_what_becomes_of_the_credential(provider: str)
 DOUBT = Refused(Unavailable("no"), True, "http_403", None, "take_out", doubtful=True)
 
 
-def met(standing: Standing, *witnesses: pools.Witness, at_ms: int = NOW) -> Standing:
+def met(standing: Standing, *witnesses: breaker.Witness, at_ms: int = NOW) -> Standing:
     """After one failure of each of these keys' requests."""
     for witness in witnesses:
-        standing = pools.after_failure(standing, "500", at_ms, witness=witness)
+        standing = breaker.after_failure(standing, "500", at_ms, witness=witness)
     return standing
 
 
-def one_of_many(key: str) -> pools.Witness:
-    return pools.Witness(key, is_alone=False)
+def one_of_many(key: str) -> breaker.Witness:
+    return breaker.Witness(key, is_alone=False)
 
 
 def test_one_keys_failures_never_break_an_upstream_while_others_are_active() -> None:
     standing = met(WELL, *[one_of_many("a")] * 50)
-    assert pools.verdict(standing, NOW, "a") == pools.verdict(standing, NOW, "b") == "go"
+    assert breaker.verdict(standing, NOW, "a") == breaker.verdict(standing, NOW, "b") == "go"
     broken = met(standing, one_of_many("b"))
     assert (broken.mood, broken.until_ms) == ("broken", NOW + 5000)
-    assert pools.verdict(broken, NOW, "c") == "wait"
+    assert breaker.verdict(broken, NOW, "c") == "wait"
 
 
 def test_what_one_key_met_long_ago_is_no_evidence() -> None:
     standing = met(WELL, *[one_of_many("a")] * 5)
-    later = met(standing, one_of_many("b"), at_ms=NOW + pools.ACTIVE_MS + 1)
+    later = met(standing, one_of_many("b"), at_ms=NOW + ACTIVE_MS + 1)
     assert (later.mood, later.strikes) == ("well", 1)
 
 
 def test_a_key_that_was_alone_is_shut_out_and_nobody_else() -> None:
-    standing = met(WELL, *[pools.Witness("a", is_alone=True)] * 5)
-    assert (standing.mood, pools.verdict(standing, NOW, "a")) == ("broken", "wait")
-    assert pools.verdict(standing, NOW, "b") == "go"
-    assert pools.verdict(standing, standing.until_ms, "a") == "trial"
+    standing = met(WELL, *[breaker.Witness("a", is_alone=True)] * 5)
+    assert (standing.mood, breaker.verdict(standing, NOW, "a")) == ("broken", "wait")
+    assert breaker.verdict(standing, NOW, "b") == "go"
+    assert breaker.verdict(standing, standing.until_ms, "a") == "trial"
 
 
 def test_who_broke_an_upstream_does_not_get_the_trial_first() -> None:
     broken = met(WELL, *[one_of_many("a")] * 4, one_of_many("b"))
-    assert pools.verdict(broken, broken.until_ms, "c") == "trial"
-    assert pools.verdict(broken, broken.until_ms, "a") == "wait"
-    assert pools.blocked(broken, broken.until_ms, "a").wait_ms == 5000
-    assert pools.verdict(broken, broken.until_ms + 5000, "a") == "trial"
+    assert breaker.verdict(broken, broken.until_ms, "c") == "trial"
+    assert breaker.verdict(broken, broken.until_ms, "a") == "wait"
+    assert breaker.blocked(broken, broken.until_ms, "a").wait_ms == 5000
+    assert breaker.verdict(broken, broken.until_ms + 5000, "a") == "trial"
 
 
 def test_failures_to_connect_count_from_anybody() -> None:
     standing = WELL
-    for _ in range(pools.TRIP_AFTER):
-        standing = pools.after_failure(standing, "unreachable", NOW)
-    assert pools.verdict(standing, NOW, "a") == pools.verdict(standing, NOW, "b") == "wait"
+    for _ in range(breaker.TRIP_AFTER):
+        standing = breaker.after_failure(standing, "unreachable", NOW)
+    assert breaker.verdict(standing, NOW, "a") == breaker.verdict(standing, NOW, "b") == "wait"
 
 
 def test_a_doubtful_refusal_takes_a_credential_out_when_two_keys_met_it() -> None:
-    once = pools.after_refusal(WELL, DOUBT, NOW, witness=one_of_many("a"))
-    again = pools.after_refusal(once, DOUBT, NOW, witness=one_of_many("a"))
+    once = breaker.after_refusal(WELL, DOUBT, NOW, witness=one_of_many("a"))
+    again = breaker.after_refusal(once, DOUBT, NOW, witness=one_of_many("a"))
     assert once.mood == again.mood == "well"
-    out = pools.after_refusal(again, DOUBT, NOW, witness=one_of_many("b"))
+    out = breaker.after_refusal(again, DOUBT, NOW, witness=one_of_many("b"))
     assert (out.mood, out.until_ms) == ("out", NOW + 30_000)
-    assert pools.verdict(out, NOW, "c") == "wait"
+    assert breaker.verdict(out, NOW, "c") == "wait"
 
 
 def test_a_documented_refusal_takes_a_credential_out_at_once() -> None:
-    out = pools.after_refusal(WELL, no("take_out"), NOW, witness=one_of_many("a"))
-    assert pools.verdict(out, NOW, "b") == "wait"
+    out = breaker.after_refusal(WELL, no("take_out"), NOW, witness=one_of_many("a"))
+    assert breaker.verdict(out, NOW, "b") == "wait"
 
 
 @pytest.mark.parametrize(
@@ -303,10 +303,10 @@ def test_a_documented_refusal_takes_a_credential_out_at_once() -> None:
     ],
 )
 def test_an_upstream_is_as_well_as_its_best_usable_key(
-    own: pools.Mood, keys: list[pools.Mood], mood: str
+    own: Mood, keys: list[Mood], mood: str
 ) -> None:
-    def standing(word: pools.Mood) -> Standing:
+    def standing(word: Mood) -> Standing:
         return WELL if word == "well" else Standing(word, 1, NOW + 1000, "x")
 
-    whole = pools.as_a_whole(standing(own), [standing(key) for key in keys], NOW)
+    whole = breaker.as_a_whole(standing(own), [standing(key) for key in keys], NOW)
     assert whole.mood == mood

@@ -21,7 +21,7 @@ from proxy.dialects import DIALECTS
 from proxy.dialects.fields import Fields
 from proxy.dialects.media import MemoryBlob
 from proxy.errors import Invalid, ProxyError
-from proxy.http import body_writer as serial
+from proxy.http import body_writer
 from proxy.http.multipart import FormLimits, FormParser
 from proxy.model import (
     Call,
@@ -107,7 +107,7 @@ BODIES = st.dictionaries(
 
 def told(outbound: Outbound) -> dict[str, Any]:
     """The body as the upstream reads it."""
-    body = b"".join(serial.encoded(outbound.pieces))
+    body = b"".join(body_writer.encoded(outbound.pieces))
     kind = outbound.headers["Content-Type"]
     if kind == "application/json":
         return cast("dict[str, Any]", orjson.loads(body))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from proxy.model import (
+    WELL,
     Accepted,
     Credential,
     Draft,
@@ -31,7 +32,7 @@ from proxy.model import (
     Upstream,
 )
 from proxy.providers import PROVIDERS, values
-from proxy.tasks.breaker import WELL, Witness, after_refusal
+from proxy.tasks.breaker import Witness, after_refusal
 
 NO_HEADERS: CIMultiDict[str] = CIMultiDict()
 OURS = "video_gen_3251cec7560d442288908f9269655660"

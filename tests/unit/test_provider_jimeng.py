@@ -26,7 +26,7 @@ from proxy.errors import (
     UnsupportedOperation,
     UpstreamFailed,
 )
-from proxy.http import body_writer as serial
+from proxy.http import body_writer
 from proxy.model import (
     Accepted,
     Credential,
@@ -103,7 +103,7 @@ def drafted(request: VideoRequest, model: str = T2V) -> Draft:
 
 
 def bytes_of(outbound: Outbound) -> bytes:
-    return b"".join(serial.encoded(outbound.pieces))
+    return b"".join(body_writer.encoded(outbound.pieces))
 
 
 def sent(request: VideoRequest, model: str = T2V) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from proxy.errors import (
     UnsupportedOperation,
     UpstreamFailed,
 )
-from proxy.http import body_writer as serial
+from proxy.http import body_writer
 from proxy.model import (
     Accepted,
     Credential,
@@ -99,7 +99,7 @@ def drafted(request: VideoRequest, model: str = "kling-v2-6") -> Draft:
 
 def body_of(draft: Draft) -> dict[str, Any]:
     sealed = KLING.seal(draft, UPSTREAM, KEY, NOW)
-    body: dict[str, Any] = orjson.loads(b"".join(serial.encoded(sealed.pieces)))
+    body: dict[str, Any] = orjson.loads(b"".join(body_writer.encoded(sealed.pieces)))
     return body
 
 
@@ -142,7 +142,7 @@ def test_the_golden_submit_byte_for_byte() -> None:
         aspect_ratio="16:9",
     )
     outbound = KLING.seal(drafted(request), UPSTREAM, KEYS, NOW)
-    body = b"".join(serial.encoded(outbound.pieces))
+    body = b"".join(body_writer.encoded(outbound.pieces))
     assert body == GOLDEN_BODY
     assert outbound.length == 155
     assert hashlib.sha256(body).hexdigest() == (

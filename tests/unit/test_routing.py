@@ -7,23 +7,14 @@ from typing import cast
 
 import pytest
 
+from proxy.cli.tables import columns, describe_routes, folded
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import Dialect, Endpoint
 from proxy.dialects.fields import Fields
 from proxy.errors import EndpointNotFound, Invalid, MethodNotAllowed
+from proxy.gateway.endpoints import EndpointTable, dialect_of
 from proxy.model import Call, Credential, DialectName, Json, Operation, Principal, Route, Upstream
-from proxy.tasks.routing import (
-    EndpointTable,
-    allowed_models,
-    candidates,
-    choose_route,
-    columns,
-    describe_routes,
-    dialect_of,
-    folded,
-    listed_models,
-    permits,
-)
+from proxy.tasks.routing import allowed_models, candidates, choose_route, listed_models, permits
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import Invalid
-from proxy.http import body_writer as serial
+from proxy.http import body_writer
 from proxy.model import Base64, Draft, DraftValue
 
 
@@ -49,7 +49,7 @@ CAT = Cut(
 
 
 def wire(fields: dict[str, DraftValue]) -> bytes:
-    return b"".join(serial.encoded(serial.json_pieces(fields)))
+    return b"".join(body_writer.encoded(body_writer.json_pieces(fields)))
 
 
 @pytest.mark.parametrize(
@@ -71,18 +71,18 @@ def wire(fields: dict[str, DraftValue]) -> bytes:
     ],
 )
 def test_the_bytes_of_a_json_body(fields: dict[str, DraftValue], expected: bytes) -> None:
-    pieces = serial.json_pieces(fields)
-    assert b"".join(serial.encoded(pieces)) == expected
-    assert serial.length(pieces) == len(expected)
-    assert serial.sha256(pieces) == hashlib.sha256(expected).hexdigest()
+    pieces = body_writer.json_pieces(fields)
+    assert b"".join(body_writer.encoded(pieces)) == expected
+    assert body_writer.length(pieces) == len(expected)
+    assert body_writer.sha256(pieces) == hashlib.sha256(expected).hexdigest()
 
 
 @given(st.lists(st.binary(max_size=10), max_size=12))
 def test_base64_is_the_same_however_the_upload_is_cut(parts: list[bytes]) -> None:
     pieces = (Base64(Cut(tuple(parts)), "p,"),)
     expected = b"p," + base64.b64encode(b"".join(parts))
-    assert b"".join(serial.encoded(pieces)) == expected
-    assert serial.length(pieces) == len(expected)
+    assert b"".join(body_writer.encoded(pieces)) == expected
+    assert body_writer.length(pieces) == len(expected)
 
 
 @given(st.recursive(st.none() | st.text() | st.integers(-(2**53), 2**53), st.lists, max_leaves=9))
@@ -93,8 +93,8 @@ def test_a_body_reads_back_as_what_went_in(value: object) -> None:
 
 def test_a_whole_upload_is_a_piece_of_its_own() -> None:
     pieces = (b"<", CAT, b">")
-    assert b"".join(serial.encoded(pieces)) == b"<cat>"
-    assert serial.length(pieces) == 5
+    assert b"".join(body_writer.encoded(pieces)) == b"<cat>"
+    assert body_writer.length(pieces) == 5
 
 
 def test_encoding_never_holds_more_than_a_chunk() -> None:
@@ -107,7 +107,7 @@ def test_encoding_never_holds_more_than_a_chunk() -> None:
                 taken.append(part)
                 yield part
 
-    stream = serial.encoded((Base64(Watched((b"abc", b"def"))),))
+    stream = body_writer.encoded((Base64(Watched((b"abc", b"def"))),))
     assert next(stream) == b"YWJj"
     assert taken == [b"abc"]
 
@@ -117,7 +117,7 @@ def test_what_json_cannot_hold_is_the_clients_mistake() -> None:
     for _ in range(300):
         deep = [deep]
     with pytest.raises(Invalid, match="cannot be written as JSON"):
-        serial.json_pieces({"camera_control": deep})
+        body_writer.json_pieces({"camera_control": deep})
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_what_json_cannot_hold_is_the_clients_mistake() -> None:
     ],
 )
 def test_addresses(path: str, query: tuple[tuple[str, str], ...], expected: str) -> None:
-    assert serial.address("https://h/base", path, query) == expected
+    assert body_writer.address("https://h/base", path, query) == expected
 
 
 @pytest.mark.parametrize(
@@ -147,10 +147,10 @@ def test_addresses(path: str, query: tuple[tuple[str, str], ...], expected: str)
     ],
 )
 def test_an_id_from_outside_stays_one_segment(text: str, expected: str) -> None:
-    assert serial.segment(text) == expected
+    assert body_writer.segment(text) == expected
 
 
 @pytest.mark.parametrize("value", [CAT, Draft("GET", "/")])
 def test_a_thing_that_is_no_json_is_never_written_out(value: object) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
-        serial.json_pieces({"x": value})  # type: ignore[dict-item] # the point
+        body_writer.json_pieces({"x": value})  # type: ignore[dict-item] # the point

@@ -43,7 +43,8 @@ from proxy.dialects.base import View
 from proxy.dialects.fields import Fields
 from proxy.dialects.media import MemoryBlob
 from proxy.errors import AuthFault, ProxyError
-from proxy.http import body_writer as serial
+from proxy.gateway.endpoints import EndpointTable, dialect_of
+from proxy.http import body_writer
 from proxy.http.documents import json_fields
 from proxy.http.multipart import FormLimits, FormParser
 from proxy.model import (
@@ -69,7 +70,6 @@ from proxy.tasks import lifecycle
 from proxy.tasks.fetch import remotes_in, with_files
 from proxy.tasks.links import Links
 from proxy.tasks.rewrite import enforce_fit, rewrite
-from proxy.tasks.routing import EndpointTable, dialect_of
 from proxy.tasks.spool import Spool
 
 HERE = Path(__file__).parent
@@ -332,7 +332,7 @@ class Conversation:
         parts = urlsplit(outbound.url)
         target = outbound.url.partition(parts.netloc)[2]
         headers = CIMultiDict({"Host": parts.netloc, **outbound.headers})
-        body = b"".join(serial.encoded(outbound.pieces))
+        body = b"".join(body_writer.encoded(outbound.pieces))
         assert outbound.length == len(body)
         if outbound.pieces:
             headers["Content-Length"] = str(outbound.length)

@@ -7,9 +7,7 @@ copy: everything else, through aiohttp's reader.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
-from contextlib import suppress
 
 import aiohttp
 from aiohttp import ClientResponse, web
@@ -37,14 +35,10 @@ __all__ = [
     "RelayOptions",
     "Turns",
     "move",
-    "socket_factory",
     "usable_tiers",
 ]
 
 SPLICE_FROM = 1 << 17  # below this, setting up costs more than it saves
-
-# aiohttp's AddrInfoType: a row of getaddrinfo().
-AddrInfo = tuple[socket.AddressFamily | int, socket.SocketKind | int, int, str, tuple[object, ...]]
 
 
 async def move(
@@ -174,21 +168,3 @@ def _can_splice(transfer: Transfer, taken: Taken) -> bool:
             for end in (taken.transport, transfer.client)
         )
     )
-
-
-def socket_factory(rcvbuf_bytes: int | None) -> Callable[[AddrInfo], socket.socket]:
-    """For aiohttp's TCPConnector: sockets whose receive buffer is bounded before they connect.
-
-    Only then does the first window already obey it.
-    """
-
-    def make(info: AddrInfo) -> socket.socket:
-        family, kind, proto, _, _ = info
-        sock = socket.socket(family, kind, proto)
-        if rcvbuf_bytes is not None:
-            with suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf_bytes)
-        sock.setblocking(False)
-        return sock
-
-    return make
