@@ -290,7 +290,8 @@ def media_in(value: object, name: str) -> str | None:
 
 def has_media_name(name: str) -> bool:
     """True for a name that says picture, video, sound or mask."""
-    if any(hint in folded(name) for hint in _HINTS):
+    plain = folded(name)
+    if any(hint in plain for hint in _HINTS):
         return True
     words = (word.lower() for word in _WORDS.findall(name))
     return any(word in _SHORT_HINTS or word.rstrip("s") in _SHORT_HINTS for word in words)

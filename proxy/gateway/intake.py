@@ -37,6 +37,7 @@ _UNTYPED = (
     "binary/octet-stream",
     "application/x-www-form-urlencoded",  # curl -d without a type
 )
+_LARGE_PIECE_BYTES = 64 * 1024
 _HEAD_BYTES = 1024  # of blanks before the first brace
 _CHARSET = re.compile(r";[ \t]*charset[ \t]*=[ \t]*\"?([\w.:-]{1,40})", re.IGNORECASE)
 
@@ -127,15 +128,47 @@ async def read_whole(
     announced = content_length(request.headers.get("Content-Length"))
     if announced is not None and announced > limit:
         raise _too_large(limit)
-    body = bytearray()
-    async for chunk in _arriving(request, config):
-        body += chunk
-        if len(body) > limit:
+    body = _Pieces()
+    async for chunk in _arriving(request, config, batch):
+        body.add(chunk)
+        if body.size > limit:
             raise _too_large(limit)
-        batch.weigh(len(body))
-        if check is not None and check(bytes(body[:_HEAD_BYTES])):
+        batch.weigh(body.size)
+        if check is not None and check(body.head()):
             check = None
-    return bytes(body)
+    return await aside(body.size, body.whole)
+
+
+class _Pieces:
+    """A body as it comes. Large pieces are kept as they are, for a buffer that grows is copied
+    again and again while the loop waits; small ones are gathered, for each has a price of its
+    own."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._kept: list[bytes] = []
+        self._gathered = bytearray()
+
+    def add(self, piece: bytes) -> None:
+        self.size += len(piece)
+        if len(piece) < _LARGE_PIECE_BYTES:
+            self._gathered += piece
+            if len(self._gathered) < _LARGE_PIECE_BYTES:
+                return
+            piece = b""
+        if self._gathered:
+            self._kept.append(bytes(self._gathered))
+            self._gathered.clear()
+        if piece:
+            self._kept.append(piece)
+
+    def head(self) -> bytes:
+        """Its first bytes."""
+        first = self._kept[0] if self._kept else self._gathered
+        return bytes(first[:_HEAD_BYTES])
+
+    def whole(self) -> bytes:
+        return b"".join([*self._kept, self._gathered])
 
 
 async def _read_form(
@@ -156,7 +189,7 @@ async def _read_form(
         batch.open,
     )
     received = 0
-    async for chunk in _arriving(request, config):
+    async for chunk in _arriving(request, config, batch):
         received += len(chunk)
         if received > most:
             raise _too_large(most)
@@ -167,9 +200,10 @@ async def _read_form(
     return Body(fields, "", received, parser.text_bytes)
 
 
-def _arriving(request: web.BaseRequest, config: Config) -> AsyncIterator[bytes]:
+def _arriving(request: web.BaseRequest, config: Config, batch: Batch) -> AsyncIterator[bytes]:
     least = config.limits.min_body_bytes_s
-    return read_body(request, config.timeouts.body_idle_s, min_bytes_s=least)
+    idle_s = config.timeouts.body_idle_s
+    return read_body(request, idle_s, min_bytes_s=least, turn=batch.turn)
 
 
 def check_announced(head: Mapping[str, str], most: int | None) -> None:

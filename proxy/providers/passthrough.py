@@ -72,8 +72,13 @@ _KNOWN: Final = frozenset(
 )
 
 
+_NO_LETTERS: Final = re.compile(r"[^a-z0-9]+")
+
+
 def folded(name: str) -> str:
     """The letters and digits of a name, without case: `metadata[n-Seconds]` is metadatanseconds."""
+    if name.isascii():  # nearly always, and ten times as fast
+        return _NO_LETTERS.sub("", name.lower())
     plain = unicodedata.normalize("NFKC", name).casefold()
     return "".join(letter for letter in plain if letter.isalnum())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
@@ -49,13 +49,15 @@ async def read_body(
     *,
     min_bytes_s: int = 0,
     clock: Callable[[], float] = time.monotonic,
+    turn: Callable[[int], Awaitable[None]] | None = None,
 ) -> AsyncIterator[bytes]:
     """The request's body as it arrives, still content-encoded; nothing if it has none.
 
     A client that asked with `Expect: 100-continue` is told to go on here, so call it only
     once the request is let in.
     `min_bytes_s` bounds a body that drips: after `idle_s`, each window (`Pace`) must bring that
-    many bytes a second.
+    many bytes a second. `turn` is awaited with the size of each piece before the piece is given
+    out; the client is not read meanwhile, and the wait is not counted as its own.
     Raises BodyTimeout when the client stalls or drips, Invalid when the body is malformed or
     cut.
     """
@@ -81,6 +83,8 @@ async def read_body(
             return
         if not pace.waited(clock() - asked_s, len(chunk)):
             raise BodyTimeout(f"the request body came slower than {min_bytes_s} bytes a second")
+        if turn is not None:
+            await turn(len(chunk))
         yield chunk
 
 
