@@ -2,17 +2,15 @@
 files stand open, and so do signed addresses of videos; everything else wants the admin token.
 
 It knows neither the gateway nor the relay, only what it is handed. Rule: whatever is asked, the
-answer to it is JSON in one shape, and never a traceback. The clients' listener serves it, so that a
-connection here is bounded as one there: by the head's deadline, the body's, and their number.
+answer to it is JSON in one shape, and never a traceback.
 """
 
 from __future__ import annotations
 
 import secrets
-import socket
 from collections.abc import AsyncIterator, Callable
 from importlib import resources
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import aiohttp_cors
 import orjson
@@ -42,8 +40,6 @@ from proxy.admin.static import Console
 from proxy.admin.workers import Fleet
 from proxy.config import Config
 from proxy.errors import EndpointNotFound, MethodNotAllowed, ProxyError, Unavailable
-from proxy.gateway.listener import Handler as Served
-from proxy.gateway.listener import Listener, ListenerOptions
 from proxy.store import Store
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream import Deadlines, Upstreams
@@ -63,8 +59,6 @@ ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
 OPEN: Final = frozenset(
     {"/", "/console/{name}", "/healthz", "/readyz", "/metrics", "/openapi.json", content.PATH}
 )
-SHUTDOWN_S: Final = 3.0  # what is still being answered then is cut
-MOST_CONNECTIONS: Final = 256  # they share the process, and its open files, with the clients' port
 _METHODS: Final = ("GET", "HEAD", "POST", "PATCH")
 
 
@@ -121,59 +115,6 @@ def make_app(
 
     app.cleanup_ctx.append(closing)
     return app
-
-
-def options_of(config: Config) -> ListenerOptions:
-    """The limits of the admin port: the times of the clients' port, fewer connections."""
-    return ListenerOptions(
-        head_s=config.timeouts.head_s,
-        body_idle_s=config.timeouts.body_idle_s,
-        keepalive_s=config.timeouts.keepalive_s,
-        max_connections=MOST_CONNECTIONS,
-    )
-
-
-class AdminPort:
-    """An application served by the clients' listener. A handler whose client has left is cancelled:
-    that ends the video it was streaming."""
-
-    def __init__(self, app: web.Application, options: ListenerOptions, log: Log) -> None:
-        self._app = app
-        # Its life only: started up, shut down and cleaned up. It has no socket.
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
-        self._bound: socket.socket | None = None
-        self._listener = Listener(
-            cast("Served", app._handle),
-            options,
-            lambda line: log.info("admin connection", what=line),
-            make_request=app._make_request,
-        )
-
-    async def start(self, bound: socket.socket) -> None:
-        """Serve it on this socket until `cleanup`, which closes the socket too."""
-        self._bound = bound
-        try:
-            await self._runner.setup()
-            await self._listener.start(sock=bound)
-        except BaseException:
-            await self.cleanup()
-            raise
-
-    async def cleanup(self) -> None:
-        await self._listener.wait_idle(SHUTDOWN_S)
-        await self._listener.close()
-        await self._runner.cleanup()
-        if self._bound is not None:
-            self._bound.close()
-
-
-async def open_port(
-    app: web.Application, bound: socket.socket, options: ListenerOptions, log: Log
-) -> AdminPort:
-    """Serve it on this socket until the port's `cleanup`."""
-    port = AdminPort(app, options, log)
-    await port.start(bound)
-    return port
 
 
 # ---------------------------------------------------------------- routes

@@ -17,9 +17,9 @@ from typing import TypeVar
 import structlog
 from aiohttp import web
 
-from proxy.admin.app import open_port, options_of
 from proxy.config import Config
 from proxy.gateway.listener import address_of, bind
+from proxy.server.admin_port import open_port, options_of
 from proxy.server.embedded_store import Embedded
 from proxy.store import StoreDown, StoreUnusable
 from proxy.telemetry.metric_definitions import STORE_RESTARTS

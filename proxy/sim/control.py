@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from aiohttp import web
 
-from proxy.sim.faults import Fault
+from proxy.sim.faults import Fault, Faults
+from proxy.sim.log import Log
+from proxy.sim.openai import OpenAI
 from proxy.sim.openai_servers import as_server
-from proxy.sim.tasks import as_state
-
-if TYPE_CHECKING:
-    from proxy.sim.simulator import Simulator
+from proxy.sim.tasks import State, Task, Tasks, as_state
 
 _SETTINGS = (
     *("speed", "manual", "size_bytes"),
@@ -25,8 +24,28 @@ _SETTINGS = (
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+class Controlled(Protocol):
+    """What the control endpoint needs of the simulator (`simulator.Simulator`)."""
+
+    log: Log
+    faults: Faults
+    tasks: Tasks
+    openai: OpenAI
+
+    def describe(self) -> dict[str, object]: ...
+    def step(self, upstream_id: str, state: State, progress: int | None = None) -> Task: ...
+    def finish(self, upstream_id: str) -> Task: ...
+    def fail(self, upstream_id: str, code: int | str | None = None) -> Task: ...
+    def forget(self, upstream_id: str) -> None: ...
+    def expire_links(self) -> None: ...
+    async def refuse(self, service: str) -> None: ...
+    async def accept(self, service: str) -> None: ...
+    def restart(self, service: str) -> None: ...
+    async def reset(self) -> None: ...
+
+
 class Control:
-    def __init__(self, simulator: Simulator) -> None:
+    def __init__(self, simulator: Controlled) -> None:
         self._simulator = simulator
 
     def application(self) -> web.Application:

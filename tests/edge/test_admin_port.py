@@ -11,11 +11,11 @@ import orjson
 import structlog
 from aiohttp import web
 
-from proxy.admin.app import open_port
 from proxy.admin.request import read_body
 from proxy.admin.schemas import Body
 from proxy.errors import BodyTimeout
 from proxy.gateway.listener import ListenerOptions, bind
+from proxy.server.admin_port import open_port
 from tests.edge.relay_rig import on_both_loops
 
 WAIT_S = 20

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from proxy.intake import _HEAD_BYTES, _LARGE_PIECE_BYTES, _Pieces
-from proxy.spool import TURN_BYTES, Turns
+from proxy.gateway.intake import _HEAD_BYTES, _LARGE_PIECE_BYTES, _Pieces
+from proxy.tasks.spool import TURN_BYTES, Turns
 
 
 class Loop:

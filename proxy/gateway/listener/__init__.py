@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from proxy.gateway.listener.accept import Handler, Listener, require_c_parser
 from proxy.gateway.listener.bodies import read_body
-from proxy.gateway.listener.conn import Conn, FlowHook, ListenerOptions
+from proxy.gateway.listener.conn import Conn, ListenerOptions
 from proxy.gateway.listener.replies import (
+    FlowHook,
     Headers,
     StreamReply,
     WholeReply,

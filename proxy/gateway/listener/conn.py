@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -16,12 +17,11 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.gateway.listener.bodies import one_line
 from proxy.gateway.listener.lines import HeadFault, HeadWatch
-from proxy.gateway.listener.replies import error_reply, new_id
+from proxy.gateway.listener.replies import FlowHook, WholeReply, error_reply, new_id
+from proxy.telemetry.metrics import Tally
 
 if TYPE_CHECKING:
     from aiohttp.streams import StreamReader
-
-    from proxy.gateway.listener.accept import Listener
 
 LINGER_S = 5.0  # how long the rest of a refused body is read, so that the refusal arrives
 # A socket is not read beyond twice this while nobody takes the body. With aiohttp's own 256 KiB
@@ -46,11 +46,18 @@ class ListenerOptions:
     max_connections: int = 10_000
 
 
-class FlowHook(Protocol):
-    """Told when the client's connection can take no more bytes, and when it can again."""
+class Owner(Protocol):
+    """What a connection needs of the listener that accepted it (`accept.Listener`)."""
 
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
+    options: ListenerOptions
+    log: Callable[[str], None]
+    draining: bool
+    kept_until: float
+    turned_away: Tally
+
+    def is_full(self) -> bool: ...
+    def date(self) -> str: ...
+    def refuse(self, request: web.BaseRequest, request_id: str, fault: HeadFault) -> WholeReply: ...
 
 
 class Conn(web.RequestHandler):
@@ -76,7 +83,7 @@ class Conn(web.RequestHandler):
         "line_fault",
     )
 
-    def __init__(self, server: web.Server, listener: Listener) -> None:
+    def __init__(self, server: web.Server, listener: Owner) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),

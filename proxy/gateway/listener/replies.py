@@ -9,15 +9,13 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import orjson
 from aiohttp import web
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
-
-    from proxy.gateway.listener.conn import Conn
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -34,6 +32,27 @@ def header_block(headers: Headers) -> str:
     if block.count("\n") != len(lines) or block.count("\r") != len(lines):
         raise ValueError("a header of the response holds a line break")
     return block
+
+
+class FlowHook(Protocol):
+    """Told when the client's connection can take no more bytes, and when it can again."""
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+class Connection(Protocol):
+    """What a reply needs of the client's connection (`conn.Conn`)."""
+
+    flow: FlowHook | None
+    begun: bool
+    framed: bool
+
+    @property
+    def draining(self) -> bool: ...
+    def date(self) -> str: ...
+    def cut(self) -> None: ...
+    async def settle(self) -> None: ...
 
 
 class StreamReply(web.StreamResponse):
@@ -53,7 +72,7 @@ class StreamReply(web.StreamResponse):
         self._framed = self._is_framed()
         self._keep_alive: bool | None = None
         self._eof_sent = False
-        self._conn: Conn | None = None
+        self._conn: Connection | None = None
 
     def _is_framed(self) -> bool:
         return self._status in _BODILESS or _FRAMING.search(self._block) is not None
@@ -143,9 +162,9 @@ def cut(request: web.BaseRequest) -> None:
     conn_of(request).cut()
 
 
-def conn_of(request: web.BaseRequest) -> Conn:
+def conn_of(request: web.BaseRequest) -> Connection:
     """The client connection a request came on."""
-    return cast("Conn", request.protocol)
+    return cast("Connection", request.protocol)
 
 
 def new_id() -> str:
