@@ -34,7 +34,7 @@ from proxy.tasks import pricing
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = "python -m tests.tools.config_reference > docs/configuration.md"
 LONGEST_DEFAULT: Final = 60  # characters; a longer one stands below its table
-SERVER: Final = ROOT / "proxy" / "server.py"
+SERVER: Final = ROOT / "proxy" / "server" / "worker.py"
 
 # What each validator of `config_tables` accepts. One that is not here stops the generator.
 ACCEPTS: Final[Mapping[str, str]] = {
