@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
-import structlog
 from aiohttp import web
 
 from proxy.caches import Memo
@@ -40,10 +39,10 @@ from proxy.http.ranges import (
 from proxy.model import Call, Exchange, Principal, Status, Task
 from proxy.providers.base import Provider
 from proxy.store.cache import Mirror
+from proxy.tasks.runtime import Runtime
 from proxy.tasks.tracker import Tracker
-from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.timing import server_timing, spent
-from proxy.telemetry.tracing import Tracing, onward
+from proxy.telemetry.tracing import onward
 from proxy.upstream import NotFetched, Upstreams, UpstreamTrouble
 
 LetIn = Callable[[web.BaseRequest, Exchange, Call], Awaitable[Admission]]
@@ -70,38 +69,34 @@ class ContentServer:
 
     def __init__(
         self,
-        config: Callable[[], Config],
+        runtime: Runtime,
         providers: Mapping[str, Provider],
         auth: Authenticator,
         tasks: Mirror[Task],
         tracker: Tracker,
         upstreams: Upstreams,
-        clock: Callable[[], float],
         stopping: asyncio.Event,
         leases: Leases,
-        metrics: Metrics,
-        log: structlog.stdlib.BoundLogger,
-        tracing: Tracing | None = None,
     ) -> None:
-        self._tracing = tracing
-        self._config = config
+        self._tracing = runtime.tracing
+        self._config = runtime.config
         self._providers = providers
         self._auth = auth
         self._tasks = tasks
         self._tracker = tracker
         self._upstreams = upstreams
-        self._clock = clock
+        self._clock = runtime.clock
         self._stopping = stopping
         self._leases = leases
-        self._metrics = metrics
-        self._log = log
+        self._metrics = runtime.metrics
+        self._log = runtime.log
         self._facts = FactsCache()
         self._made_terms: Memo[Terms] = Memo(1)
         self._turns = Turns()
         self._pipes = PipePool()
         self._tiers, faults = usable_tiers(("splice", "pipe", "copy"))
         for fault in faults:
-            log.warning("relay", what=fault)
+            runtime.log.warning("relay", what=fault)
         self.slots = Slots()
 
     def close(self) -> None:

@@ -12,12 +12,10 @@ from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import replace
 from typing import cast
 
-import structlog
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from proxy.caches import Memo
-from proxy.config import Config
 from proxy.dialects.base import Dialect, View, unplaced
 from proxy.dialects.fields import Fields
 from proxy.dialects.openai import OpenAI
@@ -70,18 +68,18 @@ from proxy.store import Store, StoreDown
 from proxy.store.cache import Mirror, Reach
 from proxy.tasks import lifecycle
 from proxy.tasks.changes import Watch
-from proxy.tasks.lifecycle import Schedule
 from proxy.tasks.links import Links
 from proxy.tasks.offload import aside
 from proxy.tasks.planning import route_of
 from proxy.tasks.routing import listed_models
+from proxy.tasks.runtime import Runtime
 from proxy.tasks.spool import Batch, Spool
 from proxy.tasks.submission import Ask, Submitter, has_outcome
 from proxy.tasks.tracker import Tracker
 from proxy.tasks.usage import quote, usage
 from proxy.telemetry.access_log import Account
 from proxy.telemetry.timing import server_timing, spent
-from proxy.telemetry.tracing import Tracing, onward
+from proxy.telemetry.tracing import onward
 from proxy.tokens import check_webhook_target
 
 CALLBACKS = "/callbacks/"
@@ -108,7 +106,7 @@ class Gateway:
 
     def __init__(
         self,
-        config: Callable[[], Config],
+        runtime: Runtime,
         dialects: Mapping[DialectName, Dialect],
         auth: Authenticator,
         store: Store,
@@ -119,20 +117,16 @@ class Gateway:
         content: ContentServer,
         tracker: Tracker,
         watch: Watch,
-        schedule: Callable[[], Schedule],
         links: Links,
         account: Account,
         new_request_id: Callable[[], str],
-        clock: Callable[[], float],
         started_s: int,
-        log: structlog.stdlib.BoundLogger,
-        tracing: Tracing | None = None,
     ) -> None:
-        self._tracing = tracing
-        self._config = config
+        self._tracing = runtime.tracing
+        self._config = runtime.config
         self._dialects = dialects
         self._table = EndpointTable(dialects)
-        self._document = data_document(self._table, config().server.public_url or "/")
+        self._document = data_document(self._table, runtime.config().server.public_url or "/")
         self._auth = auth
         self._store = store
         self._tasks = tasks
@@ -142,14 +136,14 @@ class Gateway:
         self._content = content
         self._tracker = tracker
         self._watch = watch
-        self._schedule = schedule
-        self._events = EventStreams(watch, self._shown, auth.stands, log)
+        self._schedule = runtime.schedule
+        self._events = EventStreams(watch, self._shown, auth.stands, runtime.log)
         self._links = links
         self._account = account
         self._new_request_id = new_request_id
-        self._clock = clock
+        self._clock = runtime.clock
         self._started_s = started_s
-        self._log = log
+        self._log = runtime.log
         self._answers: Memo[Reply] = Memo(ANSWERS_KEPT)
         self._calls: dict[tuple[str, str], Call] = {}  # what was matched last
         self._operations: dict[
@@ -165,6 +159,7 @@ class Gateway:
             Operation.MODELS: self._models,
             Operation.USAGE: self._usage,
         }
+        self._now_ms = runtime.now_ms
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         head = head_of(request, self._config().server.trusted_proxies)
@@ -244,7 +239,7 @@ class Gateway:
 
         admission = await self._auth.authenticate(exchange.head, call.dialect, body)
         principal = admission.principal
-        check_end(principal, call.operation, int(self._clock() * 1000))
+        check_end(principal, call.operation, self._now_ms())
         exchange.principal = principal
         check_scope(principal, call, exchange.head.peer)
         await self._check_rates(exchange, principal, call)
@@ -262,7 +257,7 @@ class Gateway:
         rates = rates_of(principal, call)
         if not rates or (self._reach.is_down and not self._store.is_listening):
             return
-        now_ms = int(self._clock() * 1000)
+        now_ms = self._now_ms()
         try:
             admitted = await self._store.rates.admit(principal.owner, rates, now_ms)
         except StoreDown:
@@ -321,7 +316,7 @@ class Gateway:
         """What the submit would cost; it is not made."""
         task = await self._submitter.quote(principal, ask)
         exchange.route, exchange.reason = task.route, "quoted"
-        currency, now_ms = self._config().billing.currency, int(self._clock() * 1000)
+        currency, now_ms = self._config().billing.currency, self._now_ms()
         document = await quote(self._store, principal, task, currency, now_ms)
         return dialect.quoted(document, exchange.id)
 
@@ -392,7 +387,7 @@ class Gateway:
         if exchange.head.headers.get("reelway-cancel") == "only-stop" and task is not None:
             self._check_stop(exchange, task)
         while task is not None:
-            now_ms = int(self._clock() * 1000)
+            now_ms = self._now_ms()
             removed = (
                 lifecycle.withdrawn(task, now_ms)
                 if task.is_waiting
@@ -478,7 +473,7 @@ class Gateway:
     async def _usage(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
     ) -> Reply:
-        currency, now_ms = self._config().billing.currency, int(self._clock() * 1000)
+        currency, now_ms = self._config().billing.currency, self._now_ms()
         document = await usage(self._store, admission.principal, currency, now_ms)
         return self._dialects[call.dialect].quoted(document, exchange.id)
 
@@ -554,7 +549,7 @@ class Gateway:
         """When it is worth asking again (openai's SDKs poll at the interval they are told)."""
         if task.stage.is_final:
             return {}
-        now_ms = int(self._clock() * 1000)
+        now_ms = self._now_ms()
         pause_ms = lifecycle.asking_pause_ms(task, now_ms, self._schedule())
         return {
             "openai-poll-after-ms": str(pause_ms),

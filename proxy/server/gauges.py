@@ -7,15 +7,15 @@ Rule: what cannot be known now is missing from the page, never an old value of i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final, get_args
 
-from proxy.config import Config
 from proxy.errors import ProxyError
 from proxy.model import Mood
 from proxy.store import Store
 from proxy.tasks.breaker import mood_now
 from proxy.tasks.credentials import name_of
+from proxy.tasks.runtime import Runtime
 from proxy.telemetry.metric_definitions import (
     LOOP_LAG,
     NONE,
@@ -47,17 +47,16 @@ class Gauges:
 
     def __init__(
         self,
-        metrics: Metrics,
+        runtime: Runtime,
         store: Store,
-        config: Callable[[], Config],
         elders: Elders,
-        clock: Callable[[], float],
     ) -> None:
-        self._metrics = metrics
+        self._metrics = runtime.metrics
         self._store = store
-        self._config = config
+        self._config = runtime.config
         self._elders = elders
-        self._clock = clock
+        self._clock = runtime.clock
+        self._now_ms = runtime.now_ms
 
     async def run(self) -> None:
         """Refresh now and again, for ever."""
@@ -139,9 +138,6 @@ class Gauges:
             *(self._store.credentials.in_flight(name_of(*names), now_ms) for names in labels)
         )
         return dict(zip(labels, counts, strict=True))
-
-    def _now_ms(self) -> int:
-        return int(self._clock() * 1000)
 
 
 async def watch_loop(metrics: Metrics) -> None:

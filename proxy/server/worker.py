@@ -57,9 +57,9 @@ from proxy.store.cache import Mirror, Reach
 from proxy.tasks.changes import Watch
 from proxy.tasks.dispatch import Dispatcher
 from proxy.tasks.fetch import Fetcher
-from proxy.tasks.lifecycle import Schedule
 from proxy.tasks.links import Links
 from proxy.tasks.queue import Queue
+from proxy.tasks.runtime import Runtime
 from proxy.tasks.spool import Spool
 from proxy.tasks.submission import Submitter
 from proxy.tasks.tracker import Tracker
@@ -212,6 +212,7 @@ class Server:
             back = back or listen_on(config.admin.listen, "[admin] listen")
             stack.enter_context(back)
         await self._open_store()
+        runtime = self._runtime()
         reach = Reach()
         heard, grace_s = self._is_listening, self._grace_s
         tokens = Mirror(self.store.tokens.get, heard, TOKENS_KEPT, grace_s, reach=reach)
@@ -235,58 +236,26 @@ class Server:
         )
         stack.push_async_callback(upstreams.aclose)
         auth = Authenticator(tokens, owners, signing_secrets(config), self._clock)
-        self.tracker = Tracker(
-            self._config,
-            PROVIDERS,
-            self.store,
-            upstreams,
-            self._schedule,
-            self._clock,
-            self._random.random,
-            self.metrics,
-            self.log,
-            self.tracing,
-        )
+        self.tracker = Tracker(runtime, PROVIDERS, self.store, upstreams)
         stack.push_async_callback(self.tracker.aclose)
         self.watch = Watch(tasks.get)
         self._beside(self._watch_fullness(), "watch the store's memory")
         self._beside(self._sweep(), "sweep the store's indexes")
 
-        submitter = self._submitter(upstreams, auth)
+        submitter = self._submitter(runtime, upstreams, auth)
         leases = Leases(self.store.streams, secrets.token_hex(8), self._clock, self.log)
         self._beside(leases.run(), "renew the leases of downloads")
         self.content = ContentServer(
-            self._config,
-            PROVIDERS,
-            auth,
-            tasks,
-            self.tracker,
-            upstreams,
-            self._clock,
-            self._cut_bodies,
-            leases,
-            self.metrics,
-            self.log,
-            self.tracing,
+            runtime, PROVIDERS, auth, tasks, self.tracker, upstreams, self._cut_bodies, leases
         )
         stack.callback(self.content.close)
         links = Links(signing_secrets(config), lambda: self.public_url)
         self.notifier = Notifier(
-            self._config,
-            DIALECTS,
-            self.store,
-            upstreams,
-            links,
-            signing_secrets(config),
-            self._clock,
-            self._random.random,
-            self.metrics,
-            self.log,
-            self.tracing,
+            runtime, DIALECTS, self.store, upstreams, links, signing_secrets(config)
         )
         stack.push_async_callback(self.notifier.aclose)
         self.gateway = Gateway(
-            self._config,
+            runtime,
             DIALECTS,
             auth,
             self.store,
@@ -297,33 +266,16 @@ class Server:
             self.content,
             self.tracker,
             self.watch,
-            self._schedule,
             links,
             self.account,
             request_ids(os.urandom),
-            self._clock,
             int(self._clock()),
-            self.log,
-            self.tracing,
         )
         await self._follow(tokens, owners, tasks)
-        self.listener = Listener(
-            self.gateway.handle,
-            ListenerOptions(
-                head_s=config.timeouts.head_s,
-                body_idle_s=config.timeouts.body_idle_s,
-                keepalive_s=config.timeouts.keepalive_s,
-                max_connections=config.limits.connections,
-            ),
-            lambda line: self.log.info("connection", what=line),
-            self.metrics.tally(LIMITED, "connections"),
-        )
+        self.listener = self._listener()
         stack.push_async_callback(self.listener.close)
-        self.metrics.read(CONNECTIONS, lambda: self.listener.connections)
-        self.metrics.read(STREAMS, lambda: self.content.slots.total)
-        self.gauges = Gauges(
-            self.metrics, self.store, self._config, self.tracker.elders, self._clock
-        )
+        self._count_open()
+        self.gauges = Gauges(runtime, self.store, self.tracker.elders)
         await self.gauges.refresh()
         self._beside(self.gauges.run(), "refresh the gauges")
         self._beside(watch_loop(self.metrics), "watch the event loop")
@@ -336,7 +288,35 @@ class Server:
         if self._supervised is None:
             self.log.info("serving", url=self.url, admin_url=self.admin_url)
 
-    def _submitter(self, upstreams: Upstreams, auth: Authenticator) -> Submitter:
+    def _listener(self) -> Listener:
+        config = self.config
+        return Listener(
+            self.gateway.handle,
+            ListenerOptions(
+                head_s=config.timeouts.head_s,
+                body_idle_s=config.timeouts.body_idle_s,
+                keepalive_s=config.timeouts.keepalive_s,
+                max_connections=config.limits.connections,
+            ),
+            lambda line: self.log.info("connection", what=line),
+            self.metrics.tally(LIMITED, "connections"),
+        )
+
+    def _count_open(self) -> None:
+        self.metrics.read(CONNECTIONS, lambda: self.listener.connections)
+        self.metrics.read(STREAMS, lambda: self.content.slots.total)
+
+    def _runtime(self) -> Runtime:
+        return Runtime(
+            self._config,
+            self._clock,
+            self._random.random,
+            self.metrics,
+            self.log,
+            self.tracing,
+        )
+
+    def _submitter(self, runtime: Runtime, upstreams: Upstreams, auth: Authenticator) -> Submitter:
         """What makes tasks, and what sends those that wait; they end in this order, what both
         send with last."""
 
@@ -346,45 +326,30 @@ class Server:
             return self.config.public_url + auth.callback_path(task_id)
 
         dispatcher = Dispatcher(
-            self._config,
+            runtime,
             self.store,
             upstreams,
-            self._schedule,
-            self._clock,
-            self._random.random,
-            self.metrics,
-            self.log,
             Fetcher(upstreams, self.spool, lambda: self.config.media),
-            self.tracing,
         )
         self._stack.push_async_callback(dispatcher.aclose)
         self.queue = Queue(
-            self._config,
+            runtime,
             PROVIDERS,
             self.store,
             dispatcher,
-            self._schedule,
-            self._clock,
             callback_url,
-            self._random.random,
-            self.metrics,
-            self.log,
         )
         self._stack.push_async_callback(self.queue.aclose)
         submitter = Submitter(
-            self._config,
+            runtime,
             PROVIDERS,
             self.store,
             self.watch,
             dispatcher,
             self.queue,
-            self._clock,
             callback_url,
             lambda: self._is_full,
             secrets.token_hex,
-            self._random.random,
-            self.log,
-            self.tracing,
         )
         self._stack.push_async_callback(submitter.aclose)
         return submitter
@@ -529,18 +494,6 @@ class Server:
 
     def _config(self) -> Config:
         return self.config
-
-    def _schedule(self) -> Schedule:
-        timeouts = self.config.timeouts
-        return Schedule(
-            first_ms=round(timeouts.poll_first_s * 1000),
-            interval_ms=round(timeouts.poll_interval_s * 1000),
-            max_ms=round(timeouts.poll_max_s * 1000),
-            settle_ms=round((timeouts.submit_s + timeouts.connect_s) * 1000),
-            confirm_ms=round(timeouts.confirm_s * 1000),
-            forgotten_ms=round(timeouts.forgotten_after_s * 1000),
-            lost_ms=round(timeouts.lost_after_s * 1000),
-        )
 
 
 def request_ids(entropy: Callable[[int], bytes]) -> Callable[[], str]:

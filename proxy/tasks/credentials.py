@@ -11,8 +11,6 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
-import structlog
-
 from proxy.errors import ProxyError, UpstreamUnreachable
 from proxy.model import (
     WELL,
@@ -36,9 +34,8 @@ from proxy.tasks.breaker import (
     place_life_ms,
     verdict,
 )
-from proxy.tasks.lifecycle import Schedule
+from proxy.tasks.runtime import Runtime
 from proxy.telemetry.metric_definitions import SUBMITS
-from proxy.telemetry.metrics import Metrics
 
 TRIES = 4  # at writing a standing that others write as well
 
@@ -69,18 +66,16 @@ class Keyring:
 
     def __init__(
         self,
+        runtime: Runtime,
         store: Store,
-        schedule: Callable[[], Schedule],
-        clock: Callable[[], float],
-        metrics: Metrics,
-        log: structlog.stdlib.BoundLogger,
     ) -> None:
-        self._metrics = metrics
+        self._metrics = runtime.metrics
         self._known = store.credentials
         self._tasks = store.tasks
-        self._schedule = schedule
-        self._clock = clock
-        self._log = log
+        self._schedule = runtime.schedule
+        self._clock = runtime.clock
+        self._log = runtime.log
+        self._now_ms = runtime.now_ms
 
     async def enter(
         self, task: Task, upstream: Upstream, credential: Credential
@@ -243,9 +238,6 @@ class Keyring:
     @property
     def _life_ms(self) -> int:
         return place_life_ms(self._schedule())
-
-    def _now_ms(self) -> int:
-        return int(self._clock() * 1000)
 
 
 def _counted(places: Collection[tuple[Upstream, Credential]]) -> list[str]:

@@ -19,9 +19,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import structlog
-
-from proxy.config import Config
 from proxy.errors import NotFound, ProxyError, Unavailable, UpstreamUnreachable
 from proxy.model import (
     Accepted,
@@ -41,14 +38,12 @@ from proxy.tasks import lifecycle
 from proxy.tasks.breaker import Blocked, told
 from proxy.tasks.credentials import Entry, Keyring
 from proxy.tasks.fetch import Basket, Fetcher
-from proxy.tasks.lifecycle import Schedule
 from proxy.tasks.offload import aside
 from proxy.tasks.planning import Attempt
+from proxy.tasks.runtime import Runtime
 from proxy.tasks.task_writer import Records
 from proxy.telemetry.metric_definitions import REFUSED
-from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.timing import spent
-from proxy.telemetry.tracing import Tracing
 from proxy.upstream import Ambiguous, NotSent, Upstreams
 
 
@@ -96,29 +91,24 @@ class Dispatcher:
 
     def __init__(
         self,
-        config: Callable[[], Config],
+        runtime: Runtime,
         store: Store,
         upstreams: Upstreams,
-        schedule: Callable[[], Schedule],
-        clock: Callable[[], float],
-        random01: Callable[[], float],
-        metrics: Metrics,
-        log: structlog.stdlib.BoundLogger,
         fetcher: Fetcher,
-        tracing: Tracing | None = None,
     ) -> None:
         self._fetcher = fetcher
-        self._tracing = tracing
-        self._config = config
+        self._tracing = runtime.tracing
+        self._config = runtime.config
         self._store = store
         self._upstreams = upstreams
-        self._schedule = schedule
-        self._clock = clock
-        self._random01 = random01
-        self._log = log
-        self._metrics = metrics
-        self._keyring = Keyring(store, schedule, clock, metrics, log)
-        self.records = Records(config, store, clock, log)
+        self._schedule = runtime.schedule
+        self._clock = runtime.clock
+        self._random01 = runtime.random01
+        self._log = runtime.log
+        self._metrics = runtime.metrics
+        self._keyring = Keyring(runtime, store)
+        self.records = Records(runtime, store)
+        self._now_ms = runtime.now_ms
 
     async def aclose(self) -> None:
         await self.records.aclose()
@@ -536,9 +526,6 @@ class Dispatcher:
         return await self.records.keep(
             task, lambda k: lifecycle.unconfirmed(k, now_ms), due_ms, event
         )
-
-    def _now_ms(self) -> int:
-        return int(self._clock() * 1000)
 
 
 def _place(attempt: Attempt) -> str:

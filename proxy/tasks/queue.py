@@ -19,8 +19,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-import structlog
-
 from proxy.config import Config
 from proxy.config.tables import MIB
 from proxy.errors import Invalid, NotFound, ProxyError, TooManyInFlight, Unavailable
@@ -33,11 +31,10 @@ from proxy.tasks import lifecycle
 from proxy.tasks.breaker import BUSY_RETRY_S
 from proxy.tasks.credentials import Keyring
 from proxy.tasks.dispatch import Dispatcher, Load
-from proxy.tasks.lifecycle import Schedule
 from proxy.tasks.offload import aside
 from proxy.tasks.planning import Attempt, attempts_of, max_age_ms, places_of
 from proxy.tasks.pricing import price_micro
-from proxy.telemetry.metrics import Metrics
+from proxy.tasks.runtime import Runtime
 
 TICK_S: Final = 1.0  # how often it looks when nobody says that a place is free
 AT_ONCE: Final = 16  # sent by one worker at a time, each with up to 12 MiB
@@ -57,32 +54,28 @@ class Queue:
 
     def __init__(
         self,
-        config: Callable[[], Config],
+        runtime: Runtime,
         providers: Mapping[str, Provider],
         store: Store,
         dispatcher: Dispatcher,
-        schedule: Callable[[], Schedule],
-        clock: Callable[[], float],
         callback_url: Callable[[str], str | None],
-        random01: Callable[[], float],
-        metrics: Metrics,
-        log: structlog.stdlib.BoundLogger,
     ) -> None:
-        self._config = config
+        self._config = runtime.config
         self._providers = providers
         self._store = store
         self._dispatcher = dispatcher
-        self._clock = clock
+        self._clock = runtime.clock
         self._callback_url = callback_url
-        self._random01 = random01
-        self._log = log
-        self._keyring = Keyring(store, schedule, clock, metrics, log)
+        self._random01 = runtime.random01
+        self._log = runtime.log
+        self._keyring = Keyring(runtime, store)
         self._loop_job: asyncio.Task[None] | None = None
         self._jobs: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._is_closing = False
         # Those passed over in a round that was full of them: the next one goes on behind them.
         self._passed: dict[str, list[str]] = {}
+        self._now_ms = runtime.now_ms
 
     def start(self) -> None:
         self._loop_job = asyncio.create_task(self._run(), name="queue")
@@ -319,9 +312,6 @@ class Queue:
     @property
     def _lease_ms(self) -> int:
         return lease_ms(self._config())
-
-    def _now_ms(self) -> int:
-        return int(self._clock() * 1000)
 
 
 class RouteLine:

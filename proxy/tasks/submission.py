@@ -13,9 +13,6 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import structlog
-
-from proxy.config import Config
 from proxy.dialects.answers import remembered
 from proxy.errors import (
     BudgetExceeded,
@@ -48,8 +45,8 @@ from proxy.tasks.planning import Attempt, attempts_of, check_addresses, route_fo
 from proxy.tasks.pricing import money, price_micro
 from proxy.tasks.queue import Queue
 from proxy.tasks.routing import model_limits
+from proxy.tasks.runtime import Runtime
 from proxy.telemetry.timing import spent
-from proxy.telemetry.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,34 +78,31 @@ class Submitter:
 
     def __init__(
         self,
-        config: Callable[[], Config],
+        runtime: Runtime,
         providers: Mapping[str, Provider],
         store: Store,
         watch: Watch,
         dispatcher: Dispatcher,
         queue: Queue,
-        clock: Callable[[], float],
         callback_url: Callable[[str], str | None],
         is_full: Callable[[], bool],
         entropy: Callable[[int], str],
-        random01: Callable[[], float],
-        log: structlog.stdlib.BoundLogger,
-        tracing: Tracing | None = None,
     ) -> None:
-        self._tracing = tracing
-        self._config = config
+        self._tracing = runtime.tracing
+        self._config = runtime.config
         self._providers = providers
         self._store = store
         self._watch = watch
-        self._clock = clock
+        self._clock = runtime.clock
         self._callback_url = callback_url
         self._is_full = is_full
         self._entropy = entropy
-        self._random01 = random01
-        self._log = log
+        self._random01 = runtime.random01
+        self._log = runtime.log
         self._jobs: dict[str, asyncio.Task[Task]] = {}
         self._dispatcher = dispatcher
         self._queue = queue
+        self._now_ms = runtime.now_ms
 
     async def aclose(self) -> None:
         """Wait for submits under way: each ends within its own deadlines."""
@@ -307,9 +301,6 @@ class Submitter:
             return None
         exchange.route = task.route
         return task
-
-    def _now_ms(self) -> int:
-        return int(self._clock() * 1000)
 
 
 async def _measured(ask: Ask) -> Ask:

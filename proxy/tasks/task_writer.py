@@ -12,13 +12,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-import structlog
-
-from proxy.config import Config
 from proxy.errors import NotFound, Unavailable
 from proxy.model import Stage, Task, TaskError
 from proxy.store import Durability, Store, StoreDown, StoreUnsafe, Why
 from proxy.tasks import lifecycle
+from proxy.tasks.runtime import Runtime
 
 # Between two attempts to write what the store did not take: first, longest.
 STORE_PAUSE_S = 0.25
@@ -30,16 +28,15 @@ class Records:
 
     def __init__(
         self,
-        config: Callable[[], Config],
+        runtime: Runtime,
         store: Store,
-        clock: Callable[[], float],
-        log: structlog.stdlib.BoundLogger,
     ) -> None:
-        self._config = config
+        self._config = runtime.config
         self._store = store
-        self._clock = clock
-        self._log = log
+        self._clock = runtime.clock
+        self._log = runtime.log
         self._chores: set[asyncio.Task[None]] = set()
+        self._now_ms = runtime.now_ms
 
     async def aclose(self) -> None:
         """What the store still does not take is left to the tracker, and to whoever reads the
@@ -239,9 +236,6 @@ class Records:
                 chore = asyncio.current_task()
                 self._log.exception("chore failed", chore=chore.get_name() if chore else "")
                 return
-
-    def _now_ms(self) -> int:
-        return int(self._clock() * 1000)
 
     @property
     def _durability(self) -> Durability:

@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 
-import structlog
-
-from proxy.config import Config
 from proxy.errors import ProxyError, Unavailable
 from proxy.model import (
     Accepted,
@@ -42,11 +39,11 @@ from proxy.store import Store
 from proxy.tasks import lifecycle
 from proxy.tasks.bulkhead import TurnedAway, Turnstile
 from proxy.tasks.credentials import Keyring
-from proxy.tasks.lifecycle import Schedule, Silence
+from proxy.tasks.lifecycle import Silence
 from proxy.tasks.planning import max_age_ms, places_of, reach_of
+from proxy.tasks.runtime import Runtime
 from proxy.telemetry.metric_definitions import POLL_LAG, TASKS_LOST, UNKNOWN_STATES
-from proxy.telemetry.metrics import Elders, Metrics
-from proxy.telemetry.tracing import Tracing
+from proxy.telemetry.metrics import Elders
 from proxy.upstream import Answer, Upstreams, UpstreamTrouble
 
 AT_ONCE = 256  # tasks leased by one worker
@@ -71,41 +68,36 @@ class Tracker:
 
     def __init__(
         self,
-        config: Callable[[], Config],
+        runtime: Runtime,
         providers: Mapping[str, Provider],
         store: Store,
         upstreams: Upstreams,
-        schedule: Callable[[], Schedule],
-        clock: Callable[[], float],
-        random01: Callable[[], float],
-        metrics: Metrics,
-        log: structlog.stdlib.BoundLogger,
-        tracing: Tracing | None = None,
     ) -> None:
-        self._tracing = tracing
-        self._config = config
+        self._tracing = runtime.tracing
+        self._config = runtime.config
         self._providers = providers
         self._store = store
         self._upstreams = upstreams
-        self._schedule = schedule
-        self._clock = clock
-        self._random01 = random01
-        self._log = log
+        self._schedule = runtime.schedule
+        self._clock = runtime.clock
+        self._random01 = runtime.random01
+        self._log = runtime.log
         self._loop_job: asyncio.Task[None] | None = None
         self._jobs: dict[str, asyncio.Task[None]] = {}  # by task id
         self._again: set[str] = set()  # of these, those that came due while being looked at
         self._freed = asyncio.Event()
         self._pull_back_s = 0.0  # on the loop's clock
         self._turnstile = Turnstile(AT_ONCE_EACH)
-        self._keyring = Keyring(store, schedule, clock, metrics, log)
+        self._keyring = Keyring(runtime, store)
         self._called: dict[str, bool] = {}  # asked after at once; True: and once more
         self._calls: set[asyncio.Task[None]] = set()
         # Polls in a row of this worker that said nothing, by task. The oldest are forgotten:
         # another worker may have had the task's end.
         self._failures: OrderedDict[str, _Failures] = OrderedDict()
-        self._metrics = metrics
-        self._lag = metrics.spread(POLL_LAG)
+        self._metrics = runtime.metrics
+        self._lag = runtime.metrics.spread(POLL_LAG)
         self.elders = Elders()
+        self._now_ms = runtime.now_ms
 
     def start(self) -> None:
         self._loop_job = asyncio.create_task(self._run(), name="tracker")
@@ -643,9 +635,6 @@ class Tracker:
         if found is None:
             raise _lost_place(task)
         return found
-
-    def _now_ms(self) -> int:
-        return int(self._clock() * 1000)
 
     @property
     def _retention_s(self) -> int:

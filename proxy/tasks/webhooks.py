@@ -14,21 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import structlog
-
-from proxy.config import Config
 from proxy.dialects.base import Dialect, View
 from proxy.errors import Conflict, NotFound, ProxyError, Unavailable
 from proxy.model import DialectName, Hook, Stage, Status, Task
 from proxy.signing import sign_webhook
 from proxy.store import Store, StoreFault, TokenRecord
 from proxy.tasks.links import Links
+from proxy.tasks.runtime import Runtime
 from proxy.telemetry.metric_definitions import WEBHOOKS
-from proxy.telemetry.metrics import Metrics
-from proxy.telemetry.tracing import Tracing
 from proxy.tokens import webhook_secret
 from proxy.upstream import Upstreams, UpstreamTrouble
 
@@ -55,34 +51,30 @@ class Notifier:
 
     def __init__(
         self,
-        config: Callable[[], Config],
+        runtime: Runtime,
         dialects: Mapping[DialectName, Dialect],
         store: Store,
         upstreams: Upstreams,
         links: Links,
         secrets: Sequence[bytes],
-        clock: Callable[[], float],
-        random01: Callable[[], float],
-        metrics: Metrics,
-        log: structlog.stdlib.BoundLogger,
-        tracing: Tracing | None = None,
     ) -> None:
-        self._tracing = tracing
-        self._config = config
+        self._tracing = runtime.tracing
+        self._config = runtime.config
         self._dialects = dialects
         self._store = store
         self._upstreams = upstreams
         self._links = links
         self._secrets = tuple(secrets)
-        self._clock = clock
-        self._random01 = random01
-        self._metrics = metrics
-        self._log = log
+        self._clock = runtime.clock
+        self._random01 = runtime.random01
+        self._metrics = runtime.metrics
+        self._log = runtime.log
         self._loop_job: asyncio.Task[None] | None = None
         self._jobs: set[asyncio.Task[None]] = set()
         self._pull_back_s = 0.0  # on the loop's clock
         self._wake = asyncio.Event()
         self._under_way: dict[str, dict[str, float]] = {}  # by token: task id → since when
+        self._now_ms = runtime.now_ms
 
     def start(self) -> None:
         self._loop_job = asyncio.create_task(self._run(), name="notifier")
@@ -267,9 +259,6 @@ class Notifier:
             await self._store.hooks.write(tried, now_ms, now_ms + round(pause_ms))
             self._metrics.count(WEBHOOKS, "failed")
             self._log.info("webhook not delivered", hook=hook.name, why=what)
-
-    def _now_ms(self) -> int:
-        return int(self._clock() * 1000)
 
 
 def event_id_of(hook: Hook) -> str:

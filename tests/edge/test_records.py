@@ -32,8 +32,8 @@ from proxy.store import StoreDown, keys
 from proxy.tasks import lifecycle
 from proxy.tasks.dispatch import Dispatcher, Load
 from proxy.tasks.fetch import Fetcher
-from proxy.tasks.lifecycle import Schedule
 from proxy.tasks.planning import Attempt, attempts_of
+from proxy.tasks.runtime import Runtime
 from proxy.tasks.task_writer import Records
 from proxy.upstream import Deadlines, Upstreams
 from tests.edge.store_fixtures import new_task
@@ -46,10 +46,15 @@ RETENTION_S = 60
 WAIT_S = 20.0  # only a hang gets here
 
 
+def runtime_of(house: House) -> Runtime:
+    server = house.server
+    return Runtime(lambda: server.config, time.time, lambda: 0.5, server.metrics, server.log)
+
+
 @pytest.fixture
 async def records(house: House) -> AsyncIterator[Records]:
     server = house.server
-    made = Records(lambda: server.config, server.store, time.time, server.log)
+    made = Records(runtime_of(house), server.store)
     yield made
     await made.aclose()
 
@@ -59,14 +64,9 @@ async def dispatcher(house: House) -> AsyncIterator[Dispatcher]:
     server = house.server
     upstreams = Upstreams(Deadlines(1, 1, 1, 1), server.metrics)
     made = Dispatcher(
-        lambda: server.config,
+        runtime_of(house),
         server.store,
         upstreams,
-        lambda: Schedule(1000, 1000, 1000, 60_000, 60_000),
-        time.time,
-        lambda: 0.5,
-        server.metrics,
-        server.log,
         Fetcher(upstreams, server.spool, lambda: server.config.media),
     )
     yield made
@@ -162,7 +162,7 @@ async def test_who_loses_a_task_to_another_takes_nothing_back(
     server = house.server
     redis = server.config.redis.model_copy(update={"durability": "replica"})
     unsafe = replace(server.config, redis=redis)
-    loser = Records(lambda: unsafe, server.store, time.time, server.log)
+    loser = Records(replace(runtime_of(house), config=lambda: unsafe), server.store)
     task = await reserved(house)
     waits = await records.wait(task, UP, "waiting")
     due_ms = waits.updated_ms + 600_000

@@ -9,7 +9,6 @@ while it starts. Nothing is written twice, so nothing can disagree.
 
 from __future__ import annotations
 
-import ast
 import inspect
 import json
 import re
@@ -228,14 +227,8 @@ def in_plain_units(name: str, value: object) -> str:
 
 def read_at_start() -> frozenset[str]:
     """Dotted keys outside the sections of `WAIT` that a worker takes while it starts and does not
-    look at again: `config.timeouts.connect_s` in `Server._start`, where `config` is a local."""
-    tree = ast.parse(SERVER.read_text(encoding="utf-8"))
-    [start] = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.AsyncFunctionDef) and node.name == "_start"
-    ]
-    found = re.findall(r"(?<![.\w])config\.(\w+)\.(\w+)", ast.unparse(start))
+    look at again: `config.timeouts.connect_s` in `Server`, where `config` is a local."""
+    found = re.findall(r"(?<![.\w])config\.(\w+)\.(\w+)", SERVER.read_text(encoding="utf-8"))
     return frozenset(
         f"{section}.{key}" for section, key in found if section in SECTIONS and section not in WAIT
     )
