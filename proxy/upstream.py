@@ -150,7 +150,7 @@ class Upstreams:
             self._metrics.count(UPSTREAM_FAILURES, upstream.name, call, kind)
             raise
         took_s = time.perf_counter() - started_s
-        self._metrics.spread(UPSTREAM_SECONDS, upstream.name, call).observe(took_s)
+        self._metrics.histogram(UPSTREAM_SECONDS, upstream.name, call).observe(took_s)
 
     async def _call(self, session: ClientSession, outbound: Outbound, total_s: float) -> Answer:
         timeout = ClientTimeout(total=total_s, sock_connect=self._deadlines.connect_s)

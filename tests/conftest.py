@@ -181,7 +181,7 @@ class House:
         redis = self.server.config.redis.model_copy(update={"url": self.server.store_url})
         config = replace(self.server.config, redis=redis)
         worker = Server(config, self.server.log, sockets=(front, back))
-        worker.account.watch(self.take)
+        worker.access_log.watch(self.take)
         return await self.stack.enter_async_context(worker)
 
     async def request(self, method: str, path: str, **options: Any) -> Answer:
@@ -309,7 +309,7 @@ async def open_house(folder: Path, plan: Plan = Plan()) -> AsyncIterator[House]:
             ClientSession(timeout=ClientTimeout(total=WAIT_S), auto_decompress=False)
         )
         house = House(sim, server, made, client, path, stack=stack)
-        server.account.watch(house.take)
+        server.access_log.watch(house.take)
         yield house
         await client.close()
 

@@ -40,7 +40,7 @@ from proxy.telemetry.tracing import missing
 from proxy.upstream import Deadlines, Upstreams
 
 MIN_FILES = 4096  # of each process
-FULL_MARK = 0.8  # of the files it may have open; the alert has the same
+FILES_MARK = 0.8  # of the files it may have open; the alert ReelwayFilesRunOut has the same
 
 
 @click.command()
@@ -169,9 +169,9 @@ async def _collector(config: Config) -> list[Finding]:
         return []
     why = missing(config.tracing)
     if why is None:
-        from proxy.telemetry.otlp import ask
+        from proxy.telemetry.otlp import check_collector
 
-        why = await asyncio.to_thread(ask, endpoint)
+        why = await asyncio.to_thread(check_collector, endpoint)
     if why is not None:
         return [Finding("error", f"[tracing] endpoint: {why}")]
     return [Finding("ok", f"[tracing] endpoint: {endpoint} takes traces")]
@@ -216,7 +216,7 @@ def _files(config: Config) -> Finding:
         opened = told.get("process_open_fds")
         if opened is not None:
             text += f", {int(opened)} are open"
-            if opened > FULL_MARK * told["process_max_fds"]:
+            if opened > FILES_MARK * told["process_max_fds"]:
                 text += ", so they run out"
                 is_high = False
     if is_high:

@@ -41,8 +41,7 @@ from proxy.providers.base import Provider
 from proxy.store.cache import Mirror
 from proxy.tasks.runtime import Runtime
 from proxy.tasks.tracker import Tracker
-from proxy.telemetry.timing import server_timing, spent
-from proxy.telemetry.tracing import onward
+from proxy.telemetry.timing import server_timing, timed
 from proxy.upstream import NotFetched, Upstreams, UpstreamTrouble
 
 LetIn = Callable[[web.BaseRequest, Exchange, Call], Awaitable[Admission]]
@@ -200,7 +199,7 @@ class ContentServer:
             self._providers[task.provider],
             self._tracker,
             self._upstreams,
-            onward(exchange, self._tracing),
+            self._tracing.onward_headers(exchange),
             self._clock,
         )
 
@@ -215,7 +214,7 @@ class ContentServer:
 
     async def _look(self, exchange: Exchange, source: Source, wanted: Wanted) -> Facts:
         """Ask without opening the body: by HEAD where that can tell, else for one byte."""
-        facts = await spent(exchange, "upstream", source.head())
+        facts = await timed(exchange, "upstream", source.head())
         if facts is None:
             try:
                 opened = await self._open_first(exchange, source, Wish(0, 0))
@@ -358,7 +357,7 @@ class ContentServer:
             if tried:
                 await asyncio.sleep(pause_s(tried))
             try:
-                return await spent(exchange, "upstream", source.open(wish))
+                return await timed(exchange, "upstream", source.open(wish))
             except NotFetched as refused:
                 self._log.warning("address refused", task=exchange.task_id, why=str(refused))
                 raise UpstreamFailed(

@@ -18,7 +18,7 @@ from proxy.gateway.relay import End, PipePool, RelayOptions, Turns, move
 from proxy.http.ranges import Span, Wish
 from proxy.model import Exchange
 from proxy.telemetry.metric_definitions import CONTENT_BYTES, HEALS
-from proxy.telemetry.metrics import Metrics, Tally
+from proxy.telemetry.metrics import CounterSeries, Metrics
 from proxy.upstream import UpstreamTrouble
 
 # However many bytes each piece brought: an upstream that needs this many openings is broken.
@@ -71,7 +71,7 @@ class Delivery:
         span = promise.span
         self._start = span.start if span is not None else 0
         self._stop = span.stop if span is not None else None
-        self._moved = Tally()  # by the tier in use
+        self._moved = CounterSeries()  # by the tier in use
         self._tried = 0  # openings since the last byte came
         self._deadline = 0.0  # of the healing, on the loop's clock
 
@@ -124,7 +124,7 @@ class Delivery:
 
     def _note_tier(self, tier: str) -> None:
         self._exchange.tier = tier
-        self._moved = self._terms.metrics.tally(CONTENT_BYTES, tier)
+        self._moved = self._terms.metrics.counter(CONTENT_BYTES, tier)
 
     async def _reopen(self) -> Opened | None:
         """Open again where the body broke; None when the object changed or the budget is gone."""

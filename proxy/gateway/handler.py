@@ -1,6 +1,6 @@
 """The data path of one request, read from top to bottom.
 
-preflight → match → authenticate → read body → operate → reply or relay → account
+preflight → match → authenticate → read body → operate → reply or relay → access log
 """
 
 from __future__ import annotations
@@ -77,9 +77,8 @@ from proxy.tasks.spool import Batch, Spool
 from proxy.tasks.submission import Ask, Submitter, has_outcome
 from proxy.tasks.tracker import Tracker
 from proxy.tasks.usage import quote, usage
-from proxy.telemetry.access_log import Account
-from proxy.telemetry.timing import server_timing, spent
-from proxy.telemetry.tracing import onward
+from proxy.telemetry.access_log import AccessLog
+from proxy.telemetry.timing import server_timing, timed
 from proxy.tokens import check_webhook_target
 
 CALLBACKS = "/callbacks/"
@@ -118,7 +117,7 @@ class Gateway:
         tracker: Tracker,
         watch: Watch,
         links: Links,
-        account: Account,
+        access_log: AccessLog,
         new_request_id: Callable[[], str],
         started_s: int,
     ) -> None:
@@ -139,7 +138,7 @@ class Gateway:
         self._schedule = runtime.schedule
         self._events = EventStreams(watch, self._shown, auth.stands, runtime.log)
         self._links = links
-        self._account = account
+        self._access_log = access_log
         self._new_request_id = new_request_id
         self._clock = runtime.clock
         self._started_s = started_s
@@ -180,9 +179,8 @@ class Gateway:
         finally:
             if exchange.release is not None:
                 exchange.release()
-            self._account.finish(exchange)
-            if self._tracing is not None:
-                self._tracing.request(exchange)
+            self._access_log.finish(exchange)
+            self._tracing.record_request(exchange)
 
     async def _serve(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         head = exchange.head
@@ -235,7 +233,7 @@ class Gateway:
             batch = self._spool.batch(f"address {exchange.head.peer}")
             exchange.release = batch.close
             read = read_whole(request, self._config(), limit, batch)
-            return await spent(exchange, "body", read)
+            return await timed(exchange, "body", read)
 
         admission = await self._auth.authenticate(exchange.head, call.dialect, body)
         principal = admission.principal
@@ -284,7 +282,7 @@ class Gateway:
         batch = self._spool.batch(admission.principal.token_id)
         try:
             headers = exchange.head.headers
-            body = await spent(exchange, "body", self._read(request, call, admission, batch))
+            body = await timed(exchange, "body", self._read(request, call, admission, batch))
             default = config.defaults.model.get(call.dialect, "")
             ask = Ask(
                 await aside(body.size, dialect.submission, call, Fields(body.fields), default),
@@ -328,7 +326,7 @@ class Gateway:
         reference, task = await self._find(request, exchange, call, admission)
         if task is not None and wait_s and not task.status.is_final:
             until = self._watch.until(task.id, _has_ended, wait_s)
-            task = await spent(exchange, "wait", until)
+            task = await timed(exchange, "wait", until)
             if not await self._auth.stands(admission.principal):
                 raise Unauthenticated("This API key was revoked.", AuthFault.REVOKED)
         if task is None or task.deleted:
@@ -405,8 +403,8 @@ class Gateway:
                 if task.is_waiting:
                     exchange.told["reelway-cancel"] = "stopped"
                 elif not removed.stage.is_final:
-                    stop = self._tracker.cancel(removed, onward(exchange, self._tracing))
-                    exchange.told["reelway-cancel"] = await spent(exchange, "upstream", stop)
+                    stop = self._tracker.cancel(removed, self._tracing.onward_headers(exchange))
+                    exchange.told["reelway-cancel"] = await timed(exchange, "upstream", stop)
                 return reply
             task = other
         exchange.reason = "not_found"
@@ -522,7 +520,7 @@ class Gateway:
         fields = _NO_FIELDS
         if exchange.head.method == "POST":
             with self._spool.batch(admission.principal.token_id) as batch:
-                body = await spent(exchange, "body", self._read(request, call, admission, batch))
+                body = await timed(exchange, "body", self._read(request, call, admission, batch))
                 fields = Fields(body.fields)
         reference = self._dialects[call.dialect].reference(call, fields)
         principal = admission.principal

@@ -1,7 +1,6 @@
-"""What a metrics page says of the store and of the event loop: found out beside the requests, so
-that a scrape waits for nobody.
+"""Gauges of the store and the event loop, read in the background so that a scrape never waits.
 
-Rule: what cannot be known now is missing from the page, never an old value of it.
+Rule: a value that cannot be read now is missing from the page; an old value is never shown.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from proxy.telemetry.metric_definitions import (
     STORE_FULL,
     STORE_UP,
     TASKS_OPEN,
-    Family,
     Labels,
+    MetricDefinition,
 )
-from proxy.telemetry.metrics import Elders, Metrics
+from proxy.telemetry.metrics import Metrics, OldestTasks
 
 REFRESH_S: Final = 5.0
 NAP_S: Final = 0.5
@@ -42,32 +41,34 @@ _MOODS: Final[dict[bool, tuple[Mood, ...]]] = {
 
 
 class Gauges:
-    """`elders` are the oldest open tasks this worker knows of; `clock` gives seconds since the
+    """Read the gauges that come from the store.
+
+    `oldest_tasks` are the oldest open tasks this worker knows of; `clock` gives seconds since the
     epoch."""
 
     def __init__(
         self,
         runtime: Runtime,
         store: Store,
-        elders: Elders,
+        oldest_tasks: OldestTasks,
     ) -> None:
         self._metrics = runtime.metrics
         self._store = store
         self._config = runtime.config
-        self._elders = elders
+        self._oldest_tasks = oldest_tasks
         self._clock = runtime.clock
         self._now_ms = runtime.now_ms
 
     async def run(self) -> None:
-        """Refresh now and again, for ever."""
+        """Refresh every `REFRESH_S` seconds, for ever."""
         while True:
             await asyncio.sleep(REFRESH_S)
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Read everything anew; takes no longer than the store's time-outs, and never raises for
-        what the store does."""
-        found: dict[Family, Mapping[Labels, float]] = {
+        """Read all gauges again. Takes at most the store's time-outs, and never raises for a
+        fault of the store."""
+        found: dict[MetricDefinition, Mapping[Labels, float]] = {
             TASKS_OPEN: {},
             OLDEST: {},
             STANDING: {},
@@ -90,19 +91,19 @@ class Gauges:
             found |= dict(zip(found, values, strict=True))
             found[STORE_UP] = {(): 1}
         for family, series in found.items():
-            self._metrics.show(family, series)
+            self._metrics.set_gauge(family, series)
 
     async def _open(self) -> dict[Labels, float]:
         return {(): await self._store.tasks.open_count()}
 
     async def _oldest(self) -> dict[Labels, float]:
-        """Another worker may have seen the end of a task this one has looked at: the store says
-        of the oldest, and then of the next, whether it is still open."""
-        while (first := self._elders.first()) is not None:
+        """The age of the oldest open task. Another worker may have ended the oldest one known
+        here, so the store is asked whether it is still open, then about the next one."""
+        while (first := self._oldest_tasks.first()) is not None:
             task_id, made_ms = first
             if await self._store.tasks.is_due(task_id):
                 return {(): max(0, self._now_ms() - made_ms) / 1000}
-            self._elders.ended(task_id)
+            self._oldest_tasks.ended(task_id)
         return {(): 0.0}
 
     async def _fullness(self) -> dict[Labels, float]:
@@ -141,8 +142,8 @@ class Gauges:
 
 
 async def watch_loop(metrics: Metrics) -> None:
-    """Measure for ever how late the loop is: everything it does waits as long."""
-    clock, lag = asyncio.get_running_loop().time, metrics.spread(LOOP_LAG)
+    """Measure for ever how late the loop runs: every job on it waits that long."""
+    clock, lag = asyncio.get_running_loop().time, metrics.histogram(LOOP_LAG)
     while True:
         due_s = clock() + NAP_S
         await asyncio.sleep(NAP_S)

@@ -111,7 +111,7 @@ class Supervisor:
         self._log = log
         tune(log, config)
         self._metrics = Metrics(lambda: self.config)
-        self._metrics.read(RELOAD_FAILED, lambda: has_failed(self._last_reload))
+        self._metrics.sample(RELOAD_FAILED, lambda: has_failed(self._last_reload))
         self._registry = CollectorRegistry()
         self._registry.register(self._metrics)
         self._given = given or {}

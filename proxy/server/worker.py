@@ -54,6 +54,7 @@ from proxy.server.gauges import Gauges, watch_loop
 from proxy.server.signals import let_go
 from proxy.store import LineEntry, OwnerRecord, Store, StoreDown, TokenRecord
 from proxy.store.cache import Mirror, Reach
+from proxy.store.capabilities import FULL_MARK
 from proxy.tasks.changes import Watch
 from proxy.tasks.dispatch import Dispatcher
 from proxy.tasks.fetch import Fetcher
@@ -64,17 +65,16 @@ from proxy.tasks.spool import Spool
 from proxy.tasks.submission import Submitter
 from proxy.tasks.tracker import Tracker
 from proxy.tasks.webhooks import Notifier
-from proxy.telemetry.access_log import Account
+from proxy.telemetry.access_log import AccessLog
 from proxy.telemetry.logs import sink_of, tune
 from proxy.telemetry.metric_definitions import CONNECTIONS, LIMITED, RELOAD_FAILED, STREAMS
 from proxy.telemetry.metrics import Metrics
-from proxy.telemetry.tracing import Both, Tracing, missing
+from proxy.telemetry.tracing import NO_TRACING, Both, SpanTracer, Tracer, missing
 from proxy.upstream import Deadlines, Upstreams
 
 TOKENS_KEPT = 10_000
 OWNERS_KEPT = 10_000
 TASKS_KEPT = 20_000
-FULL_MARK = 0.8  # of the store's maxmemory
 FULLNESS_S = 1.0
 SWEEP_S = 2.0
 KEPT_S = 3.0  # most clients that keep a connection and are busy use it in that time
@@ -107,18 +107,18 @@ class Server:
         self.registry.register(self.metrics)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
-        self.account = Account(self.metrics, log)
+        self.access_log = AccessLog(self.metrics, log)
         tune(log, config)
         self._stack = contextlib.AsyncExitStack()
         self._sockets = sockets or (None, None)
         self._supervised = supervised
-        self.tracing: Tracing | None = None
+        self.tracing: Tracer = NO_TRACING
         self._draining = False
         self._is_full = False
         self._hurry = asyncio.Event()
         self._cut_bodies = asyncio.Event()
         self.last_reload: Reloaded | None = None
-        self.metrics.read(RELOAD_FAILED, lambda: has_failed(self.last_reload))
+        self.metrics.sample(RELOAD_FAILED, lambda: has_failed(self.last_reload))
         self.url = ""
         self.admin_url = ""
 
@@ -202,7 +202,7 @@ class Server:
 
     async def _start(self) -> None:
         config, stack = self.config, self._stack
-        stack.callback(self.account.flush)
+        stack.callback(self.access_log.flush)
         make_state_dir(config.server.state_dir, "[server] state_dir")
         # Bound before all else: a busy port should cost nothing but its one line.
         front, back = self._sockets
@@ -267,7 +267,7 @@ class Server:
             self.tracker,
             self.watch,
             links,
-            self.account,
+            self.access_log,
             request_ids(os.urandom),
             int(self._clock()),
         )
@@ -275,7 +275,7 @@ class Server:
         self.listener = self._listener()
         stack.push_async_callback(self.listener.close)
         self._count_open()
-        self.gauges = Gauges(runtime, self.store, self.tracker.elders)
+        self.gauges = Gauges(runtime, self.store, self.tracker.oldest_tasks)
         await self.gauges.refresh()
         self._beside(self.gauges.run(), "refresh the gauges")
         self._beside(watch_loop(self.metrics), "watch the event loop")
@@ -299,12 +299,12 @@ class Server:
                 max_connections=config.limits.connections,
             ),
             lambda line: self.log.info("connection", what=line),
-            self.metrics.tally(LIMITED, "connections"),
+            self.metrics.counter(LIMITED, "connections"),
         )
 
     def _count_open(self) -> None:
-        self.metrics.read(CONNECTIONS, lambda: self.listener.connections)
-        self.metrics.read(STREAMS, lambda: self.content.slots.total)
+        self.metrics.sample(CONNECTIONS, lambda: self.listener.connections)
+        self.metrics.sample(STREAMS, lambda: self.content.slots.total)
 
     def _runtime(self) -> Runtime:
         return Runtime(
@@ -317,8 +317,7 @@ class Server:
         )
 
     def _submitter(self, runtime: Runtime, upstreams: Upstreams, auth: Authenticator) -> Submitter:
-        """What makes tasks, and what sends those that wait; they end in this order, what both
-        send with last."""
+        """Build the submitter, the queue and their dispatcher; they close in that order."""
 
         def callback_url(task_id: str) -> str | None:
             if self.config.server.public_url is None:
@@ -368,18 +367,19 @@ class Server:
             self._beside(keep_alive(embedded, self.metrics, self.log), "keep the store alive")
             url = embedded.url
         self.store_url = url
-        self.tracing = self._tracer()
+        tracer = self._span_tracer()
+        self.tracing = tracer or NO_TRACING
         self.store = await Store.open(
             url,
             timeout_s=self.config.redis.timeout_s,
-            observer=self.metrics if self.tracing is None else Both(self.metrics, self.tracing),
+            observer=self.metrics if tracer is None else Both(self.metrics, tracer),
         )
         self._stack.push_async_callback(self.store.close)
-        if self.tracing is not None:
-            self._stack.push_async_callback(self.tracing.aclose)
+        if tracer is not None:
+            self._stack.push_async_callback(tracer.aclose)
 
-    def _tracer(self) -> Tracing | None:
-        """None where nothing is traced. The libraries that takes are imported here or never."""
+    def _span_tracer(self) -> SpanTracer | None:
+        """None with tracing off. Only here are the libraries of tracing imported."""
         settings = self.config.tracing
         if settings.endpoint is None or missing(settings) is not None:
             return None
@@ -395,7 +395,7 @@ class Server:
             settings.endpoint, settings.service_name, secrets.token_hex(8), warn
         )
         self._stack.push_async_callback(exporter.aclose)
-        return Tracing(
+        return SpanTracer(
             exporter,
             time_line,
             settings.sample,

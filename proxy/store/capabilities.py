@@ -12,7 +12,7 @@ from typing import Final, Literal
 from proxy.store.pipeline import Answer, Batcher, Durability
 
 MIN_VERSION: Final = (6, 2)
-FULL_MARK: Final = 0.8
+FULL_MARK: Final = 0.8  # of maxmemory: above it new tasks are refused
 PINGS: Final = 9  # few enough to be no load, enough that one slow turn does not count
 SLOW_MS: Final = 10.0
 _LEVELS: Final = ("ok", "warning", "error")

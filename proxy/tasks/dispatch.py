@@ -43,7 +43,7 @@ from proxy.tasks.planning import Attempt
 from proxy.tasks.runtime import Runtime
 from proxy.tasks.task_writer import Records
 from proxy.telemetry.metric_definitions import REFUSED
-from proxy.telemetry.timing import spent
+from proxy.telemetry.timing import timed
 from proxy.upstream import Ambiguous, NotSent, Upstreams
 
 
@@ -246,7 +246,7 @@ class Dispatcher:
             # Read now: after the answer nothing should stand between the task and its name.
             sending = self._send(task, attempt, outbound)
             outcome, expected_ms = await asyncio.gather(
-                sending if exchange is None else spent(exchange, "upstream", sending),
+                sending if exchange is None else timed(exchange, "upstream", sending),
                 self._expected_ms(attempt),
             )
             if isinstance(outcome, Accepted):
@@ -321,7 +321,7 @@ class Dispatcher:
             return attempt  # the store is down: entering will say so
         filling = basket.filled(attempt.draft)
         try:
-            draft = await (filling if exchange is None else spent(exchange, "upstream", filling))
+            draft = await (filling if exchange is None else timed(exchange, "upstream", filling))
         except ProxyError:
             raise
         except BaseException:
@@ -343,8 +343,7 @@ class Dispatcher:
         self, task: Task, attempt: Attempt, load: Load, fetched_bytes: int
     ) -> Outbound:
         headers = load.forwarded
-        if self._tracing is not None:
-            headers = self._tracing.of_attempt(task, headers)
+        headers = self._tracing.attempt_headers(task, headers)
         try:
             key = submit_key(task.id, task.attempt + 1)
             return await aside(load.size + fetched_bytes, self._seal, attempt, headers, key)
@@ -456,11 +455,9 @@ class Dispatcher:
         return known
 
     async def _send(self, task: Task, attempt: Attempt, outbound: Outbound) -> Outcome:
-        if self._tracing is None:
-            return (await self._sent(attempt, outbound))[0]
         start_ns = self._tracing.now_ns()
         outcome, status = await self._sent(attempt, outbound)
-        self._tracing.submitted(task, outbound, start_ns, status, outcome)
+        self._tracing.record_submit(task, outbound, start_ns, status, outcome)
         return outcome
 
     async def _sent(self, attempt: Attempt, outbound: Outbound) -> tuple[Outcome, int | None]:

@@ -10,7 +10,7 @@ import structlog
 from proxy.config import Config
 from proxy.tasks.lifecycle import Schedule
 from proxy.telemetry.metrics import Metrics
-from proxy.telemetry.tracing import Tracing
+from proxy.telemetry.tracing import NO_TRACING, Tracer
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Runtime:
     random01: Callable[[], float]
     metrics: Metrics
     log: structlog.stdlib.BoundLogger
-    tracing: Tracing | None = None
+    tracing: Tracer = NO_TRACING
 
     def now_ms(self) -> int:
         return int(self.clock() * 1000)

@@ -46,7 +46,7 @@ from proxy.tasks.pricing import money, price_micro
 from proxy.tasks.queue import Queue
 from proxy.tasks.routing import model_limits
 from proxy.tasks.runtime import Runtime
-from proxy.telemetry.timing import spent
+from proxy.telemetry.timing import timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ class Submitter:
             webhook=request.callback_url or principal.webhook,
             price=route.price,
             hold_micro=_hold_micro(route, attempts, request),
-            trace=None if self._tracing is None else self._tracing.begun(ask.forwarded),
+            trace=self._tracing.client_trace(ask.forwarded),
         )
         return task, attempts, route
 
@@ -290,11 +290,11 @@ class Submitter:
         job = self._jobs.get(taken.what)
         if job is not None:
             # A refusal is everybody's who waited for it.
-            made = await spent(exchange, "upstream", asyncio.shield(job))
+            made = await timed(exchange, "upstream", asyncio.shield(job))
             exchange.route = made.route
             return made
         seconds = self._config().timeouts.submit_s + self._config().timeouts.connect_s
-        task = await spent(
+        task = await timed(
             exchange, "upstream", self._watch.until(taken.what, has_outcome, seconds)
         )
         if task is None or (_left_nothing(task) and not again):

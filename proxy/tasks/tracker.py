@@ -43,7 +43,7 @@ from proxy.tasks.lifecycle import Silence
 from proxy.tasks.planning import max_age_ms, places_of, reach_of
 from proxy.tasks.runtime import Runtime
 from proxy.telemetry.metric_definitions import POLL_LAG, TASKS_LOST, UNKNOWN_STATES
-from proxy.telemetry.metrics import Elders
+from proxy.telemetry.metrics import OldestTasks
 from proxy.upstream import Answer, Upstreams, UpstreamTrouble
 
 AT_ONCE = 256  # tasks leased by one worker
@@ -64,7 +64,7 @@ class _Failures:
 class Tracker:
     """Runs until `aclose`. `clock` gives seconds since the epoch, `random01` the jitter.
     `metrics` gets how late tasks are looked at, and which upstreams speak of unknown states;
-    `elders` are the oldest tasks of those it has looked at."""
+    `oldest_tasks` are the oldest tasks of those it has looked at."""
 
     def __init__(
         self,
@@ -95,8 +95,8 @@ class Tracker:
         # another worker may have had the task's end.
         self._failures: OrderedDict[str, _Failures] = OrderedDict()
         self._metrics = runtime.metrics
-        self._lag = runtime.metrics.spread(POLL_LAG)
-        self.elders = Elders()
+        self._lag = runtime.metrics.histogram(POLL_LAG)
+        self.oldest_tasks = OldestTasks()
         self._now_ms = runtime.now_ms
 
     def start(self) -> None:
@@ -205,7 +205,7 @@ class Tracker:
             await self._store.tasks.forget_due(task_id)
             return
         if not task.stage.is_final:
-            self.elders.note(task.id, task.created_ms)
+            self.oldest_tasks.note(task.id, task.created_ms)
         place = self._place(task)
         if place is not None and not task.stage.is_final:
             await self._keyring.keep(task, place[1])
@@ -321,16 +321,15 @@ class Tracker:
         found: Outcome | Transient | None = None
         if place is not None and draft is not None:
             async with self._turn(task):
-                start_ns = 0 if self._tracing is None else self._tracing.now_ns()
+                start_ns = self._tracing.now_ns()
                 answer = await self._ask(task, draft, *place)
             if answer is not None:
                 found = self._providers[task.provider].found(
                     answer.status, answer.headers, answer.body
                 )
-            if self._tracing is not None:
-                word = "nothing" if found is None else type(found).__name__.lower()
-                is_told = isinstance(found, (Accepted, Refused))
-                self._tracing.asked(task, "find", place[0], start_ns, word, ok=is_told)
+            word = "nothing" if found is None else type(found).__name__.lower()
+            is_ok = isinstance(found, (Accepted, Refused))
+            self._tracing.record_query(task, "find", place[0], start_ns, word, ok=is_ok)
         now_ms = self._now_ms()
         if isinstance(found, Accepted):
             named = lifecycle.bound(task, found, now_ms)
@@ -368,11 +367,10 @@ class Tracker:
         )
         if place is not None:
             async with self._turn(task):
-                start_ns = 0 if self._tracing is None else self._tracing.now_ns()
+                start_ns = self._tracing.now_ns()
                 said = await self.ask_state(task, *place)
-            if self._tracing is not None:
-                failures = self._failed_polls(task.id) + 1
-                self._tracing.polled(task, place[0], start_ns, said, failures)
+            failures = self._failed_polls(task.id) + 1
+            self._tracing.record_poll(task, place[0], start_ns, said, failures)
         expected_ms = await self._store.durations.usual_ms(task.upstream, task.upstream_model)
         now_ms = self._now_ms()
         if isinstance(said, TaskState):
@@ -614,7 +612,7 @@ class Tracker:
         set its due time; this is the task as it is then."""
         if new.stage.is_final:
             self._failures.pop(task.id, None)
-            self.elders.ended(task.id)
+            self.oldest_tasks.ended(task.id)
         return await self._store.tasks.swap(
             task, new, due_ms, event, self._retention_s, never_sent=never_sent
         )

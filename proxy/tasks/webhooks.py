@@ -210,15 +210,13 @@ class Notifier:
             return "outdated"
         body, headers = self._message(hook, as_it_was(task, hook), record)
         allowed = frozenset(self._config().webhooks.allow)
-        start_ns = 0 if self._tracing is None else self._tracing.now_ns()
+        start_ns = self._tracing.now_ns()
         try:
             status = await self._upstreams.notify(hook.url, body, headers, allowed)
         except UpstreamTrouble as trouble:
-            if self._tracing is not None:
-                self._tracing.told(task, hook, start_ns, None, type(trouble).__name__)
+            self._tracing.record_webhook(task, hook, start_ns, None, type(trouble).__name__)
             return str(trouble)
-        if self._tracing is not None:
-            self._tracing.told(task, hook, start_ns, status, None)
+        self._tracing.record_webhook(task, hook, start_ns, status, None)
         return "ok" if 200 <= status < 300 else f"answered {status}"
 
     def _message(self, hook: Hook, task: Task, record: TokenRecord) -> tuple[bytes, dict[str, str]]:

@@ -16,7 +16,7 @@ import structlog
 from proxy.model import Exchange
 from proxy.telemetry.logs import sink_of
 from proxy.telemetry.metric_definitions import ADDED, LIMITED, REQUESTS, SECONDS
-from proxy.telemetry.metrics import Metrics, Spread, Tally
+from proxy.telemetry.metrics import CounterSeries, HistogramSeries, Metrics
 from proxy.telemetry.redaction import Redactor
 
 PATHS_KEPT = 4096
@@ -24,16 +24,16 @@ PATH_KEPT = 128  # characters of a path that is worth remembering
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _RequestSeries:
     """What requests of one kind and outcome count in."""
 
-    requests: Tally
-    seconds: Spread
-    added: Spread
+    requests: CounterSeries
+    seconds: HistogramSeries
+    added: HistogramSeries
 
 
-class Account:
-    """Writes the access line and counts requests."""
+class AccessLog:
+    """Write the access line of each request and count it."""
 
     def __init__(self, metrics: Metrics, log: structlog.stdlib.BoundLogger) -> None:
         self._metrics = metrics
@@ -42,7 +42,7 @@ class Account:
         # Redacting a path, or looking a label's values up, costs more than all else here.
         self._redactor: Redactor | None = None
         self._paths: dict[str, str] = {}
-        self._rows: dict[tuple[str, str, int, str], _Row] = {}
+        self._rows: dict[tuple[str, str, int, str], _RequestSeries] = {}
 
     def watch(self, seen: Callable[[Mapping[str, object]], None]) -> None:
         """Call `seen` with every access line (tests, the admin's live view)."""
@@ -124,11 +124,11 @@ class Account:
             self._paths[path] = cleaned
         return cleaned
 
-    def _row(self, dialect: str, operation: str, status: int, reason: str) -> _Row:
-        row = _Row(
-            self._metrics.tally(REQUESTS, dialect, operation, str(status), _family(reason)),
-            self._metrics.spread(SECONDS, dialect, operation),
-            self._metrics.spread(ADDED, dialect, operation),
+    def _row(self, dialect: str, operation: str, status: int, reason: str) -> _RequestSeries:
+        row = _RequestSeries(
+            self._metrics.counter(REQUESTS, dialect, operation, str(status), _family(reason)),
+            self._metrics.histogram(SECONDS, dialect, operation),
+            self._metrics.histogram(ADDED, dialect, operation),
         )
         if reason == _family(reason):  # `healed(3)` has a number in it: no end of them
             self._rows[dialect, operation, status, reason] = row

@@ -39,7 +39,7 @@ Across = Literal["sum", "max", "min"]
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class MetricDefinition:
     """One family. A counter's `name` is without the `_total` its series end in. `bounds` are a
     histogram's upper limits. `across` is what the workers of one gateway are together: `sum`
     where each has its own, `max` or `min` where all look at the same thing. `known` are the
@@ -85,20 +85,20 @@ def _money(config: Config) -> Iterable[Labels]:
         yield from ((kind, upstream, currency) for upstream in config.upstreams)
 
 
-REQUESTS: Final = Family(
+REQUESTS: Final = MetricDefinition(
     "reelway_requests",
     "counter",
     "Requests of clients, by outcome; the reason is done, an error code, or why a body ended.",
     ("dialect", "operation", "status", "reason"),
 )
-SECONDS: Final = Family(
+SECONDS: Final = MetricDefinition(
     "reelway_request_seconds",
     "histogram",
     "From the head of a request to its last byte.",
     ("dialect", "operation"),
     _REQUEST_S,
 )
-ADDED: Final = Family(
+ADDED: Final = MetricDefinition(
     "reelway_added_seconds",
     "histogram",
     "What the gateway itself added to a request, up to the first byte of its reply: without the "
@@ -106,30 +106,34 @@ ADDED: Final = Family(
     ("dialect", "operation"),
     _ADDED_S,
 )
-CONNECTIONS: Final = Family("reelway_connections", "gauge", "Connections of clients open now.")
-LIMITED: Final = Family(
+CONNECTIONS: Final = MetricDefinition(
+    "reelway_connections", "gauge", "Connections of clients open now."
+)
+LIMITED: Final = MetricDefinition(
     "reelway_limited",
     "counter",
     "Requests refused because a limit was reached, by the kind of limit.",
     ("limit",),
     known=_each(*get_args(Limit)),
 )
-STREAMS: Final = Family("reelway_streams_open", "gauge", "Downloads and event streams open now.")
-CONTENT_BYTES: Final = Family(
+STREAMS: Final = MetricDefinition(
+    "reelway_streams_open", "gauge", "Downloads and event streams open now."
+)
+CONTENT_BYTES: Final = MetricDefinition(
     "reelway_content_bytes",
     "counter",
     "Bytes of videos sent to clients, as they go, by how they were moved.",
     ("tier",),
     known=_each("splice", "pipe", "copy"),
 )
-HEALS: Final = Family(
+HEALS: Final = MetricDefinition(
     "reelway_heals",
     "counter",
     "Bodies whose upstream broke off: taken up again where they were (healed), or given up.",
     ("outcome",),
     known=_each("healed", "gave_up"),
 )
-SUBMITS: Final = Family(
+SUBMITS: Final = MetricDefinition(
     "reelway_submits",
     "counter",
     "Attempts to submit: accepted, refused, unreachable, unknown (nobody can say whether it "
@@ -137,7 +141,7 @@ SUBMITS: Final = Family(
     ("upstream", "credential", "outcome"),
     known=_submits,
 )
-REFUSED: Final = Family(
+REFUSED: Final = MetricDefinition(
     "reelway_refused",
     "counter",
     "Submits whose client was told no although the request was in order here, by reason: a limit "
@@ -145,7 +149,7 @@ REFUSED: Final = Family(
     ("reason",),
     known=_each("busy", "cooling", "out", "broken", "queue", "budget", "in_flight"),
 )
-UPSTREAM_SECONDS: Final = Family(
+UPSTREAM_SECONDS: Final = MetricDefinition(
     "reelway_upstream_seconds",
     "histogram",
     "Until an upstream has answered, by call: submit and query to the end of the answer, content "
@@ -153,21 +157,21 @@ UPSTREAM_SECONDS: Final = Family(
     ("upstream", "call"),
     _REQUEST_S,
 )
-UPSTREAM_FAILURES: Final = Family(
+UPSTREAM_FAILURES: Final = MetricDefinition(
     "reelway_upstream_failures",
     "counter",
     "Calls of an upstream without a whole answer: it heard nothing (not_sent), or nobody knows "
     "(ambiguous).",
     ("upstream", "call", "kind"),
 )
-UNKNOWN_STATES: Final = Family(
+UNKNOWN_STATES: Final = MetricDefinition(
     "reelway_unknown_states",
     "counter",
     "Answers to polls with a state no table has, shown as in_progress.",
     ("upstream",),
     known=_upstreams,
 )
-TASKS_LOST: Final = Family(
+TASKS_LOST: Final = MetricDefinition(
     "reelway_tasks_lost",
     "counter",
     "Tasks that failed, refunded, because their upstream says for too long that it does not know "
@@ -175,7 +179,7 @@ TASKS_LOST: Final = Family(
     ("upstream", "how"),
     known=_losses,
 )
-STANDING: Final = Family(
+STANDING: Final = MetricDefinition(
     "reelway_standing",
     "gauge",
     "1 for the mood a credential is in (well, cooling, out), 0 for the others; credential - is "
@@ -183,44 +187,44 @@ STANDING: Final = Family(
     ("upstream", "credential", "mood"),
     across="max",
 )
-PLACES: Final = Family(
+PLACES: Final = MetricDefinition(
     "reelway_credential_in_flight",
     "gauge",
     "Tasks under way with a credential that has max_in_flight.",
     ("upstream", "credential"),
     across="max",
 )
-QUEUED: Final = Family(
+QUEUED: Final = MetricDefinition(
     "reelway_queue_length",
     "gauge",
     "Tasks that wait for a place at an upstream.",
     ("upstream",),
     across="max",
 )
-STAGES: Final = Family(
+STAGES: Final = MetricDefinition(
     "reelway_task_stages",
     "counter",
     "Tasks that came to a stage of their life.",
     ("stage",),
     known=_each(*Stage),
 )
-TASKS_OPEN: Final = Family(
+TASKS_OPEN: Final = MetricDefinition(
     "reelway_tasks_open", "gauge", "Tasks that have not ended, in the whole store.", across="max"
 )
-OLDEST: Final = Family(
+OLDEST: Final = MetricDefinition(
     "reelway_task_oldest_seconds",
     "gauge",
     "Age of the oldest open task that was looked at; 0 without any.",
     across="max",
 )
-POLL_LAG: Final = Family(
+POLL_LAG: Final = MetricDefinition(
     "reelway_poll_lag_seconds",
     "histogram",
     "How long after its due time a task was looked at.",
     bounds=_POLL_LAG_S,
     known=_itself,
 )
-MONEY: Final = Family(
+MONEY: Final = MetricDefinition(
     "reelway_money",
     "counter",
     "Money moved, in whole units of the currency: hold when a task is reserved; at its end "
@@ -228,65 +232,65 @@ MONEY: Final = Family(
     ("kind", "upstream", "currency"),
     known=_money,
 )
-WEBHOOKS: Final = Family(
+WEBHOOKS: Final = MetricDefinition(
     "reelway_webhooks",
     "counter",
     "Attempts to tell a client's webhook: delivered, failed (it is tried again), or dead.",
     ("outcome",),
     known=_each("delivered", "failed", "dead"),
 )
-STORE_SECONDS: Final = Family(
+STORE_SECONDS: Final = MetricDefinition(
     "reelway_store_seconds",
     "histogram",
     "Round trips to the store, answered or not.",
     bounds=_STORE_S,
     known=_itself,
 )
-STORE_FAILURES: Final = Family(
+STORE_FAILURES: Final = MetricDefinition(
     "reelway_store_failures",
     "counter",
     "Round trips to the store that got no answer.",
     known=_itself,
 )
-STORE_UP: Final = Family(
+STORE_UP: Final = MetricDefinition(
     "reelway_store_up",
     "gauge",
     "1 while the store answers; what is read from it is missing while it does not.",
     across="min",
 )
-STORE_FULL: Final = Family(
+STORE_FULL: Final = MetricDefinition(
     "reelway_store_full_ratio",
     "gauge",
     "How much of its memory limit the store uses, 0 to 1; 0 without a limit.",
     across="max",
 )
-LOOP_LAG: Final = Family(
+LOOP_LAG: Final = MetricDefinition(
     "reelway_loop_lag_seconds",
     "histogram",
     "How late the event loop woke a job that slept for half a second.",
     bounds=_LATE_S,
     known=_itself,
 )
-RELOAD_FAILED: Final = Family(
+RELOAD_FAILED: Final = MetricDefinition(
     "reelway_config_reload_failed",
     "gauge",
     "1 while the latest attempt to read the configuration again has failed and the one before it "
     "stays in force.",
     across="max",
 )
-WORKER_DEATHS: Final = Family(
+WORKER_DEATHS: Final = MetricDefinition(
     "reelway_worker_deaths",
     "counter",
     "Workers that died, and those in their place that did not come to serve.",
     known=_itself,
 )
-STORE_RESTARTS: Final = Family(
+STORE_RESTARTS: Final = MetricDefinition(
     "reelway_store_restarts",
     "counter",
     "Times the embedded store had died and was started again.",
     known=_itself,
 )
-BUILD: Final = Family(
+BUILD: Final = MetricDefinition(
     "reelway_build_info",
     "gauge",
     "Always 1; the label says which version runs.",
@@ -294,7 +298,7 @@ BUILD: Final = Family(
     across="max",
 )
 
-FAMILIES: Final = (
+DEFINITIONS: Final = (
     REQUESTS,
     SECONDS,
     ADDED,

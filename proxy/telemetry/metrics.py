@@ -31,14 +31,14 @@ from proxy.errors import PERHAPS_OWED
 from proxy.model import Stage, Task
 from proxy.telemetry.metric_definitions import (
     BUILD,
-    FAMILIES,
+    DEFINITIONS,
     MONEY,
     NONE,
     STAGES,
     STORE_FAILURES,
     STORE_SECONDS,
-    Family,
     Labels,
+    MetricDefinition,
 )
 
 MICRO: Final = 1_000_000
@@ -46,7 +46,7 @@ OTHER: Final = "other"
 MAX_SERIES: Final = 2000
 
 
-class Tally:
+class CounterSeries:
     """One series of a counter: add to `n`."""
 
     __slots__ = ("n",)
@@ -55,7 +55,7 @@ class Tally:
         self.n: float = 0
 
 
-class Spread:
+class HistogramSeries:
     """One histogram: how many values fell under each bound, and their sum."""
 
     __slots__ = ("bounds", "counts", "total")
@@ -70,7 +70,7 @@ class Spread:
         self.total += value
 
 
-class Elders:
+class OldestTasks:
     """The oldest of the open tasks that were looked at, by id, until each is known to have ended.
 
     What is kept is bounded: beyond twice `most` the younger half is forgotten. Those come back
@@ -103,35 +103,37 @@ class Metrics:
 
     def __init__(self, config: Callable[[], Config]) -> None:
         self._config = config
-        self._tallies: dict[str, dict[Labels, Tally]] = {f.name: {} for f in FAMILIES}
-        self._spreads: dict[str, dict[Labels, Spread]] = {f.name: {} for f in FAMILIES}
+        self._counters: dict[str, dict[Labels, CounterSeries]] = {f.name: {} for f in DEFINITIONS}
+        self._histograms: dict[str, dict[Labels, HistogramSeries]] = {
+            f.name: {} for f in DEFINITIONS
+        }
         self._reads: dict[str, Callable[[], float]] = {}
         self._shown: dict[str, Mapping[Labels, float]] = {BUILD.name: {(__version__,): 1}}
 
     # ------------------------------------------------------------ counting
 
-    def tally(self, family: Family, *labels: str) -> Tally:
-        series = self._tallies[family.name]
+    def counter(self, family: MetricDefinition, *labels: str) -> CounterSeries:
+        series = self._counters[family.name]
         found = series.get(labels)
         if found is None:
             labels = self._bounded(family, labels, len(series))
-            found = series.setdefault(labels, Tally())
+            found = series.setdefault(labels, CounterSeries())
         return found
 
-    def spread(self, family: Family, *labels: str) -> Spread:
-        series = self._spreads[family.name]
+    def histogram(self, family: MetricDefinition, *labels: str) -> HistogramSeries:
+        series = self._histograms[family.name]
         found = series.get(labels)
         if found is None:
             labels = self._bounded(family, labels, len(series))
-            found = series.setdefault(labels, Spread(family.bounds))
+            found = series.setdefault(labels, HistogramSeries(family.bounds))
         return found
 
-    def count(self, family: Family, *labels: str) -> None:
-        self.tally(family, *labels).n += 1
+    def count(self, family: MetricDefinition, *labels: str) -> None:
+        self.counter(family, *labels).n += 1
 
     def round_trip(self, seconds: float, *, answered: bool) -> None:
         """One to the store."""
-        self.spread(STORE_SECONDS).observe(seconds)
+        self.histogram(STORE_SECONDS).observe(seconds)
         if not answered:
             self.count(STORE_FAILURES)
 
@@ -152,22 +154,22 @@ class Metrics:
     def _move(self, kind: str, upstream: str, micro: int) -> None:
         if micro:
             currency = self._config().billing.currency
-            self.tally(MONEY, kind, upstream, currency).n += micro / MICRO
+            self.counter(MONEY, kind, upstream, currency).n += micro / MICRO
 
     # ------------------------------------------------------------ gauges
 
-    def read(self, family: Family, now: Callable[[], float]) -> None:
+    def sample(self, family: MetricDefinition, now: Callable[[], float]) -> None:
         """Ask this for a gauge's value at each scrape; it must not raise."""
         self._reads[family.name] = now
 
-    def show(self, family: Family, values: Mapping[Labels, float]) -> None:
+    def set_gauge(self, family: MetricDefinition, values: Mapping[Labels, float]) -> None:
         """From now on a gauge's only series are these."""
         self._shown[family.name] = values
 
     # ------------------------------------------------------------ the page
 
     def collect(self) -> Iterable[Metric]:
-        for family in FAMILIES:
+        for family in DEFINITIONS:
             if family.kind == "counter":
                 yield self._counter(family)
             elif family.kind == "histogram":
@@ -175,25 +177,25 @@ class Metrics:
             else:
                 yield self._gauge(family)
 
-    def _counter(self, family: Family) -> Metric:
+    def _counter(self, family: MetricDefinition) -> Metric:
         for labels in family.known(self._config()):
-            self.tally(family, *labels)
+            self.counter(family, *labels)
         metric = CounterMetricFamily(family.name, family.help, labels=family.labels)
-        for labels, tally in self._tallies[family.name].items():
+        for labels, tally in self._counters[family.name].items():
             metric.add_metric(labels, tally.n)
         return metric
 
-    def _histogram(self, family: Family) -> Metric:
+    def _histogram(self, family: MetricDefinition) -> Metric:
         for labels in family.known(self._config()):
-            self.spread(family, *labels)
+            self.histogram(family, *labels)
         metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
         names = [*map(_number, family.bounds), "+Inf"]
-        for labels, spread in self._spreads[family.name].items():
+        for labels, spread in self._histograms[family.name].items():
             sums = accumulate(spread.counts)
             metric.add_metric(labels, list(zip(names, sums, strict=True)), spread.total)
         return metric
 
-    def _gauge(self, family: Family) -> Metric:
+    def _gauge(self, family: MetricDefinition) -> Metric:
         metric = GaugeMetricFamily(family.name, family.help, labels=family.labels)
         read = self._reads.get(family.name)
         shown = {(): read()} if read is not None else self._shown.get(family.name, {})
@@ -203,7 +205,7 @@ class Metrics:
 
     # ------------------------------------------------------------ labels
 
-    def _bounded(self, family: Family, labels: Labels, series: int) -> Labels:
+    def _bounded(self, family: MetricDefinition, labels: Labels, series: int) -> Labels:
         """The labels a new series may have."""
         if len(labels) != len(family.labels):
             raise ValueError(f"{family.name} has the labels {family.labels}, not {labels}")

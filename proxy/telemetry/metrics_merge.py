@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from proxy.telemetry.metric_definitions import FAMILIES
+from proxy.telemetry.metric_definitions import DEFINITIONS
 
 Join = Callable[[float, float], float]
 
 _JOINS: Final[dict[str, Join]] = {"sum": float.__add__, "max": max, "min": min}
 _GAUGES: Final[dict[str, Join]] = {
-    family.name: _JOINS[family.across] for family in FAMILIES if family.kind == "gauge"
+    family.name: _JOINS[family.across] for family in DEFINITIONS if family.kind == "gauge"
 } | {
     "process_virtual_memory_bytes": float.__add__,
     "process_resident_memory_bytes": float.__add__,
@@ -34,7 +34,7 @@ _GAUGES: Final[dict[str, Join]] = {
 
 
 @dataclass(slots=True)
-class _Family:
+class _MergedFamily:
     head: list[str] = field(default_factory=list)  # the HELP and TYPE lines
     kind: str = "untyped"
     series: dict[str, float] = field(default_factory=dict)  # by name and labels, as written
@@ -47,7 +47,7 @@ def merged(documents: Sequence[bytes], ended: Sequence[bytes] = ()) -> bytes:
     their gauges say nothing any more. `merged([], ended)` makes one of many of them.
     ValueError for a line that is none of ours.
     """
-    families: dict[str, _Family] = {}
+    families: dict[str, _MergedFamily] = {}
     for document in documents:
         _add(families, document.decode().split("\n"), gauges=True)
     for document in ended:
@@ -59,13 +59,13 @@ def merged(documents: Sequence[bytes], ended: Sequence[bytes] = ()) -> bytes:
     return "\n".join([*lines, ""]).encode() if lines else b""
 
 
-def _add(families: dict[str, _Family], lines: Iterable[str], *, gauges: bool) -> None:
+def _add(families: dict[str, _MergedFamily], lines: Iterable[str], *, gauges: bool) -> None:
     """A page's HELP and TYPE lines come before its family's series."""
-    family, join, is_wanted = _Family(), float.__add__, False
+    family, join, is_wanted = _MergedFamily(), float.__add__, False
     for line in lines:
         if line.startswith("# HELP "):
             name = line.split(" ", 3)[2]
-            family = families.setdefault(name, _Family())
+            family = families.setdefault(name, _MergedFamily())
             if not family.head:
                 family.head.append(line)
         elif line.startswith("# TYPE "):

@@ -71,8 +71,8 @@ class OtlpExporter:
         self, endpoint: str, service_name: str, instance: str, warn: Callable[[str], None]
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._heard = _Heard(self._loop, warn, endpoint)
-        _speaker().addHandler(self._heard)
+        self._messages = _SdkMessages(self._loop, warn, endpoint)
+        _sdk_logger().addHandler(self._messages)
         self._ids = _GivenIds()
         self._sender = OTLPSpanExporter(endpoint=traces_url(endpoint))
         self._provider = TracerProvider(
@@ -94,7 +94,7 @@ class OtlpExporter:
         try:
             self._take(span)
         except Exception as fault:  # noqa: BLE001 -- see the rule; a library's own mistakes too
-            self._heard.say(f"a span was dropped: {type(fault).__name__}: {fault}")
+            self._messages.say(f"a span was dropped: {type(fault).__name__}: {fault}")
 
     def _take(self, span: Span) -> None:
         self._ids.trace_id = int(span.at.trace_id, 16)
@@ -112,8 +112,8 @@ class OtlpExporter:
             links=[] if link is None else [Link(_context_of(link.trace_id, link.span_id))],
             start_time=span.start_ns,
         )
-        for moment in span.moments:
-            made.add_event(moment.name, _attributes(moment.facts), moment.ns)
+        for event in span.events:
+            made.add_event(event.name, _attributes(event.facts), event.ns)
         if span.error is not None:
             made.set_status(Status(StatusCode.ERROR, span.error))
         made.end(span.end_ns)
@@ -132,22 +132,22 @@ class OtlpExporter:
             async with asyncio.timeout(FLUSH_S):
                 await done.wait()
         except TimeoutError:
-            self._heard.say("the last spans were not taken in time", always=True)
-        _speaker().removeHandler(self._heard)
+            self._messages.say("the last spans were not taken in time", always=True)
+        _sdk_logger().removeHandler(self._messages)
 
 
-def ask(endpoint: str) -> str | None:
-    """Whether a collector takes spans there: None, or why not. It blocks for `ANSWER_S`."""
-    told: list[str] = []
-    handler = _Listed(told, endpoint)
-    _speaker().addHandler(handler)
+def check_collector(endpoint: str) -> str | None:
+    """Check that a collector takes spans there: None, or why not. Blocks for up to `ANSWER_S`."""
+    messages: list[str] = []
+    handler = _MessageList(messages, endpoint)
+    _sdk_logger().addHandler(handler)
     sender = OTLPSpanExporter(endpoint=traces_url(endpoint), timeout=ANSWER_S)
     try:
         taken = sender.export([])
     finally:
         sender.shutdown()  # type: ignore[no-untyped-call]  # the exporter's own
-        _speaker().removeHandler(handler)
-    return None if taken.name == "SUCCESS" else next(iter(told), "no answer")
+        _sdk_logger().removeHandler(handler)
+    return None if taken.name == "SUCCESS" else next(iter(messages), "no answer")
 
 
 def traces_url(endpoint: str) -> str:
@@ -155,8 +155,8 @@ def traces_url(endpoint: str) -> str:
     return endpoint if endpoint.endswith(_PATH) else endpoint + _PATH
 
 
-class _Heard(logging.Handler):
-    """What the SDK complains of, on its own thread mostly, becomes a line now and then."""
+class _SdkMessages(logging.Handler):
+    """Turn the SDK's own log records, mostly from its thread, into a warning now and then."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, warn: Callable[[str], None], endpoint: str
@@ -179,19 +179,19 @@ class _Heard(logging.Handler):
             self._loop.call_soon_threadsafe(self._warn, why)
 
 
-class _Listed(logging.Handler):
-    def __init__(self, told: list[str], endpoint: str) -> None:
+class _MessageList(logging.Handler):
+    def __init__(self, messages: list[str], endpoint: str) -> None:
         super().__init__(logging.WARNING)
-        self._told = told
+        self._messages = messages
         self._endpoint = endpoint
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._told.append(_in_our_words(record, self._endpoint))
+        self._messages.append(_in_our_words(record, self._endpoint))
 
 
 def _in_our_words(record: logging.LogRecord, endpoint: str) -> str:
-    """The exporter logs why it failed as an exception or a status beside its own text, which
-    names retries and its library's classes."""
+    """A record of the exporter in plain words. Its arguments have the exception or the status;
+    its own text names retries and library classes."""
     facts = record.args if isinstance(record.args, tuple) else ()
     for fact in facts:
         if isinstance(fact, BaseException):
@@ -202,13 +202,13 @@ def _in_our_words(record: logging.LogRecord, endpoint: str) -> str:
     return f"the collector at {endpoint}: {record.getMessage()}"[:LONG]
 
 
-def _speaker() -> logging.Logger:
-    """The SDK's own logger, which speaks to nobody but our handlers."""
-    speaker = logging.getLogger("opentelemetry")
-    speaker.propagate = False
-    if not speaker.handlers:
-        speaker.addHandler(logging.NullHandler())
-    return speaker
+def _sdk_logger() -> logging.Logger:
+    """The SDK's own logger, with our handlers alone."""
+    logger = logging.getLogger("opentelemetry")
+    logger.propagate = False
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+    return logger
 
 
 def _context_of(trace_id: str, span_id: str) -> SpanContext:
@@ -218,7 +218,7 @@ def _context_of(trace_id: str, span_id: str) -> SpanContext:
 
 
 def _attributes(facts: Facts) -> dict[str, str | int | float | bool]:
-    """Without those that are not there. A text that is no UTF-8 would cost its whole batch."""
+    """The facts without those that are None. One text that is not UTF-8 would lose its batch."""
     return {
         name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
         for name, value in facts.items()

@@ -1,12 +1,12 @@
-"""What a task's life looks like as a trace: which moments are spans, where they hang, what is
-said of them. Pure.
+"""Spans of requests and tasks: which events become one, their parents and attributes. Pure.
 
-Rule: every id follows from what all workers know: a task's trace is its client's, else made of
-its id; the task's own span is made of its id. So a worker that polls a task names the parent that
-another one will export hours later, and nothing is kept open in between.
+Rule: every id follows from what all workers know. A task's trace id is its client's, else a hash
+of the task's id; the id of the task's own span is a hash of the task's id. So a worker that polls
+a task can name the parent span, which another worker exports hours later, and no span is kept
+open in between.
 
-Rule: no prompt, no key, no signature and no query gets into a span. What others have written
-passes the redactor.
+Rule: no prompt, key, signature or query string gets into a span. Text from others passes the
+redactor.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from proxy.model import (
 )
 from proxy.telemetry.redaction import Redactor
 
-MAX_CHARS: Final = 200  # of a path, or of what somebody has said
+MAX_CHARS: Final = 200  # of a path, or of a text from others
 MS: Final = 1_000_000  # nanoseconds
 _QUERY: Final = re.compile(r"(\w+://[^\s?\"'<>]*)\?[^\s\"'<>]*")
-_OWNERS_WORD: Final = "cancelled"  # an end its owner wanted is no error
+_OWNERS_WORD: Final = "cancelled"  # its owner ended it: that is no error
 
 Kind = Literal["internal", "server", "client"]
 Facts: TypeAlias = Mapping[str, str | int | float | bool | None]
 
 
-class Entry(Protocol):
+class TimelineEntry(Protocol):
     """One line of a task's time line (`store.codec.LineEntry`)."""
 
     @property
@@ -59,8 +59,8 @@ class Entry(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """Something that happened within a span, at `ns` since the epoch."""
+class SpanEvent:
+    """An event within a span, at `ns` since the epoch."""
 
     name: str
     ns: int
@@ -69,8 +69,8 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One span as it is exported. Times are nanoseconds since the epoch; `error` None: it went
-    well, or as its cause wanted. Of `facts` those that are None are left out."""
+    """One span as it is exported. Times are nanoseconds since the epoch. `error` is None after
+    success, and when the owner ended it. `facts` that are None are left out."""
 
     name: str
     at: TraceParent
@@ -79,14 +79,14 @@ class Span:
     end_ns: int
     facts: Facts
     kind: Kind = "internal"
-    moments: tuple[Moment, ...] = ()
+    events: tuple[SpanEvent, ...] = ()
     link: TraceParent | None = None
     error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
-    """Where a client's request hangs. `link`: the caller's span, of a trace that is not this."""
+class RequestSpan:
+    """The place of a client's request in a trace. `link` is the caller's span in another trace."""
 
     at: TraceParent
     parent_id: str | None
@@ -94,16 +94,16 @@ class Seat:
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
-    """From when to when, in nanoseconds since the epoch."""
+class Interval:
+    """Start and end, in nanoseconds since the epoch."""
 
     start_ns: int
     end_ns: int
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """Text that others have written, made fit to be kept."""
+class Sanitiser:
+    """Clean text from others: no secrets, prompts or query strings, at most `MAX_CHARS`."""
 
     redactor: Redactor = field(default_factory=Redactor)
 
@@ -120,13 +120,13 @@ def _made(digits: int, *parts: object) -> str:
 
 
 def trace_id_of(name: str) -> str:
-    """The trace of a task, or of a request that has none, where no client has named one."""
+    """The trace id of a task, or of a request without a task, when no client has begun a trace."""
     return _made(32, "trace", name)
 
 
 def root_of(task: Task, share: float) -> TraceParent | None:
-    """The task's own span; None: its trace is not recorded. The client's word on that is
-    followed; of traces nobody else has begun a `share` (0 to 1) is recorded."""
+    """The task's own span; None if its trace is not recorded. A trace that the client has begun
+    follows the client's sampled flag; of the others a `share` (0 to 1) is recorded."""
     began = parse(task.trace)
     span_id = _made(16, "task", task.id)
     if began is not None:
@@ -136,7 +136,7 @@ def root_of(task: Task, share: float) -> TraceParent | None:
 
 
 def attempt_id(task_id: str, attempt: int) -> str:
-    """The span of a task's nth attempt at being submitted."""
+    """The span id of a task's nth attempt to submit it."""
     return _made(16, "attempt", task_id, attempt)
 
 
@@ -144,8 +144,8 @@ def _is_chosen(trace_id: str, share: float) -> bool:
     return int(trace_id[16:], 16) < share * 2.0**64
 
 
-def seat_of(exchange: Exchange, share: float) -> Seat | None:
-    """In the task's trace where it is about one, else in the caller's own; None: not recorded."""
+def request_span_of(exchange: Exchange, share: float) -> RequestSpan | None:
+    """A request's place: in its task's trace, else in the caller's; None if not recorded."""
     came = parse(forwarded(exchange.head.headers).get("traceparent"))
     span_id = _made(16, "request", exchange.id)
     if exchange.task is not None:
@@ -153,21 +153,23 @@ def seat_of(exchange: Exchange, share: float) -> Seat | None:
         if root is None:
             return None
         if came is not None and came.trace_id == root.trace_id:
-            return Seat(root.child(span_id), came.span_id)
+            return RequestSpan(root.child(span_id), came.span_id)
         link = came if came is not None and came.is_sampled else None
-        return Seat(root.child(span_id), root.span_id, link)
+        return RequestSpan(root.child(span_id), root.span_id, link)
     if came is not None:
-        return Seat(came.child(span_id), came.span_id) if came.is_sampled else None
+        return RequestSpan(came.child(span_id), came.span_id) if came.is_sampled else None
     trace_id = trace_id_of(exchange.id)
-    return Seat(TraceParent(trace_id, span_id), None) if _is_chosen(trace_id, share) else None
+    return (
+        RequestSpan(TraceParent(trace_id, span_id), None) if _is_chosen(trace_id, share) else None
+    )
 
 
 # ---------------------------------------------------------------- clients' requests
 
 
-def is_told(exchange: Exchange) -> bool:
-    """Whether a client's request is part of a story: what makes a task, ends it or fetches its
-    video, by somebody we know, and every failure of ours. A status poll is not."""
+def is_recorded_request(exchange: Exchange) -> bool:
+    """Whether a client's request becomes a span: it submits or ends a task or fetches its video,
+    with a valid key; or it failed here. A status poll does not."""
     if exchange.status >= 500:
         return True
     if exchange.call is None or (exchange.principal is None and exchange.task is None):
@@ -180,14 +182,16 @@ def is_told(exchange: Exchange) -> bool:
     return operation is Operation.DELETE
 
 
-def of_request(exchange: Exchange, seat: Seat, when: Timed, words: Words) -> Span:
+def of_request(
+    exchange: Exchange, place: RequestSpan, when: Interval, sanitiser: Sanitiser
+) -> Span:
     call, task, principal = exchange.call, exchange.task, exchange.principal
     operation = "request" if call is None else call.operation.value
     failed = exchange.status >= 500
     facts: Facts = {
         "http.request.method": exchange.head.method,
         "http.response.status_code": exchange.status or None,
-        "url.path": words.clean(exchange.head.path),
+        "url.path": sanitiser.clean(exchange.head.path),
         "error.type": exchange.reason or str(exchange.status) if failed else None,
         "reelway.request.id": exchange.id,
         "reelway.reason": exchange.reason or "done",
@@ -207,13 +211,13 @@ def of_request(exchange: Exchange, seat: Seat, when: Timed, words: Words) -> Spa
     }
     return Span(
         f"{exchange.head.method} {operation}",
-        seat.at,
-        seat.parent_id,
+        place.at,
+        place.parent_id,
         when.start_ns,
         when.end_ns,
         facts,
         kind="server",
-        link=seat.link,
+        link=place.link,
         error=exchange.reason if failed else None,
     )
 
@@ -225,8 +229,10 @@ def _ms(ns: int) -> float | None:
 # ---------------------------------------------------------------- a task
 
 
-def of_task(task: Task, root: TraceParent, line: Sequence[Entry], words: Words) -> Span:
-    """The whole life of a task that has ended, with its time line."""
+def of_task(
+    task: Task, root: TraceParent, line: Sequence[TimelineEntry], sanitiser: Sanitiser
+) -> Span:
+    """The span of a task that has ended, with its time line as events."""
     began = parse(task.trace)
     end_ms = max(task.completed_ms or task.updated_ms, task.created_ms)
     error = task.error
@@ -248,16 +254,16 @@ def of_task(task: Task, root: TraceParent, line: Sequence[Entry], words: Words) 
         "reelway.owner": task.owner,
         "error.type": None if error is None else error.code,
         "reelway.provider_code": (
-            words.clean(error.provider_code, task.prompt)
+            sanitiser.clean(error.provider_code, task.prompt)
             if error is not None and error.provider_code
             else None
         ),
     }
-    moments = tuple(
-        Moment(
+    events = tuple(
+        SpanEvent(
             entry.stage.value,
             entry.ms * MS,
-            {"reelway.event": words.clean(entry.event, task.prompt)},
+            {"reelway.event": sanitiser.clean(entry.event, task.prompt)},
         )
         for entry in line
     )
@@ -268,7 +274,7 @@ def of_task(task: Task, root: TraceParent, line: Sequence[Entry], words: Words) 
         task.created_ms * MS,
         end_ms * MS,
         facts,
-        moments=moments,
+        events=events,
         error=error.code if error is not None and error.code != _OWNERS_WORD else None,
     )
 
@@ -288,11 +294,11 @@ def of_submit(
     task: Task,
     root: TraceParent,
     outbound: Outbound,
-    when: Timed,
+    when: Interval,
     status: int | None,
     outcome: Outcome,
 ) -> Span:
-    """One attempt at submitting it. `status` None: there was no answer."""
+    """The span of one attempt to submit a task. `status` is None without an answer."""
     refused = outcome.error.code if isinstance(outcome, Refused) else None
     said = "accepted" if isinstance(outcome, Accepted) else "refused" if refused else "unknown"
     fault = refused or ("unknown" if said == "unknown" else None)
@@ -318,25 +324,26 @@ def of_submit(
     )
 
 
-def is_worth_telling(task: Task, said: TaskState | Transient, failures: int) -> bool:
-    """A poll is a span when it moved the task's status, or when it said nothing: of those in a
-    row the first, second, fourth, eighth, … So a render of a day has a dozen, not thousands."""
+def is_recorded_poll(task: Task, said: TaskState | Transient, failures: int) -> bool:
+    """Whether a poll becomes a span: it moved the task's status, or it was inconclusive. Of
+    inconclusive polls in a row the first, second, fourth, eighth … count, so a render of a day
+    has a dozen spans, not thousands."""
     if isinstance(said, TaskState):
         return said.status is not task.status
     return failures & (failures - 1) == 0
 
 
-def of_question(
+def of_query(
     task: Task,
     root: TraceParent,
     what: str,
     upstream: Upstream,
-    when: Timed,
+    when: Interval,
     said: str,
     *,
     ok: bool,
 ) -> Span:
-    """A question to the provider about a task that it has: `poll` or `find`."""
+    """The span of a question to the provider about a task: `poll` or `find`."""
     return Span(
         what,
         root.child(_made(16, what, task.id, when.start_ns)),
@@ -356,10 +363,10 @@ def of_question(
 
 
 def of_webhook(
-    task: Task, root: TraceParent, hook: Hook, when: Timed, status: int | None, fault: str | None
+    task: Task, root: TraceParent, hook: Hook, when: Interval, status: int | None, fault: str | None
 ) -> Span:
-    """One attempt at telling a client. Of its address only the host is told: paths of such
-    addresses are often secrets."""
+    """The span of one webhook attempt. It has only the host of the address: the paths of
+    webhook addresses are often secrets."""
     if status is not None and not 200 <= status < 300:
         fault = str(status)
     return Span(
@@ -386,6 +393,6 @@ def _server(url: str) -> Facts:
     try:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError:  # a client's own address, which could not be called either
+    except ValueError:  # a client's webhook address that cannot be called either
         return {}
     return {"server.address": parts.hostname, "server.port": port}

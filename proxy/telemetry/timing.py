@@ -25,7 +25,7 @@ TOLD_FROM_NS: Final = 1_000_000
 _T = TypeVar("_T")
 
 
-async def spent(exchange: Exchange, phase: Phase, work: Awaitable[_T]) -> _T:
+async def timed(exchange: Exchange, phase: Phase, work: Awaitable[_T]) -> _T:
     """Do the work, whatever comes of it, on this phase's time."""
     field = FIELDS[phase]
     started_ns = time.perf_counter_ns()

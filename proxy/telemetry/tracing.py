@@ -1,10 +1,10 @@
-"""Tracing: tells what happens to tasks to whoever exports it, one trace for each.
+"""Tracing: turn what happens to requests and tasks into spans, one trace per task.
 
-Who does something worth a span calls one method here; where tracing is off there is no such
-object, and nobody looks further than that. Nothing here waits: spans are handed to an `Exporter`
-that has a bounded queue and a thread of its own.
+Code that does something worth a span calls one method of its `Tracer`. With tracing off that is
+`NoTracing`, which does nothing. Nothing here waits: spans go to an `Exporter` that has a bounded
+queue and a thread of its own.
 
-The task's own span is exported by the worker that writes its final state, with the start it had
+The worker that writes a task's final state exports the task's own span, with the task's start
 and the time line from the store.
 """
 
@@ -34,27 +34,129 @@ from proxy.model import (
 from proxy.store.observer import Observer
 from proxy.telemetry import spans
 from proxy.telemetry.redaction import Redactor
-from proxy.telemetry.spans import Entry, Seat, Span, Timed, Words
+from proxy.telemetry.spans import Interval, RequestSpan, Sanitiser, Span, TimelineEntry
 
-MOST_ENDS: Final = 1000  # time lines being read; beyond it a task's end is told without
-CLOSE_S: Final = 1.0  # how long a worker that stops waits for them
+MOST_ENDS: Final = 1000  # time lines being read at once; further ends are exported without one
+CLOSE_S: Final = 1.0  # how long a stopping worker waits for them
 NEEDS: Final = "opentelemetry.exporter.otlp.proto.http"
 
 
 class Exporter(Protocol):
-    """Sends spans away. Called on the loop's own thread; `take` neither raises nor blocks."""
+    """Send spans away. Called on the loop's thread; `take` neither raises nor blocks."""
 
     def take(self, span: Span) -> None: ...
 
 
-class Tracing:
-    """`share` (0 to 1) of the traces nobody else has begun are recorded; `clock` gives seconds
-    since the epoch; `time_line(task id)` may raise ProxyError. It is an `Observer` of the store."""
+class Tracer(Protocol):
+    """What requests and tasks report to, whether tracing is on or off."""
+
+    def now_ns(self) -> int:
+        """Nanoseconds since the epoch, to pass back as a `start_ns`."""
+        ...
+
+    def client_trace(self, headers: Mapping[str, str]) -> str | None:
+        """The trace that a client has begun, for its new task to keep; None without one."""
+        ...
+
+    def attempt_headers(self, task: Task, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """The headers of the task's next attempt; `headers` are those it was submitted with."""
+        ...
+
+    def onward_headers(self, exchange: Exchange) -> Mapping[str, str]:
+        """The headers of a client's request that the upstream gets as well."""
+        ...
+
+    def record_request(self, exchange: Exchange) -> None:
+        """A client's request is over."""
+        ...
+
+    def record_submit(
+        self, task: Task, outbound: Outbound, start_ns: int, status: int | None, outcome: Outcome
+    ) -> None:
+        """An attempt has its outcome; `task` is as it was marked for the attempt."""
+        ...
+
+    def record_poll(
+        self,
+        task: Task,
+        upstream: Upstream,
+        start_ns: int,
+        said: TaskState | Transient,
+        failures: int,
+    ) -> None:
+        """A poll has its answer; `failures` counts the inconclusive polls in a row."""
+        ...
+
+    def record_query(
+        self, task: Task, what: str, upstream: Upstream, start_ns: int, said: str, *, ok: bool
+    ) -> None:
+        """A question to the provider about a task (`poll` or `find`) has its answer."""
+        ...
+
+    def record_webhook(
+        self, task: Task, hook: Hook, start_ns: int, status: int | None, fault: str | None
+    ) -> None:
+        """A webhook was tried; `fault` is the trouble that left it without a status."""
+        ...
+
+
+class NoTracing:
+    """The tracer of a gateway with tracing off: it does nothing."""
+
+    def now_ns(self) -> int:
+        return 0
+
+    def client_trace(self, headers: Mapping[str, str]) -> str | None:
+        return None
+
+    def attempt_headers(self, task: Task, headers: Mapping[str, str]) -> Mapping[str, str]:
+        return headers
+
+    def onward_headers(self, exchange: Exchange) -> Mapping[str, str]:
+        return forwarded(exchange.head.headers)
+
+    def record_request(self, exchange: Exchange) -> None:
+        pass
+
+    def record_submit(
+        self, task: Task, outbound: Outbound, start_ns: int, status: int | None, outcome: Outcome
+    ) -> None:
+        pass
+
+    def record_poll(
+        self,
+        task: Task,
+        upstream: Upstream,
+        start_ns: int,
+        said: TaskState | Transient,
+        failures: int,
+    ) -> None:
+        pass
+
+    def record_query(
+        self, task: Task, what: str, upstream: Upstream, start_ns: int, said: str, *, ok: bool
+    ) -> None:
+        pass
+
+    def record_webhook(
+        self, task: Task, hook: Hook, start_ns: int, status: int | None, fault: str | None
+    ) -> None:
+        pass
+
+
+NO_TRACING: Final = NoTracing()
+
+
+class SpanTracer:
+    """Make spans and hand them to an exporter. It is a `Tracer`, and an `Observer` of the store.
+
+    Of the traces that no client has begun a `share` (0 to 1) is recorded. `clock` gives seconds
+    since the epoch; `time_line(task id)` may raise ProxyError."""
 
     def __init__(
         self,
         exporter: Exporter,
-        time_line: Callable[[str], Awaitable[Sequence[Entry]]],
+        time_line: Callable[[str], Awaitable[Sequence[TimelineEntry]]],
         share: float,
         redactor: Callable[[], Redactor],
         clock: Callable[[], float],
@@ -67,7 +169,7 @@ class Tracing:
         self._ends: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
-        """After those who call it; before the store closes, and then the exporter."""
+        """Close it after its callers, before the store and the exporter."""
         if self._ends:
             await asyncio.wait(set(self._ends), timeout=CLOSE_S)
         late = list(self._ends)
@@ -80,51 +182,45 @@ class Tracing:
 
     # ------------------------------------------------------------ traces handed on
 
-    @staticmethod
-    def begun(headers: Mapping[str, str]) -> str | None:
-        """What a new task remembers of the trace its client has begun."""
+    def client_trace(self, headers: Mapping[str, str]) -> str | None:
         came = parse(headers.get("traceparent"))
         return None if came is None else came.header()
 
-    def of_attempt(self, task: Task, headers: Mapping[str, str]) -> Mapping[str, str]:
-        """What the upstream hears with the next attempt; `headers` are what it came with."""
+    def attempt_headers(self, task: Task, headers: Mapping[str, str]) -> Mapping[str, str]:
         root = spans.root_of(task, self._share)
         if root is None:
             return headers
         return handed_on(headers, root.child(spans.attempt_id(task.id, task.attempt + 1)))
 
-    def onward(self, exchange: Exchange) -> Mapping[str, str]:
-        """What the upstream hears of the trace with what a client's request makes us ask it."""
+    def onward_headers(self, exchange: Exchange) -> Mapping[str, str]:
         headers = forwarded(exchange.head.headers)
-        seat = self._seat(exchange)
-        return headers if seat is None else handed_on(headers, seat.at)
+        span = self._request_span(exchange)
+        return headers if span is None else handed_on(headers, span.at)
 
-    def _seat(self, exchange: Exchange) -> Seat | None:
-        return spans.seat_of(exchange, self._share)
+    def _request_span(self, exchange: Exchange) -> RequestSpan | None:
+        return spans.request_span_of(exchange, self._share)
 
     # ------------------------------------------------------------ what happened
 
-    def request(self, exchange: Exchange) -> None:
-        """A client's request is over."""
-        if not spans.is_told(exchange):
+    def record_request(self, exchange: Exchange) -> None:
+        if not spans.is_recorded_request(exchange):
             return
-        seat = self._seat(exchange)
-        if seat is not None:
+        span = self._request_span(exchange)
+        if span is not None:
             took_ns = time.perf_counter_ns() - exchange.started_ns
             end_ns = self.now_ns()
-            when = Timed(end_ns - took_ns, end_ns)
-            self._exporter.take(spans.of_request(exchange, seat, when, self._words))
+            when = Interval(end_ns - took_ns, end_ns)
+            self._exporter.take(spans.of_request(exchange, span, when, self._sanitiser))
 
-    def submitted(
+    def record_submit(
         self, task: Task, outbound: Outbound, start_ns: int, status: int | None, outcome: Outcome
     ) -> None:
-        """An attempt has its outcome; `task` is as it was marked for it."""
         root = spans.root_of(task, self._share)
         if root is not None:
-            when = Timed(start_ns, self.now_ns())
+            when = Interval(start_ns, self.now_ns())
             self._exporter.take(spans.of_submit(task, root, outbound, when, status, outcome))
 
-    def polled(
+    def record_poll(
         self,
         task: Task,
         upstream: Upstream,
@@ -132,27 +228,25 @@ class Tracing:
         said: TaskState | Transient,
         failures: int,
     ) -> None:
-        """Its provider was asked; `failures` is how many times in a row that said nothing."""
-        if spans.is_worth_telling(task, said, failures):
+        if spans.is_recorded_poll(task, said, failures):
             is_state = isinstance(said, TaskState)
             word = said.status.value if isinstance(said, TaskState) else said.reason
-            self.asked(task, "poll", upstream, start_ns, word, ok=is_state)
+            self.record_query(task, "poll", upstream, start_ns, word, ok=is_state)
 
-    def asked(
+    def record_query(
         self, task: Task, what: str, upstream: Upstream, start_ns: int, said: str, *, ok: bool
     ) -> None:
         root = spans.root_of(task, self._share)
         if root is not None:
-            when, text = Timed(start_ns, self.now_ns()), self._words.clean(said, task.prompt)
-            self._exporter.take(spans.of_question(task, root, what, upstream, when, text, ok=ok))
+            when, text = Interval(start_ns, self.now_ns()), self._sanitiser.clean(said, task.prompt)
+            self._exporter.take(spans.of_query(task, root, what, upstream, when, text, ok=ok))
 
-    def told(
+    def record_webhook(
         self, task: Task, hook: Hook, start_ns: int, status: int | None, fault: str | None
     ) -> None:
-        """A webhook was tried; `fault`: the kind of trouble that left it without a status."""
         root = spans.root_of(task, self._share)
         if root is not None:
-            when = Timed(start_ns, self.now_ns())
+            when = Interval(start_ns, self.now_ns())
             self._exporter.take(spans.of_webhook(task, root, hook, when, status, fault))
 
     # ------------------------------------------------------------ what the store does
@@ -163,7 +257,7 @@ class Tracing:
         if spans.root_of(task, self._share) is None:
             return
         if len(self._ends) >= MOST_ENDS:
-            self._tell_end(task, ())
+            self._export_end(task, ())
             return
         job = asyncio.create_task(self._end(task), name=f"trace {task.id}")
         self._ends.add(job)
@@ -173,26 +267,26 @@ class Tracing:
         pass
 
     async def _end(self, task: Task) -> None:
-        line: Sequence[Entry] = ()
+        line: Sequence[TimelineEntry] = ()
         try:
             line = await self._time_line(task.id)
         except ProxyError:
-            pass  # the store went away: the span says the rest
+            pass  # the store is down: the span has everything else
         finally:
-            self._tell_end(task, line)
+            self._export_end(task, line)
 
-    def _tell_end(self, task: Task, line: Sequence[Entry]) -> None:
+    def _export_end(self, task: Task, line: Sequence[TimelineEntry]) -> None:
         root = spans.root_of(task, self._share)
         if root is not None:
-            self._exporter.take(spans.of_task(task, root, line, self._words))
+            self._exporter.take(spans.of_task(task, root, line, self._sanitiser))
 
     @property
-    def _words(self) -> Words:
-        return Words(self._redactor())
+    def _sanitiser(self) -> Sanitiser:
+        return Sanitiser(self._redactor())
 
 
 class Both:
-    """An observer for two."""
+    """Pass what the store reports on to two observers."""
 
     def __init__(self, one: Observer, other: Observer) -> None:
         self._both = (one, other)
@@ -206,13 +300,8 @@ class Both:
             observer.round_trip(seconds, answered=answered)
 
 
-def onward(exchange: Exchange, tracing: Tracing | None) -> Mapping[str, str]:
-    """The headers of a client's request that an upstream hears as well."""
-    return forwarded(exchange.head.headers) if tracing is None else tracing.onward(exchange)
-
-
 def missing(settings: Settings) -> str | None:
-    """What to install when tracing is on and its libraries are not there."""
+    """What to install when tracing is on and its libraries are missing; None: nothing."""
     if settings.endpoint is None:
         return None
     try:
@@ -221,4 +310,4 @@ def missing(settings: Settings) -> str | None:
         found = False
     if found:
         return None
-    return "nothing is traced, for OpenTelemetry is not installed: pip install 'reelway[otel]'"
+    return "tracing is off: OpenTelemetry is not installed (pip install 'reelway[otel]')"

@@ -203,7 +203,7 @@ async def mischief(house: House) -> list[str]:
     await house.post(
         "/v1/videos", data=f'{{"prompt": "{PROMPT}', headers={"Content-Type": "application/json"}
     )
-    house.server.account.flush()
+    house.server.access_log.flush()
     return [*secret_parts, own, probe, signature, "c2lnbmF0dXJl", "Qx9Qx9Qx9Qx9"]
 
 
@@ -234,13 +234,13 @@ async def test_prompts_are_there_for_who_asks_for_them(
 
 async def test_a_reload_changes_what_is_logged(house: House, tmp_path: Path) -> None:
     await house.get("/v1/models")
-    house.server.account.flush()
+    house.server.access_log.flush()
     before = log_of(tmp_path).count('"request"')
     text = house.config_path.read_text()
     house.config_path.write_text(text + '\n[logs]\nlevel = "error"\n')
     assert house.server.reload().ok
     await house.get("/v1/models")
-    house.server.account.flush()
+    house.server.access_log.flush()
     assert log_of(tmp_path).count('"request"') == before > 0
 
 

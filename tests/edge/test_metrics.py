@@ -261,8 +261,8 @@ async def test_the_oldest_task_is_none_as_soon_as_the_last_has_ended(
     """Also of one whose end this worker has not seen."""
     async with open_house_factory(plan(manual=True)) as house:
         task_id = await house.create()
-        elders = house.server.tracker.elders
-        await until(lambda: elders.first() is not None)
+        oldest_tasks = house.server.tracker.oldest_tasks
+        await until(lambda: oldest_tasks.first() is not None)
         await house.server.gauges.refresh()
         assert (await page(house))["reelway_task_oldest_seconds"] > 0
         task = await house.server.store.tasks.get(task_id)
@@ -270,8 +270,8 @@ async def test_the_oldest_task_is_none_as_soon_as_the_last_has_ended(
         assert task.upstream_id is not None
         house.sim.finish(task.upstream_id)
         await house.finished(task_id)
-        assert elders.first() is None
-        elders.note(task_id, 0)  # as it would stand with a worker that has not seen the end
+        assert oldest_tasks.first() is None
+        oldest_tasks.note(task_id, 0)  # as it would stand with a worker that has not seen the end
         await house.server.gauges.refresh()
         found = await page(house)
         assert found["reelway_tasks_open"] == found["reelway_task_oldest_seconds"] == 0

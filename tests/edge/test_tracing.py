@@ -27,7 +27,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from proxy.http.trace_context import TraceParent, parse
 from proxy.sim.faults import Fault
-from proxy.telemetry.otlp import ask, traces_url
+from proxy.telemetry.otlp import check_collector, traces_url
 from proxy.telemetry.spans import attempt_id, trace_id_of
 from tests.edge.programs import ROOT, program, run
 from tests.edge.receivers import receiving
@@ -528,7 +528,7 @@ async def test_asking_leaves_nothing_behind() -> None:
     speaker = logging.getLogger("opentelemetry")
     before = list(speaker.handlers)
     async with collecting() as collector:
-        assert await asyncio.to_thread(ask, collector.url) is None
+        assert await asyncio.to_thread(check_collector, collector.url) is None
     assert [each for each in speaker.handlers if each not in before] in (
         [],
         [each for each in speaker.handlers if isinstance(each, logging.NullHandler)],

@@ -18,7 +18,7 @@ from prometheus_client import (
 
 from proxy.config import load
 from proxy.providers import PROVIDERS
-from proxy.telemetry.metric_definitions import FAMILIES, OUTCOMES
+from proxy.telemetry.metric_definitions import DEFINITIONS, OUTCOMES
 from proxy.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def series() -> dict[str, set[str]]:
     registry.register(Metrics(lambda: config))
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
-    ours = {family.name: set(family.labels) for family in FAMILIES}
+    ours = {family.name: set(family.labels) for family in DEFINITIONS}
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
     return {
         metric.name + suffix: ours.get(metric.name, set())
@@ -81,7 +81,7 @@ def test_every_word_a_label_is_compared_with_is_one_it_can_be() -> None:
     """A rule for `outcome="unkown"` would never say a thing."""
     words = {
         word
-        for family in FAMILIES
+        for family in DEFINITIONS
         if not {"upstream", "credential"} & set(family.labels)
         for labels in family.known(load(None, {}, PROVIDERS))
         for word in labels
@@ -95,7 +95,7 @@ def test_every_word_a_label_is_compared_with_is_one_it_can_be() -> None:
 
 def test_every_family_is_on_the_dashboard() -> None:
     shown = " ".join(expressions())
-    for family in FAMILIES:
+    for family in DEFINITIONS:
         assert re.search(rf"\b{family.name}(_total|_bucket)?\b", shown), family.name
 
 

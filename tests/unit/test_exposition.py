@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy.config import load
 from proxy.providers import PROVIDERS
 from proxy.telemetry import metric_definitions as m
-from proxy.telemetry.metric_definitions import FAMILIES
+from proxy.telemetry.metric_definitions import DEFINITIONS
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.metrics_merge import merged
 
@@ -47,12 +47,12 @@ def read(page: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 
 def test_counters_and_histograms_are_added_up() -> None:
     one, other = Worker(), Worker()
-    one.metrics.tally(m.REQUESTS, "openai", "get", "200", "done").n += 3
-    other.metrics.tally(m.REQUESTS, "openai", "get", "200", "done").n += 4
+    one.metrics.counter(m.REQUESTS, "openai", "get", "200", "done").n += 3
+    other.metrics.counter(m.REQUESTS, "openai", "get", "200", "done").n += 4
     other.metrics.count(m.REQUESTS, "kling", "create", "200", "done")
-    one.metrics.spread(m.LOOP_LAG).observe(0.002)
-    other.metrics.spread(m.LOOP_LAG).observe(0.002)
-    other.metrics.spread(m.LOOP_LAG).observe(2.0)
+    one.metrics.histogram(m.LOOP_LAG).observe(0.002)
+    other.metrics.histogram(m.LOOP_LAG).observe(0.002)
+    other.metrics.histogram(m.LOOP_LAG).observe(2.0)
     found = read(merged([one.page(), other.page()]))
     labels = {"dialect": "openai", "operation": "get", "status": "200", "reason": "done"}
     assert found["reelway_requests_total", tuple(sorted(labels.items()))] == 7
@@ -70,10 +70,10 @@ def test_a_gauge_is_what_all_workers_together_have() -> None:
     pages = []
     for connections, open_tasks, up in ((3, 70, 1), (4, 71, 1), (0, 69, 0)):
         worker = Worker()
-        worker.metrics.read(m.CONNECTIONS, lambda n=connections: n)  # type: ignore[misc]
-        worker.metrics.show(m.TASKS_OPEN, {(): open_tasks})
-        worker.metrics.show(m.STORE_UP, {(): up})
-        worker.metrics.show(m.STANDING, {("up", "a", "well"): 1 - up, ("up", "a", "out"): up})
+        worker.metrics.sample(m.CONNECTIONS, lambda n=connections: n)  # type: ignore[misc]
+        worker.metrics.set_gauge(m.TASKS_OPEN, {(): open_tasks})
+        worker.metrics.set_gauge(m.STORE_UP, {(): up})
+        worker.metrics.set_gauge(m.STANDING, {("up", "a", "well"): 1 - up, ("up", "a", "out"): up})
         pages.append(worker.page())
     for order in permutations(pages):
         found = read(merged(order))
@@ -88,8 +88,8 @@ def test_what_a_worker_counted_stays_counted_when_it_is_gone() -> None:
     """Else the sum falls, and Prometheus counts everything again."""
     lost, left = Worker(), Worker()
     for worker, n in ((lost, 5), (left, 2)):
-        worker.metrics.tally(m.SUBMITS, "-", "-", "accepted").n += n
-        worker.metrics.read(m.CONNECTIONS, lambda: 9)
+        worker.metrics.counter(m.SUBMITS, "-", "-", "accepted").n += n
+        worker.metrics.sample(m.CONNECTIONS, lambda: 9)
     labels = (("credential", "-"), ("outcome", "accepted"), ("upstream", "-"))
     together = read(merged([left.page()], ended=[lost.page()]))
     assert together["reelway_submits_total", labels] == 7
@@ -101,7 +101,7 @@ def test_what_a_worker_counted_stays_counted_when_it_is_gone() -> None:
 def test_one_page_alone_says_what_it_said() -> None:
     worker = Worker()
     worker.metrics.count(m.REQUESTS, "openai", "get", "200", 'odd "reason" \\ with\nall # in it')
-    worker.metrics.spread(m.SECONDS, "openai", "get").observe(0.2)
+    worker.metrics.histogram(m.SECONDS, "openai", "get").observe(0.2)
     page = worker.page()
     assert read(merged([page])) == read(page)
     assert merged([merged([page])]) == merged([page])
@@ -137,14 +137,14 @@ def test_a_histogram_of_all_is_that_of_each_added_up(observed: list[list[float]]
     for values in observed:
         worker = Worker()
         for value in values:
-            worker.metrics.spread(m.POLL_LAG).observe(value)
-            alone.metrics.spread(m.POLL_LAG).observe(value)
+            worker.metrics.histogram(m.POLL_LAG).observe(value)
+            alone.metrics.histogram(m.POLL_LAG).observe(value)
         workers.append(worker.page())
     assert read(merged(workers)) == pytest.approx(read(alone.page()))
 
 
 def test_each_family_has_a_way_to_be_joined() -> None:
-    assert {family.across for family in FAMILIES} <= {"sum", "max", "min"}
-    for family in FAMILIES:
+    assert {family.across for family in DEFINITIONS} <= {"sum", "max", "min"}
+    for family in DEFINITIONS:
         if family.kind != "gauge":
             assert family.across == "sum", family.name

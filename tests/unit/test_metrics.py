@@ -13,8 +13,8 @@ from proxy.config import Config, load
 from proxy.model import Kind, Operation, Stage, Task, TaskError
 from proxy.providers import PROVIDERS
 from proxy.telemetry import metric_definitions as m
-from proxy.telemetry.metric_definitions import FAMILIES
-from proxy.telemetry.metrics import MAX_SERIES, Elders, Metrics, Spread
+from proxy.telemetry.metric_definitions import DEFINITIONS
+from proxy.telemetry.metrics import MAX_SERIES, HistogramSeries, Metrics, OldestTasks
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 UPSTREAMS = """
@@ -65,12 +65,12 @@ def task(stage: Stage, **facts: object) -> Task:
 
 def test_a_page_is_read_back_as_what_was_counted(metrics: Metrics) -> None:
     metrics.count(m.REQUESTS, "openai", "get", "200", "done")
-    metrics.tally(m.CONTENT_BYTES, "splice").n += 1024
-    spread = metrics.spread(m.SECONDS, "openai", "get")
+    metrics.counter(m.CONTENT_BYTES, "splice").n += 1024
+    spread = metrics.histogram(m.SECONDS, "openai", "get")
     for seconds in (0.001, 0.3, 100.0):
         spread.observe(seconds)
-    metrics.read(m.CONNECTIONS, lambda: 7)
-    metrics.show(m.QUEUED, {("up",): 3})
+    metrics.sample(m.CONNECTIONS, lambda: 7)
+    metrics.set_gauge(m.QUEUED, {("up",): 3})
     found = page(metrics)
     labels = 'dialect="openai",operation="get",reason="done",status="200"'
     assert found[f"reelway_requests_total{{{labels}}}"] == 1
@@ -92,7 +92,7 @@ def test_a_page_is_read_back_as_what_was_counted(metrics: Metrics) -> None:
     ("value", "bucket"), [(0.0, 0), (0.1, 0), (0.11, 1), (0.2, 1), (0.3, 2), (float("inf"), 2)]
 )
 def test_a_value_falls_under_the_first_bound_that_is_not_less(value: float, bucket: int) -> None:
-    spread = Spread((0.1, 0.2))
+    spread = HistogramSeries((0.1, 0.2))
     spread.observe(value)
     assert spread.counts.index(1) == bucket
 
@@ -117,9 +117,9 @@ def test_what_alerts_count_is_there_before_it_happens(metrics: Metrics) -> None:
 
 
 def test_a_gauge_nobody_could_read_is_missing(metrics: Metrics) -> None:
-    metrics.show(m.TASKS_OPEN, {(): 5})
+    metrics.set_gauge(m.TASKS_OPEN, {(): 5})
     assert page(metrics)["reelway_tasks_open"] == 5
-    metrics.show(m.TASKS_OPEN, {})
+    metrics.set_gauge(m.TASKS_OPEN, {})
     assert "reelway_tasks_open" not in page(metrics)
 
 
@@ -142,7 +142,7 @@ def test_no_family_grows_without_end(metrics: Metrics) -> None:
         metrics.count(m.REQUESTS, "openai", "get", "200", f"reason {n}")
     series = [key for key in page(metrics) if key.startswith("reelway_requests_total")]
     assert len(series) == MAX_SERIES + 1
-    assert metrics.tally(m.REQUESTS, "openai", "get", "200", "one more").n == 50
+    assert metrics.counter(m.REQUESTS, "openai", "get", "200", "one more").n == 50
 
 
 def test_labels_that_are_not_the_family_s_are_a_mistake(metrics: Metrics) -> None:
@@ -212,39 +212,39 @@ def test_a_round_trip_without_an_answer_is_a_failure(metrics: Metrics) -> None:
 
 
 def test_the_eldest_is_the_oldest_until_it_has_ended() -> None:
-    elders = Elders()
-    assert elders.first() is None
+    oldest_tasks = OldestTasks()
+    assert oldest_tasks.first() is None
     for task_id, made_ms in (("b", 20), ("a", 10), ("c", 30), ("b", 20)):
-        elders.note(task_id, made_ms)
-    assert elders.first() == ("a", 10)
-    elders.ended("a")
-    elders.ended("c")
-    assert elders.first() == ("b", 20)
-    elders.ended("b")
-    elders.ended("b")  # somebody else's word came first
-    assert elders.first() is None
+        oldest_tasks.note(task_id, made_ms)
+    assert oldest_tasks.first() == ("a", 10)
+    oldest_tasks.ended("a")
+    oldest_tasks.ended("c")
+    assert oldest_tasks.first() == ("b", 20)
+    oldest_tasks.ended("b")
+    oldest_tasks.ended("b")  # somebody else's word came first
+    assert oldest_tasks.first() is None
 
 
 def test_of_many_open_tasks_the_oldest_are_kept() -> None:
     """Those that were forgotten come back when they are looked at the next time."""
-    elders = Elders(most=10)
+    oldest_tasks = OldestTasks(most=10)
     for n in reversed(range(21)):
-        elders.note(f"task {n}", n)
+        oldest_tasks.note(f"task {n}", n)
     for n in range(10):
-        assert elders.first() == (f"task {n}", n)
-        elders.ended(f"task {n}")
-    assert elders.first() is None
-    elders.note("task 15", 15)
-    assert elders.first() == ("task 15", 15)
+        assert oldest_tasks.first() == (f"task {n}", n)
+        oldest_tasks.ended(f"task {n}")
+    assert oldest_tasks.first() is None
+    oldest_tasks.note("task 15", 15)
+    assert oldest_tasks.first() == ("task 15", 15)
 
 
 # ---------------------------------------------------------------- the table
 
 
 def test_the_families_are_named_as_prometheus_wants_them(metrics: Metrics) -> None:
-    names = [family.name for family in FAMILIES]
+    names = [family.name for family in DEFINITIONS]
     assert len(set(names)) == len(names)
-    for family in FAMILIES:
+    for family in DEFINITIONS:
         assert family.name.startswith("reelway_")
         assert not family.name.endswith("_total")
         assert (family.kind == "histogram") == bool(family.bounds)
@@ -255,15 +255,15 @@ def test_the_families_are_named_as_prometheus_wants_them(metrics: Metrics) -> No
     registry.register(metrics)
     text = generate_latest(registry).decode()
     told = {family.name: family.type for family in text_string_to_metric_families(text)}
-    assert told == {family.name: family.kind for family in FAMILIES}
+    assert told == {family.name: family.kind for family in DEFINITIONS}
 
 
 def test_the_documentation_has_each_family_in_the_code_s_own_words() -> None:
     rows = [line for line in DOCS.read_text().splitlines() if line.startswith("| `reelway_")]
-    assert rows == [documented(family) for family in FAMILIES]
+    assert rows == [documented(family) for family in DEFINITIONS]
 
 
-def documented(family: m.Family) -> str:
+def documented(family: m.MetricDefinition) -> str:
     suffix = "_total" if family.kind == "counter" else ""
     labels = ", ".join(f"`{label}`" for label in family.labels) or "–"
     return (

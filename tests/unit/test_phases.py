@@ -9,7 +9,7 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.model import Exchange, Head
-from proxy.telemetry.timing import server_timing, spent
+from proxy.telemetry.timing import server_timing, timed
 
 
 def exchange(age_ms: float = 0.0) -> Exchange:
@@ -27,10 +27,10 @@ async def failure() -> str:
 
 async def test_a_phase_has_the_time_of_all_its_work() -> None:
     made = exchange()
-    assert await spent(made, "upstream", answer()) == "answer"
+    assert await timed(made, "upstream", answer()) == "answer"
     once = made.upstream_ns
     assert once > 0
-    await spent(made, "upstream", answer())
+    await timed(made, "upstream", answer())
     assert made.upstream_ns > once
     assert (made.body_ns, made.waited_ns) == (0, 0)
 
@@ -38,9 +38,9 @@ async def test_a_phase_has_the_time_of_all_its_work() -> None:
 async def test_work_that_fails_or_is_cancelled_took_its_time_too() -> None:
     made = exchange()
     with pytest.raises(KeyError):
-        await spent(made, "body", failure())
+        await timed(made, "body", failure())
     assert made.body_ns > 0
-    job = asyncio.create_task(spent(made, "wait", asyncio.Event().wait()))
+    job = asyncio.create_task(timed(made, "wait", asyncio.Event().wait()))
     await asyncio.sleep(0)
     job.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""Which moments are spans, and where they hang: alike in every worker, by what all of them know."""
+"""Which events are spans, and where they hang: alike in every worker, by what all of them know."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ from proxy.store import LineEntry
 from proxy.telemetry.redaction import Redactor
 from proxy.telemetry.spans import (
     MAX_CHARS,
+    Interval,
+    Sanitiser,
     Span,
-    Timed,
-    Words,
     attempt_id,
-    is_told,
-    is_worth_telling,
-    of_question,
+    is_recorded_poll,
+    is_recorded_request,
+    of_query,
     of_request,
     of_submit,
     of_task,
     of_webhook,
+    request_span_of,
     root_of,
-    seat_of,
     trace_id_of,
 )
-from proxy.telemetry.tracing import MOST_ENDS, Tracing
+from proxy.telemetry.tracing import MOST_ENDS, SpanTracer
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE, SPAN = PARENT[3:35], PARENT[36:52]
-WHEN = Timed(1_000, 2_000)
+WHEN = Interval(1_000, 2_000)
 TASK = Task(
     "video_1",
     "acme",
@@ -202,51 +202,51 @@ def exchange(
 def test_requests_that_belong_to_a_story_are_told(
     operation: Operation | None, status: int, method: str, told: bool
 ) -> None:
-    assert is_told(exchange(operation, status, method)) is told
+    assert is_recorded_request(exchange(operation, status, method)) is told
 
 
 def test_nobody_without_a_key_fills_the_collector() -> None:
     stranger = exchange(status=401)
     stranger.principal = None
-    assert not is_told(stranger)
+    assert not is_recorded_request(stranger)
     quote = exchange()
     quote.reason = "quoted"
-    assert not is_told(quote)
+    assert not is_recorded_request(quote)
 
 
 def test_a_request_hangs_below_its_caller_within_one_trace_and_below_the_task_else() -> None:
     mine = exchange(headers={"traceparent": PARENT})
     mine.task = replace(TASK, trace=PARENT)
-    seat = seat_of(mine, 1.0)
+    seat = request_span_of(mine, 1.0)
     assert seat is not None
     assert (seat.at.trace_id, seat.parent_id, seat.link) == (TRACE, SPAN, None)
     mine.task = TASK
-    seat = seat_of(mine, 1.0)
+    seat = request_span_of(mine, 1.0)
     assert seat is not None
     assert (seat.at.trace_id, seat.parent_id) == (root().trace_id, root().span_id)
     assert seat.link == TraceParent(TRACE, SPAN)
     mine.task = None
-    seat = seat_of(mine, 0.0)
+    seat = request_span_of(mine, 0.0)
     assert seat is not None
     assert (seat.at.trace_id, seat.parent_id) == (TRACE, SPAN)
 
 
 def test_a_request_of_no_trace_and_no_task_has_a_trace_of_its_own() -> None:
-    seat = seat_of(exchange(), 1.0)
+    seat = request_span_of(exchange(), 1.0)
     assert seat is not None
     assert (seat.at.trace_id, seat.parent_id) == (trace_id_of("req_1"), None)
-    assert seat_of(exchange(), 0.0) is None
+    assert request_span_of(exchange(), 0.0) is None
     unwanted = exchange(headers={"traceparent": PARENT[:-1] + "0"})
-    assert seat_of(unwanted, 1.0) is None
+    assert request_span_of(unwanted, 1.0) is None
 
 
 def test_only_our_own_failures_are_errors() -> None:
     def told(status: int, reason: str) -> Span:
         made = exchange(status=status)
         made.reason = reason
-        seat = seat_of(made, 1.0)
+        seat = request_span_of(made, 1.0)
         assert seat is not None
-        return of_request(made, seat, WHEN, Words())
+        return of_request(made, seat, WHEN, Sanitiser())
 
     assert told(400, "invalid").error is None
     assert told(503, "store_down").error == "store_down"
@@ -255,9 +255,9 @@ def test_only_our_own_failures_are_errors() -> None:
 
 def test_a_path_is_redacted_and_short() -> None:
     made = exchange(path="/v1/videos/rw_abcdefghijklmnop_SECRET" + "x" * 9000)
-    seat = seat_of(made, 1.0)
+    seat = request_span_of(made, 1.0)
     assert seat is not None
-    path = str(of_request(made, seat, WHEN, Words()).facts["url.path"])
+    path = str(of_request(made, seat, WHEN, Sanitiser()).facts["url.path"])
     assert "SECRET" not in path
     assert len(path) <= MAX_CHARS
 
@@ -268,18 +268,18 @@ def test_a_path_is_redacted_and_short() -> None:
 def test_a_render_of_a_day_has_a_dozen_polls_in_its_trace() -> None:
     """2880 of them, every 30 s, that all fail; and as many that say what is known already."""
     task = replace(TASK, stage=Stage.IN_PROGRESS)
-    silent = [is_worth_telling(task, Transient("no answer"), n) for n in range(1, 2881)]
+    silent = [is_recorded_poll(task, Transient("no answer"), n) for n in range(1, 2881)]
     assert sum(silent) == 12
     assert silent[:4] == [True, True, False, True]
-    assert not is_worth_telling(task, TaskState(Status.IN_PROGRESS, progress=7), 1)
-    assert is_worth_telling(task, TaskState(Status.COMPLETED), 1)
+    assert not is_recorded_poll(task, TaskState(Status.IN_PROGRESS, progress=7), 1)
+    assert is_recorded_poll(task, TaskState(Status.COMPLETED), 1)
 
 
 # ---------------------------------------------------------------- what is said
 
 
 def test_what_others_wrote_loses_prompts_queries_and_signatures() -> None:
-    words = Words(Redactor(["topsecret-topsecret"]))
+    words = Sanitiser(Redactor(["topsecret-topsecret"]))
     said = "asked for a red fox at https://cdn.example/v.mp4?X-Sig=abc&u=1, topsecret-topsecret"
     told = words.clean(said, "a red fox")
     assert told == "asked for (prompt) at https://cdn.example/v.mp4 (hidden)"
@@ -289,14 +289,14 @@ def test_a_task_that_its_owner_cancelled_is_no_error() -> None:
     def ended(code: str) -> Span:
         task = replace(TASK, stage=Stage.FAILED, error=TaskError(code, "a red fox", "E1"))
         line = [LineEntry(2_000, 1, Stage.SENT, 1, "sent a red fox to up/k")]
-        return of_task(task, root(), line, Words())
+        return of_task(task, root(), line, Sanitiser())
 
     assert ended("cancelled").error is None
     failed = ended("timeout")
     assert (failed.error, failed.facts["error.type"]) == ("timeout", "timeout")
     assert (failed.start_ns, failed.end_ns) == (1_000_000_000, 9_000_000_000)
-    assert [(m.name, m.ns) for m in failed.moments] == [("sent", 2_000_000_000)]
-    assert "fox" not in str((failed.facts, failed.moments))
+    assert [(m.name, m.ns) for m in failed.events] == [("sent", 2_000_000_000)]
+    assert "fox" not in str((failed.facts, failed.events))
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_an_attempt_says_who_was_asked_and_what_came_of_it(
 
 
 def test_a_question_and_a_webhook_are_known_by_host_alone() -> None:
-    asked = of_question(TASK, root(), "poll", UPSTREAM, WHEN, "completed", ok=True)
+    asked = of_query(TASK, root(), "poll", UPSTREAM, WHEN, "completed", ok=True)
     assert (asked.facts["server.address"], asked.facts["server.port"]) == ("user.example", 8443)
     hook = Hook(
         "h", "video_1", "tok", "openai", "https://hooks.example/T0/B0/xyz", Status.COMPLETED, 1
@@ -354,14 +354,14 @@ LINE = (LineEntry(1_000, 1, Stage.RESERVED, 0, "reserved"),)
 
 async def test_an_end_is_told_once_by_whoever_wrote_it() -> None:
     kept = Kept()
-    tracing = Tracing(kept, lambda _id: asyncio.sleep(0, LINE), 1.0, Redactor, lambda: 1.0)
+    tracing = SpanTracer(kept, lambda _id: asyncio.sleep(0, LINE), 1.0, Redactor, lambda: 1.0)
     tracing.task_moved(None, replace(TASK, stage=Stage.RESERVED))
     tracing.task_moved(Stage.RESERVED, replace(TASK, stage=Stage.SENT))
     tracing.task_moved(Stage.IN_PROGRESS, TASK)
     tracing.task_moved(Stage.COMPLETED, replace(TASK, deleted=True))
     await tracing.aclose()
     [span] = kept.spans
-    assert [moment.name for moment in span.moments] == ["reserved"]
+    assert [event.name for event in span.events] == ["reserved"]
 
 
 async def test_an_end_is_told_without_its_time_line_when_the_store_has_gone() -> None:
@@ -369,10 +369,10 @@ async def test_an_end_is_told_without_its_time_line_when_the_store_has_gone() ->
         raise Unavailable("the store does not answer")
 
     kept = Kept()
-    tracing = Tracing(kept, gone, 1.0, Redactor, lambda: 1.0)
+    tracing = SpanTracer(kept, gone, 1.0, Redactor, lambda: 1.0)
     tracing.task_moved(Stage.IN_PROGRESS, TASK)
     await tracing.aclose()
-    assert [span.moments for span in kept.spans] == [()]
+    assert [span.events for span in kept.spans] == [()]
 
 
 async def test_ends_that_wait_for_a_store_that_hangs_are_bounded_and_none_is_lost() -> None:
@@ -381,7 +381,7 @@ async def test_ends_that_wait_for_a_store_that_hangs_are_bounded_and_none_is_los
         return ()
 
     kept = Kept()
-    tracing = Tracing(kept, hangs, 1.0, Redactor, lambda: 1.0)
+    tracing = SpanTracer(kept, hangs, 1.0, Redactor, lambda: 1.0)
     for _ in range(MOST_ENDS + 5):
         tracing.task_moved(Stage.IN_PROGRESS, TASK)
     assert len(kept.spans) == 5

@@ -18,7 +18,7 @@ from proxy.gateway.listener.conn import Conn, ListenerOptions
 from proxy.gateway.listener.lines import HeadFault, head_fault
 from proxy.gateway.listener.replies import WholeReply, error_reply, new_id
 from proxy.gateway.listener.sockets import BACKLOG, address_of, bind
-from proxy.telemetry.metrics import Tally
+from proxy.telemetry.metrics import CounterSeries
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
@@ -113,7 +113,7 @@ class Listener:
         handler: Handler,
         options: ListenerOptions,
         log: Callable[[str], None],
-        turned_away: Tally | None = None,
+        turned_away: CounterSeries | None = None,
         make_request: MakeRequest | None = None,
     ) -> None:
         require_c_parser()
@@ -122,7 +122,7 @@ class Listener:
         self.log = log
         self.draining = False
         self.kept_until = 0.0  # while draining, idle connections; on the monotonic clock
-        self.turned_away = turned_away or Tally()
+        self.turned_away = turned_away or CounterSeries()
         self._handler = handler
         self._loop = asyncio.get_running_loop()
         self._server = _Server(self)

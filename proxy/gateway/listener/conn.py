@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from proxy.gateway.listener.bodies import one_line
 from proxy.gateway.listener.lines import HeadFault, HeadWatch
 from proxy.gateway.listener.replies import FlowHook, WholeReply, error_reply, new_id
-from proxy.telemetry.metrics import Tally
+from proxy.telemetry.metrics import CounterSeries
 
 if TYPE_CHECKING:
     from aiohttp.streams import StreamReader
@@ -53,7 +53,7 @@ class Owner(Protocol):
     log: Callable[[str], None]
     draining: bool
     kept_until: float
-    turned_away: Tally
+    turned_away: CounterSeries
 
     def is_full(self) -> bool: ...
     def date(self) -> str: ...
