@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from multidict import CIMultiDictProxy, istr
 
-from proxy.caches import Memo
+from proxy.caches import IdentityMemo
 from proxy.errors import AuthFault, Forbidden, Unauthenticated
 from proxy.model import DialectName, Head, Principal
 from proxy.signing import (
@@ -84,7 +84,7 @@ class Authenticator:
         self._owners = owners
         self._secrets = tuple(secrets)
         self._clock = clock
-        self._principals: Memo[Principal] = Memo(PRINCIPALS_KEPT)
+        self._principals: IdentityMemo[Principal] = IdentityMemo(PRINCIPALS_KEPT)
         self._known: dict[str, tuple[TokenRecord, OwnerRecord, Admission]] = {}
 
     async def authenticate(

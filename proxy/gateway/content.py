@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from proxy.caches import Memo
+from proxy.caches import IdentityMemo
 from proxy.config import Config
 from proxy.errors import Expired, Invalid, NotFound, NotReady, RangeNotSatisfiable, UpstreamFailed
 from proxy.gateway.auth import Admission, Authenticator, bad_link
@@ -90,7 +90,7 @@ class ContentServer:
         self._metrics = runtime.metrics
         self._log = runtime.log
         self._facts = FactsCache()
-        self._made_terms: Memo[Terms] = Memo(1)
+        self._made_terms: IdentityMemo[Terms] = IdentityMemo(1)
         self._turns = Turns()
         self._pipes = PipePool()
         self._tiers, faults = usable_tiers(("splice", "pipe", "copy"))

@@ -15,7 +15,7 @@ from typing import cast
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
-from proxy.caches import Memo
+from proxy.caches import IdentityMemo
 from proxy.dialects.base import Dialect, View, unplaced
 from proxy.dialects.fields import Fields
 from proxy.dialects.openai import OpenAI
@@ -143,7 +143,7 @@ class Gateway:
         self._clock = runtime.clock
         self._started_s = started_s
         self._log = runtime.log
-        self._answers: Memo[Reply] = Memo(ANSWERS_KEPT)
+        self._answers: IdentityMemo[Reply] = IdentityMemo(ANSWERS_KEPT)
         self._calls: dict[tuple[str, str], Call] = {}  # what was matched last
         self._operations: dict[
             Operation, Callable[[web.BaseRequest, Exchange, Call, Admission], Awaitable[Reply]]

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from proxy.caches import BoundedDict
 from proxy.store import StoreDown
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ class Mirror(Generic[T]):
         self._room = room
         self._grace_s = grace_s
         self._clock = clock
-        self._values: OrderedDict[str, T] = OrderedDict()
+        self._values: BoundedDict[str, T] = BoundedDict(room)
         self._stale: dict[str, tuple[float, T]] = {}  # with the second each ends
         self._reads: dict[str, asyncio.Task[T | None]] = {}
         self._messages = 0
@@ -121,8 +121,6 @@ class Mirror(Generic[T]):
         self._stale.pop(key, None)  # also when it is gone: the store has said so
         if value is not None and messages == self._messages and self._is_listening():
             self._values[key] = value
-            if len(self._values) > self._room:
-                self._values.popitem(last=False)
         return value
 
     def _read_ended(self, key: str, read: asyncio.Task[T | None]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from urllib.parse import urlencode
 
-from proxy.caches import Memo
+from proxy.caches import IdentityMemo
 from proxy.model import Stage, Task
 from proxy.signing import sign_link
 from proxy.tasks.lifecycle import RESULT_LIFE_MS
@@ -23,7 +23,7 @@ class Links:
     def __init__(self, secrets: Sequence[bytes], public_url: Callable[[], str]) -> None:
         self._secrets = secrets
         self._public_url = public_url
-        self._made: Memo[tuple[tuple[str, ...], str]] = Memo(KEPT)
+        self._made: IdentityMemo[tuple[tuple[str, ...], str]] = IdentityMemo(KEPT)
 
     def of(self, task: Task) -> tuple[tuple[str, ...], str]:
         """The signed link of each result, and the plain URL for bearer holders."""

@@ -11,13 +11,13 @@ the writing), so that no task is asked after twice at a time.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 
+from proxy.caches import BoundedDict
 from proxy.errors import ProxyError, Unavailable
 from proxy.model import (
     Accepted,
@@ -93,7 +93,7 @@ class Tracker:
         self._calls: set[asyncio.Task[None]] = set()
         # Polls in a row of this worker that said nothing, by task. The oldest are forgotten:
         # another worker may have had the task's end.
-        self._failures: OrderedDict[str, _Failures] = OrderedDict()
+        self._failures: BoundedDict[str, _Failures] = BoundedDict(FAILURES_KEPT)
         self._metrics = runtime.metrics
         self._lag = runtime.metrics.histogram(POLL_LAG)
         self.oldest_tasks = OldestTasks()
@@ -483,8 +483,6 @@ class Tracker:
             silence = Silence(silence.answers + 1, silence.missing + (kind == "not_found"))
         self._failures[task.id] = _Failures(known.polls + 1, silence)
         self._failures.move_to_end(task.id)
-        if len(self._failures) > FAILURES_KEPT:
-            self._failures.popitem(last=False)
         return silence
 
     def _max_age_ms(self, task: Task) -> int:
