@@ -1,23 +1,18 @@
-"""The words of the house: values every other room speaks in.
+"""The values that every package uses: requests, principals, upstreams, tasks.
 
-Rule: nothing here acts. Values are frozen; the one mutable object is the `Exchange`,
-whose fields are each filled by one phase of a request and only read by later ones.
-Times are integers in milliseconds since the epoch (`*_ms`) unless the name says `_s`.
+Rule: nothing here acts, and every value is frozen. Times are integers in milliseconds since the
+epoch (`*_ms`) unless the name says `_s`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeAlias
-
-from multidict import CIMultiDict, CIMultiDictProxy
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-
-    from proxy.errors import ProxyError
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -53,24 +48,6 @@ class Kind(StrEnum):
 
     TEXT = "text2video"
     IMAGE = "image2video"
-
-
-class Head(NamedTuple):
-    """The head of a client's request. `written` is the path as the client wrote it, which is what a
-    signature covers; `path` its one normalised spelling, still encoded.
-
-    `host` and `prefix` are what the client put into its URL before a trusted proxy changed it:
-    a host that stands for the Host header, and a path that `written` goes on from.
-    """
-
-    method: str
-    written: str
-    path: str
-    query: tuple[tuple[str, str], ...]
-    headers: CIMultiDictProxy[str]
-    peer: str
-    host: str | None = None
-    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,20 +141,6 @@ class VideoRequest:
     callback_url: str | None = None
     extra: Mapping[str, Json] = field(default_factory=dict)
     native: Mapping[str, Json] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class PageRequest:
-    """Which part of a listing. `after` is a task id; Kling pages by `offset` instead.
-
-    `order` is by creation time.
-    """
-
-    limit: int
-    order: Literal["asc", "desc"] = "desc"
-    after: str | None = None
-    offset: int = 0
-    kind: Kind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,109 +256,6 @@ class Route:
     passes: tuple[str, ...] = ()  # globs over fields nobody reads that go on all the same
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a route says of a client's fields that nobody reads.
-
-    `passes` are globs over the names that go on; on a priced route less does by itself.
-    """
-
-    passes: tuple[str, ...] = ()
-    is_priced: bool = False
-
-
-NO_TERMS: Final = Terms()
-
-
-@dataclass(frozen=True, slots=True)
-class Base64:
-    """A blob inside a JSON body as base64 text, after `prefix` (a data: URL's head, or nothing)."""
-
-    blob: Blob
-    prefix: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """A file that is named by its address, in place of its bytes: it is fetched and put here
-    before the draft is sealed, for a server that must not fetch addresses itself."""
-
-    url: str
-    param: str  # the client's own name of the field, for error messages
-    kind: Literal["picture", "video"] = "picture"
-
-
-DraftValue: TypeAlias = "Json | Blob | Base64 | Remote | list[DraftValue] | dict[str, DraftValue]"
-
-
-@dataclass(frozen=True, slots=True)
-class Adjustment:
-    """A field rendered otherwise than asked: `reelway-adjusted: seconds=8>10`."""
-
-    field: str
-    asked: str
-    given: str
-
-    def __str__(self) -> str:
-        return f"{self.field}={self.asked}>{self.given}"
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """An upstream request before it is sealed; routing's rewrites apply to `fields`.
-
-    `path` is joined to the upstream's `base_url`. `fields` is the body by its top-level names
-    (JSON body, or the parts of a multipart one). `handle` are the adapter's own notes it needs
-    later to poll or fetch (Kling's path, Jimeng's req_key): kept in the task.
-    """
-
-    method: str
-    path: str
-    query: tuple[tuple[str, str], ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
-    encoding: Literal["json", "multipart", "none"] = "none"
-    fields: Mapping[str, DraftValue] = field(default_factory=dict)
-    handle: Mapping[str, str] = field(default_factory=dict)
-    adjusted: tuple[Adjustment, ...] = ()
-    dropped: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """What a rewritten draft will make: told to the client, and priced. None: not known.
-
-    `most_seconds` is the longest it may become where the server decides the length: what is held
-    goes by it, what is charged by what was made.
-    """
-
-    seconds: float | None = None
-    size: tuple[int, int] | None = None
-    n: int = 1
-    audio: bool = False
-    mode: str | None = None
-    most_seconds: float | None = None
-
-
-Piece: TypeAlias = "bytes | Blob | Base64"
-
-
-@dataclass(frozen=True, slots=True)
-class Outbound:
-    """A sealed upstream request: serialised, signed, ready for the socket.
-
-    `url` is complete and already encoded. `pieces` are sent one after the other; `length`
-    is their sum in bytes. `guarded` is True for addresses a provider gave us (result URLs):
-    those go through the SSRF guard and never carry our credentials.
-    """
-
-    method: str
-    url: str
-    headers: CIMultiDict[str] = field(default_factory=CIMultiDict)
-    pieces: tuple[Piece, ...] = ()
-    length: int = 0
-    guarded: bool = False
-
-
 # ---------------------------------------------------------------- how a credential fares
 
 Mood = Literal["well", "cooling", "out", "broken"]
@@ -507,98 +367,6 @@ class TaskState:
     expires_ms: int | None = None  # when the provider drops the result
 
 
-TransientKind = Literal[
-    "not_found",  # the upstream says it has no such task
-    "no_answer",  # no connection, a cut, a time-out
-    "rate_limited",
-    "credential_refused",  # 401 or 403, or the provider's own code for it
-    "http_3xx",
-    "http_4xx",
-    "http_5xx",
-    "unreadable",  # a 2xx that names no state, or claims a result without its address
-    "not_configured",  # the task's upstream or credential left the config
-    "no_lookup",  # the provider cannot be asked by an id of ours
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Transient:
-    """A poll that says nothing about the task: try again later.
-
-    `reason` is for the log, `kind` for decisions.
-    """
-
-    reason: str
-    retry_after_s: float | None = None
-    kind: TransientKind = "unreadable"
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The upstream took the job and named it."""
-
-    upstream_id: str
-    state: TaskState | None = None
-    handle: Mapping[str, str] = field(default_factory=dict)
-    # What an upstream that is a Reelway itself changed and left out, as its headers say it.
-    adjusted: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
-
-
-Cooldown = Literal["none", "back_off", "take_out"]
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The upstream provably did not take the job.
-
-    `error` is what the client is told when no other credential or upstream takes it.
-    `elsewhere` is True when another credential or upstream may take the same request
-    (rate, balance, account trouble), False when the request itself is at fault.
-    `cooldown` is what it says about the credential: to be left alone for a while, or out of
-    use until somebody has checked it. `doubtful`: that may be true of this request alone.
-    """
-
-    error: ProxyError
-    elsewhere: bool
-    provider_code: str | None = None
-    retry_after_s: float | None = None
-    cooldown: Cooldown = "none"
-    doubtful: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """Nobody can say whether the upstream took the job: never resent."""
-
-    reason: str
-
-
-Outcome: TypeAlias = "Accepted | Refused | Unknown"
-
-# What became of a render whose task was deleted: it does not go on, it goes on, nobody can say.
-Cancelled = Literal["stopped", "will_finish", "unknown"]
-
-
-@dataclass(frozen=True, slots=True)
-class Hook:
-    """One webhook: that a task came to `status`, to be told to `url`.
-
-    `state` is pending, delivered or dead; `log` has the last attempts as (ms, what came of it).
-    """
-
-    name: str
-    task_id: str
-    token_id: str
-    dialect: DialectName
-    url: str
-    status: Status
-    created_ms: int
-    state: Literal["pending", "delivered", "dead"] = "pending"
-    attempts: int = 0
-    log: tuple[tuple[int, str], ...] = ()
-
-
 @dataclass(frozen=True, slots=True)
 class Task:
     """One paid render. `version` rises by one at each stored change.
@@ -679,38 +447,3 @@ def submit_key(task_id: str, attempt: int) -> str:
 
 # Ways in which an upstream loses a task.
 Loss = Literal["forgotten", "silent"]
-
-
-# ---------------------------------------------------------------- one request
-
-
-@dataclass(slots=True)
-class Exchange:
-    """One request of a client, from its head to its last byte. See `gateway` for the phases."""
-
-    id: str
-    head: Head
-    started_ns: int
-    call: Call | None = None
-    principal: Principal | None = None
-    task_id: str | None = None
-    route: str | None = None
-    upstream: str | None = None
-    credential: str | None = None
-    status: int = 0
-    reason: str = ""  # why it ended: `done`, `client_gone`, an error code, …
-    tier: str = ""  # which relay tier moved the body
-    bytes_out: int = 0
-    first_byte_ns: int | None = None
-    told: dict[str, str] = field(default_factory=dict)  # headers of its reply, beside the answer's
-    limit: str | None = None  # which of our limits refused it
-    refused: tuple[str, str | None] | None = None  # why it was not let in, and whose key it was
-    prompt: str | None = None  # only where [logs] prompts wants it in the log
-    task: Task | None = None  # the one it is about, as it was found
-    release: Callable[[], None] | None = None  # gives back what was read before it was let in
-    # How long its phases took, 0 for one that did not happen: from the head until it was let in,
-    # reading its body, waiting for upstreams, waiting for a change as it had asked us to.
-    auth_ns: int = 0
-    body_ns: int = 0
-    upstream_ns: int = 0
-    waited_ns: int = 0

@@ -42,7 +42,8 @@ from proxy import __version__
 from proxy.errors import ProxyError
 from proxy.http.addresses import is_public
 from proxy.http.body_writer import BLOCK_BYTES, encoded
-from proxy.model import Outbound, Upstream
+from proxy.http.outbound import Outbound
+from proxy.model import Upstream
 from proxy.telemetry.metric_definitions import UPSTREAM_FAILURES, UPSTREAM_SECONDS
 from proxy.telemetry.metrics import Metrics
 

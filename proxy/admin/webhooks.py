@@ -6,8 +6,8 @@ from typing import Any, Final, Literal
 
 from proxy.admin.context import Action, Asked, Desk
 from proxy.admin.schemas import Item, Listing, Ms, NoBody, NoQuery, Page, cursor_of, place_of
-from proxy.model import Hook
 from proxy.store import Place
+from proxy.store.notice import Hook
 from proxy.tasks.webhooks import event_id_of, name_of, replay
 
 HookState = Literal["pending", "delivered", "dead"]

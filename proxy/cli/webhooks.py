@@ -20,8 +20,8 @@ from proxy.cli.context import (
 )
 from proxy.cli.tables import columns
 from proxy.errors import NotFound
-from proxy.model import Hook
 from proxy.store import Store
+from proxy.store.notice import Hook
 from proxy.tasks.webhooks import event_id_of, name_of, replay
 
 _STATES = ("pending", "delivered", "dead")

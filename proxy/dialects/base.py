@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 import orjson
 
@@ -19,13 +19,27 @@ from proxy.model import (
     Call,
     DialectName,
     Json,
+    Kind,
     Operation,
-    PageRequest,
     Reply,
     Status,
     Task,
     VideoRequest,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """Which part of a listing. `after` is a task id; Kling pages by `offset` instead.
+
+    `order` is by creation time.
+    """
+
+    limit: int
+    order: Literal["asc", "desc"] = "desc"
+    after: str | None = None
+    offset: int = 0
+    kind: Kind | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,13 @@ from proxy.dialects.answers import (
     task_headers,
     video_object,
 )
-from proxy.dialects.base import Endpoint, View, encoded, error_object, json_reply
+from proxy.dialects.base import Endpoint, PageRequest, View, encoded, error_object, json_reply
 from proxy.dialects.body import Body
 from proxy.dialects.common_fields import require_prompt, video_request
 from proxy.dialects.fields import Fields
 from proxy.dialects.roles import content_of, media_of, ordered
 from proxy.errors import EndpointNotFound, NotFound, ProxyError, UnsupportedOperation
-from proxy.model import Call, DialectName, Json, Operation, PageRequest, Reply, Status, VideoRequest
+from proxy.model import Call, DialectName, Json, Operation, Reply, Status, VideoRequest
 
 _MEANT = (("", "Videos are made by POST /v1/video/generations."),)
 ENDPOINTS = tuple(

@@ -24,7 +24,7 @@ from dataclasses import replace
 import orjson
 
 from proxy.dialects.answers import event_of, task_headers
-from proxy.dialects.base import Endpoint, View, encoded, error_object, json_reply
+from proxy.dialects.base import Endpoint, PageRequest, View, encoded, error_object, json_reply
 from proxy.dialects.body import Body, disagreeing
 from proxy.dialects.common_fields import check_no_media, made, read_wishes
 from proxy.dialects.fields import Fields, kind_of
@@ -48,7 +48,6 @@ from proxy.model import (
     Kind,
     Media,
     Operation,
-    PageRequest,
     Reply,
     Status,
     Task,

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from proxy.dialects.answers import error_of, metadata_of, seconds_of, task_headers, whole
-from proxy.dialects.base import Endpoint, View, encoded, error_object, json_reply
+from proxy.dialects.base import Endpoint, PageRequest, View, encoded, error_object, json_reply
 from proxy.dialects.body import Body
 from proxy.dialects.common_fields import check_no_media, made, read_wishes
 from proxy.dialects.fields import Fields, shown
@@ -35,18 +35,7 @@ from proxy.errors import (
     Unauthenticated,
     UnsupportedOperation,
 )
-from proxy.model import (
-    Call,
-    DialectName,
-    Json,
-    Kind,
-    Operation,
-    PageRequest,
-    Reply,
-    Status,
-    Task,
-    VideoRequest,
-)
+from proxy.model import Call, DialectName, Json, Kind, Operation, Reply, Status, Task, VideoRequest
 
 PROMPT_MAX_CHARS = 2500
 EXTERNAL_ID_MAX_CHARS = 255

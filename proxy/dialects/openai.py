@@ -12,24 +12,14 @@ from dataclasses import replace
 from typing import Literal, cast
 
 from proxy.dialects.answers import event_of, task_headers, video_object
-from proxy.dialects.base import Endpoint, View, encoded, error_object, json_reply
+from proxy.dialects.base import Endpoint, PageRequest, View, encoded, error_object, json_reply
 from proxy.dialects.body import Body, json_text
 from proxy.dialects.common_fields import require_prompt, video_request
 from proxy.dialects.fields import Fields, kind_of
 from proxy.dialects.media import clip
 from proxy.dialects.roles import content_of, media_of, ordered
 from proxy.errors import Invalid, NotFound, ProxyError
-from proxy.model import (
-    Call,
-    DialectName,
-    Json,
-    Media,
-    Operation,
-    PageRequest,
-    Reply,
-    Status,
-    VideoRequest,
-)
+from proxy.model import Call, DialectName, Json, Media, Operation, Reply, Status, VideoRequest
 
 _MEANT = (
     ("", "Videos are made by POST /v1/videos."),

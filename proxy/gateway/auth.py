@@ -19,7 +19,7 @@ from multidict import CIMultiDictProxy, istr
 
 from proxy.caches import IdentityMemo
 from proxy.errors import AuthFault, Forbidden, Unauthenticated
-from proxy.model import DialectName, Head, Principal
+from proxy.model import DialectName, Principal
 from proxy.signing import (
     VolcCredential,
     callback_matches,
@@ -37,6 +37,7 @@ from proxy.signing import (
 )
 from proxy.store import OwnerRecord, StoreDown, TokenRecord, principal
 from proxy.store.cache import Mirror
+from proxy.telemetry.exchange import Head
 
 # Clocks of clients differ from ours. Volcengine's own window is not documented; 15 minutes is
 # what its kin (AWS Signature V4) allows.

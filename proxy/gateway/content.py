@@ -36,11 +36,12 @@ from proxy.http.ranges import (
     range_still_holds,
     read_range,
 )
-from proxy.model import Call, Exchange, Principal, Status, Task
+from proxy.model import Call, Principal, Status, Task
 from proxy.providers.base import Provider
 from proxy.store.cache import Mirror
 from proxy.tasks.runtime import Runtime
 from proxy.tasks.tracker import Tracker
+from proxy.telemetry.exchange import Exchange
 from proxy.telemetry.timing import server_timing, timed
 from proxy.upstream import NotFetched, Upstreams, UpstreamTrouble
 

@@ -16,7 +16,7 @@ from proxy.errors import NotReady, ProxyError, UpstreamFailed
 from proxy.gateway.content_source import Facts, Opened, Source, is_same
 from proxy.gateway.relay import End, PipePool, RelayOptions, Turns, move
 from proxy.http.ranges import Span, Wish
-from proxy.model import Exchange
+from proxy.telemetry.exchange import Exchange
 from proxy.telemetry.metric_definitions import CONTENT_BYTES, HEALS
 from proxy.telemetry.metrics import CounterSeries, Metrics
 from proxy.upstream import UpstreamTrouble

@@ -25,6 +25,7 @@ from proxy.http.media_bytes import (
     is_picture,
     is_video,
 )
+from proxy.http.outbound import Draft, Outbound
 from proxy.http.ranges import (
     Wish,
     modified_of,
@@ -33,7 +34,7 @@ from proxy.http.ranges import (
     read_whole_size,
     strong_etag,
 )
-from proxy.model import Draft, Outbound, Task
+from proxy.model import Task
 from proxy.providers.base import Provider
 from proxy.tasks.lifecycle import expiry_text
 from proxy.tasks.tracker import Forgotten, Tracker

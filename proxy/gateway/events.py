@@ -18,8 +18,9 @@ from aiohttp import web
 from proxy.errors import ProxyError, Unavailable
 from proxy.gateway.listener import StreamReply, cut
 from proxy.http.headers import whole_number
-from proxy.model import Exchange, Principal, Task
+from proxy.model import Principal, Task
 from proxy.tasks.changes import Watch
+from proxy.telemetry.exchange import Exchange
 
 HEARTBEAT_S = 15.0
 # A client that reads nothing: events are small, so this much unsent means it has left.

@@ -53,17 +53,7 @@ from proxy.gateway.rates import rates_of, told_of
 from proxy.gateway.scopes import check_end, check_scope, most_body_bytes
 from proxy.http import cors
 from proxy.http.headers import forwarded
-from proxy.model import (
-    Call,
-    DialectName,
-    Exchange,
-    Head,
-    Operation,
-    Principal,
-    Reply,
-    Task,
-    VideoRequest,
-)
+from proxy.model import Call, DialectName, Operation, Principal, Reply, Task, VideoRequest
 from proxy.store import Store, StoreDown
 from proxy.store.cache import Mirror, Reach
 from proxy.tasks import lifecycle
@@ -78,6 +68,7 @@ from proxy.tasks.submission import Ask, Submitter, has_outcome
 from proxy.tasks.tracker import Tracker
 from proxy.tasks.usage import quote, usage
 from proxy.telemetry.access_log import AccessLog
+from proxy.telemetry.exchange import Exchange, Head
 from proxy.telemetry.timing import server_timing, timed
 from proxy.tokens import check_webhook_target
 

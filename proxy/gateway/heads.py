@@ -12,7 +12,7 @@ from multidict import CIMultiDictProxy
 from proxy.errors import Invalid
 from proxy.http.addresses import client_address, is_trusted
 from proxy.http.targets import read_target
-from proxy.model import Head
+from proxy.telemetry.exchange import Head
 
 MAX_WAIT_S = 60
 _PREFER_WAIT = re.compile(

@@ -14,7 +14,7 @@ import orjson
 from aiohttp import web
 
 from proxy.gateway.listener import StreamReply
-from proxy.model import Exchange
+from proxy.telemetry.exchange import Exchange
 
 PROBES: Final = "/probe/"
 PAUSE_S: Final = 0.5

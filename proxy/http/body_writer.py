@@ -14,7 +14,8 @@ from urllib.parse import quote
 import orjson
 
 from proxy.errors import Invalid
-from proxy.model import Base64, Blob, DraftValue, Piece
+from proxy.http.outbound import Base64, DraftValue, Piece
+from proxy.model import Blob
 
 BLOCK_BYTES = 256 * 1024
 

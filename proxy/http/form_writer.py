@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from proxy.errors import Invalid
-from proxy.model import Base64, Blob, DraftValue, Piece, Remote
+from proxy.http.outbound import Base64, DraftValue, Piece, Remote
+from proxy.model import Blob
 
 # Starlette, under most self-hosted servers, takes no more parts with text.
 MAX_PARTS: Final = 1000

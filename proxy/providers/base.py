@@ -20,22 +20,9 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
-from proxy.model import (
-    NO_TERMS,
-    Cancelled,
-    Credential,
-    Draft,
-    Operation,
-    Outbound,
-    Outcome,
-    Rendered,
-    Task,
-    TaskState,
-    Terms,
-    Transient,
-    Upstream,
-    VideoRequest,
-)
+from proxy.http.outbound import NO_TERMS, Draft, Outbound, Rendered, Terms
+from proxy.model import Credential, Operation, Task, TaskState, Upstream, VideoRequest
+from proxy.providers.outcomes import Cancelled, Outcome, Transient
 
 
 class Provider(Protocol):

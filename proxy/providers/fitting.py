@@ -16,17 +16,8 @@ import orjson
 from proxy.dialects.media import media_in
 from proxy.dialects.shape import AUTO
 from proxy.errors import Invalid, UnsupportedOperation
-from proxy.model import (
-    Adjustment,
-    DialectName,
-    DraftValue,
-    Json,
-    Media,
-    Operation,
-    Role,
-    Terms,
-    VideoRequest,
-)
+from proxy.http.outbound import Adjustment, DraftValue, Terms
+from proxy.model import DialectName, Json, Media, Operation, Role, VideoRequest
 from proxy.providers.passthrough import folded, is_never, is_ours, is_passed
 
 # What each dialect calls the length, the picture to start from, and sound.

@@ -20,36 +20,40 @@ from pydantic import BaseModel, ConfigDict
 
 from proxy.errors import Invalid
 from proxy.http import body_writer
-from proxy.model import (
+from proxy.http.outbound import (
     NO_TERMS,
-    Accepted,
     Adjustment,
     Base64,
-    Cancelled,
-    Cooldown,
-    Credential,
     Draft,
     DraftValue,
+    Outbound,
+    Rendered,
+    Terms,
+)
+from proxy.model import (
+    Credential,
     Kind,
     Media,
     Operation,
-    Outbound,
-    Outcome,
-    Refused,
-    Rendered,
     Result,
     Status,
     Task,
     TaskError,
     TaskState,
-    Terms,
-    Transient,
-    TransientKind,
-    Unknown,
     Upstream,
     VideoRequest,
 )
 from proxy.providers import fitting, refusals, states, values
+from proxy.providers.outcomes import (
+    Accepted,
+    Cancelled,
+    Cooldown,
+    Outcome,
+    Refused,
+    Transient,
+    TransientKind,
+    Unknown,
+)
 from proxy.providers.results import result_url
 from proxy.signing import kling_jwt
 

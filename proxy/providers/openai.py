@@ -25,29 +25,26 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from proxy.errors import Invalid, NotFound, UpstreamFailed
 from proxy.http.body_writer import address, json_pieces, length, segment
 from proxy.http.form_writer import form_of
-from proxy.model import (
+from proxy.http.outbound import (
     NO_TERMS,
-    Accepted,
     Adjustment,
     Base64,
-    Cancelled,
-    Credential,
     Draft,
     DraftValue,
+    Outbound,
+    Piece,
+    Remote,
+    Rendered,
+    Terms,
+)
+from proxy.model import (
+    Credential,
     Json,
     Media,
     Operation,
-    Outbound,
-    Outcome,
-    Piece,
-    Refused,
-    Remote,
-    Rendered,
     Role,
     Task,
     TaskState,
-    Terms,
-    Transient,
     Upstream,
     VideoRequest,
     submit_key,
@@ -64,6 +61,7 @@ from proxy.providers.fitting import (
     spelled,
 )
 from proxy.providers.openai_answers import OPEN_DOOR, Door, outcome, state
+from proxy.providers.outcomes import Accepted, Cancelled, Outcome, Refused, Transient
 from proxy.providers.passthrough import MOVERS, is_harmless, is_named, is_passed
 from proxy.providers.refusals import RefusedStatuses
 from proxy.providers.sizes import fit_size, size_of

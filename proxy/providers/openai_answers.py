@@ -15,19 +15,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from proxy.errors import FAILURES
-from proxy.model import (
-    Accepted,
-    Outcome,
-    Refused,
-    Result,
-    Status,
-    Task,
-    TaskError,
-    TaskState,
-    Transient,
-    Unknown,
-)
+from proxy.model import Result, Status, Task, TaskError, TaskState
 from proxy.providers import refusals, states, values
+from proxy.providers.outcomes import Accepted, Outcome, Refused, Transient, Unknown
 from proxy.providers.sizes import size_of
 from proxy.providers.values import Object
 

@@ -15,7 +15,8 @@ from typing import Final
 
 import orjson
 
-from proxy.model import Json, Terms
+from proxy.http.outbound import Terms
+from proxy.model import Json
 from proxy.providers import globs
 
 # What may stand as a field's name on the wire; brackets and dots reach into other fields.

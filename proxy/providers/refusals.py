@@ -27,7 +27,7 @@ from proxy.errors import (
     Unavailable,
     UpstreamFailed,
 )
-from proxy.model import Cooldown, Refused, Transient, TransientKind
+from proxy.providers.outcomes import Cooldown, Refused, Transient, TransientKind
 from proxy.providers.values import retry_after_s, words
 
 # The upstream option `refused_statuses`: by which HTTP statuses this server says, without a code

@@ -13,7 +13,8 @@ from fractions import Fraction
 from typing import TypeAlias
 
 from proxy.errors import Invalid
-from proxy.model import Adjustment, VideoRequest
+from proxy.http.outbound import Adjustment
+from proxy.model import VideoRequest
 from proxy.providers.fitting import lines_of, named_lines, ratio, size_param, spelled
 
 Size: TypeAlias = "tuple[int, int]"

@@ -16,7 +16,6 @@ import orjson
 from proxy.errors import TooLarge
 from proxy.model import (
     NO_LIMITS,
-    Hook,
     Json,
     Kind,
     Limits,
@@ -27,6 +26,7 @@ from proxy.model import (
     Task,
     TaskError,
 )
+from proxy.store.notice import Hook
 
 MAX_TASK_BYTES: Final = 32 * 1024
 MAX_OPEN_BYTES: Final = 24 * 1024  # the rest is room for how the task ends

@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
-from proxy.model import Hook, Task
+from dataclasses import dataclass
+from typing import Literal
+
+from proxy.model import DialectName, Status, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """One webhook: that a task came to `status`, to be told to `url`.
+
+    `state` is pending, delivered or dead; `log` has the last attempts as (ms, what came of it).
+    """
+
+    name: str
+    task_id: str
+    token_id: str
+    dialect: DialectName
+    url: str
+    status: Status
+    created_ms: int
+    state: Literal["pending", "delivered", "dead"] = "pending"
+    attempts: int = 0
+    log: tuple[tuple[int, str], ...] = ()
 
 
 def notice_of(old: Task, new: Task) -> Hook | None:

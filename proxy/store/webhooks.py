@@ -11,11 +11,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-from proxy.model import Hook
 from proxy.store import keys
 from proxy.store.codec import decode_hook, encode_hook
 from proxy.store.errors import StoreFault
 from proxy.store.listing import MOST_LOOKED_AT, Place, Walk
+from proxy.store.notice import Hook
 from proxy.store.pipeline import Batcher, Script
 from proxy.store.tasks import LostShard, claim, ignore_shard, pull_back
 

@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from proxy.errors import ProxyError, RateLimited, TooManyInFlight, Unavailable
-from proxy.model import ACTIVE_MS, ANYBODY, WELL, Mood, Refused, Standing
+from proxy.model import ACTIVE_MS, ANYBODY, WELL, Mood, Standing
+from proxy.providers.outcomes import Refused
 from proxy.tasks.lifecycle import MAX_DOUBLINGS, Schedule
 
 Verdict = Literal["go", "trial", "wait"]

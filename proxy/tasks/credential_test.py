@@ -14,8 +14,9 @@ from typing import Final, Literal
 
 import orjson
 
-from proxy.model import Accepted, Credential, Kind, Operation, Refused, Route, Task, Upstream
+from proxy.model import Credential, Kind, Operation, Route, Task, Upstream
 from proxy.providers.base import Provider
+from proxy.providers.outcomes import Accepted, Refused
 from proxy.telemetry.explain import cause_of
 from proxy.upstream import Answer, Upstreams, UpstreamTrouble
 

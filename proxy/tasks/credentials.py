@@ -12,17 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from proxy.errors import ProxyError, UpstreamUnreachable
-from proxy.model import (
-    WELL,
-    Accepted,
-    Credential,
-    Outcome,
-    Refused,
-    Standing,
-    Task,
-    Unknown,
-    Upstream,
-)
+from proxy.model import WELL, Credential, Standing, Task, Upstream
+from proxy.providers.outcomes import Accepted, Outcome, Refused, Unknown
 from proxy.store import Store
 from proxy.tasks.breaker import (
     Blocked,

@@ -20,18 +20,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from proxy.errors import NotFound, ProxyError, Unavailable, UpstreamUnreachable
-from proxy.model import (
-    Accepted,
-    Exchange,
-    Outbound,
-    Outcome,
-    Refused,
-    Stage,
-    Task,
-    TaskError,
-    Unknown,
-    submit_key,
-)
+from proxy.http.outbound import Outbound
+from proxy.model import Stage, Task, TaskError, submit_key
+from proxy.providers.outcomes import Accepted, Outcome, Refused, Unknown
 from proxy.store import Store, StoreDown
 from proxy.store.refusals import refusal_of
 from proxy.tasks import lifecycle
@@ -42,6 +33,7 @@ from proxy.tasks.offload import aside
 from proxy.tasks.planning import Attempt
 from proxy.tasks.runtime import Runtime
 from proxy.tasks.task_writer import Records
+from proxy.telemetry.exchange import Exchange
 from proxy.telemetry.metric_definitions import REFUSED
 from proxy.telemetry.timing import timed
 from proxy.upstream import Ambiguous, NotSent, Upstreams

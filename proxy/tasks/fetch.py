@@ -20,7 +20,8 @@ from typing import Final
 from proxy.config.tables import Media as Settings
 from proxy.dialects.media import sniff as picture_type
 from proxy.errors import Invalid, TooLarge, Unavailable
-from proxy.model import Blob, Draft, DraftValue, Remote
+from proxy.http.outbound import Draft, DraftValue, Remote
+from proxy.model import Blob
 from proxy.tasks.spool import Spool
 from proxy.upstream import Upstreams, UpstreamTrouble
 

@@ -17,21 +17,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from proxy.errors import FAILURES, Family
-from proxy.model import (
-    Accepted,
-    Credential,
-    Draft,
-    Loss,
-    Refused,
-    Rendered,
-    Result,
-    Stage,
-    Task,
-    TaskError,
-    TaskState,
-    TransientKind,
-    Upstream,
-)
+from proxy.http.outbound import Draft, Rendered
+from proxy.model import Credential, Loss, Result, Stage, Task, TaskError, TaskState, Upstream
+from proxy.providers.outcomes import Accepted, Refused, TransientKind
 from proxy.tasks.pricing import settle_micro
 
 MAX_DOUBLINGS: Final = 4

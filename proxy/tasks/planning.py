@@ -12,18 +12,8 @@ from typing import Final
 from proxy.errors import Invalid, ModelNotFound, ProxyError, Unavailable
 from proxy.http.addresses import inner_target
 from proxy.http.form_writer import check_form
-from proxy.model import (
-    Credential,
-    DialectName,
-    Draft,
-    Principal,
-    Rendered,
-    Route,
-    Task,
-    Terms,
-    Upstream,
-    VideoRequest,
-)
+from proxy.http.outbound import Draft, Rendered, Terms
+from proxy.model import Credential, DialectName, Principal, Route, Task, Upstream, VideoRequest
 from proxy.providers.base import Provider
 from proxy.providers.fitting import check_left_out
 from proxy.tasks.rewrite import enforce_fit, rewrite

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping
 from decimal import ROUND_CEILING, Decimal
 
 from proxy.errors import Invalid
-from proxy.model import Json, Rendered
+from proxy.http.outbound import Rendered
+from proxy.model import Json
 
 MICRO = Decimal(1_000_000)
 OTHER = "other"

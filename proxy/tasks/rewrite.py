@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import cast
 
 from proxy.errors import Invalid
-from proxy.model import Draft, DraftValue, Json, Route
+from proxy.http.outbound import Draft, DraftValue
+from proxy.model import Json, Route
 
 
 def rewrite(draft: Draft, route: Route) -> Draft:

@@ -24,16 +24,7 @@ from proxy.errors import (
     Unprocessable,
 )
 from proxy.http.clips import measured
-from proxy.model import (
-    Exchange,
-    Operation,
-    Principal,
-    Role,
-    Route,
-    Stage,
-    Task,
-    VideoRequest,
-)
+from proxy.model import Operation, Principal, Role, Route, Stage, Task, VideoRequest
 from proxy.providers.base import Provider
 from proxy.store import Allowance, Store, StoreFull, Taken, Why
 from proxy.store.keys import new_task_id
@@ -46,6 +37,7 @@ from proxy.tasks.pricing import money, price_micro
 from proxy.tasks.queue import Queue
 from proxy.tasks.routing import model_limits
 from proxy.tasks.runtime import Runtime
+from proxy.telemetry.exchange import Exchange
 from proxy.telemetry.timing import timed
 
 

@@ -19,22 +19,10 @@ from types import MappingProxyType
 
 from proxy.caches import BoundedDict
 from proxy.errors import ProxyError, Unavailable
-from proxy.model import (
-    Accepted,
-    Credential,
-    Draft,
-    Outcome,
-    Refused,
-    Stage,
-    Status,
-    Task,
-    TaskError,
-    TaskState,
-    Transient,
-    TransientKind,
-    Upstream,
-)
+from proxy.http.outbound import Draft
+from proxy.model import Credential, Stage, Status, Task, TaskError, TaskState, Upstream
 from proxy.providers.base import Provider
+from proxy.providers.outcomes import Accepted, Outcome, Refused, Transient, TransientKind
 from proxy.store import Store
 from proxy.tasks import lifecycle
 from proxy.tasks.bulkhead import TurnedAway, Turnstile

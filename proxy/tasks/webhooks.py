@@ -19,9 +19,10 @@ from dataclasses import replace
 
 from proxy.dialects.base import Dialect, View
 from proxy.errors import Conflict, NotFound, ProxyError, Unavailable
-from proxy.model import DialectName, Hook, Stage, Status, Task
+from proxy.model import DialectName, Stage, Status, Task
 from proxy.signing import sign_webhook
 from proxy.store import Store, StoreFault, TokenRecord
+from proxy.store.notice import Hook
 from proxy.tasks.links import Links
 from proxy.tasks.runtime import Runtime
 from proxy.telemetry.metric_definitions import WEBHOOKS

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from proxy.model import Exchange
+from proxy.telemetry.exchange import Exchange
 from proxy.telemetry.logs import sink_of
 from proxy.telemetry.metric_definitions import ADDED, LIMITED, REQUESTS, SECONDS
 from proxy.telemetry.metrics import CounterSeries, HistogramSeries, Metrics

@@ -19,21 +19,12 @@ from typing import Final, Literal, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from proxy.http.headers import forwarded
+from proxy.http.outbound import Outbound
 from proxy.http.trace_context import TraceParent, parse
-from proxy.model import (
-    Accepted,
-    Exchange,
-    Hook,
-    Operation,
-    Outbound,
-    Outcome,
-    Refused,
-    Stage,
-    Task,
-    TaskState,
-    Transient,
-    Upstream,
-)
+from proxy.model import Operation, Stage, Task, TaskState, Upstream
+from proxy.providers.outcomes import Accepted, Outcome, Refused, Transient
+from proxy.store.notice import Hook
+from proxy.telemetry.exchange import Exchange
 from proxy.telemetry.redaction import Redactor
 
 MAX_CHARS: Final = 200  # of a path, or of a text from others

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable
 from typing import Final, Literal, TypeVar
 
-from proxy.model import Exchange
+from proxy.telemetry.exchange import Exchange
 
 Phase = Literal["auth", "body", "upstream", "wait"]
 

@@ -19,20 +19,14 @@ from typing import Final, Protocol
 from proxy.config.tables import Tracing as Settings
 from proxy.errors import ProxyError
 from proxy.http.headers import forwarded
+from proxy.http.outbound import Outbound
 from proxy.http.trace_context import handed_on, parse
-from proxy.model import (
-    Exchange,
-    Hook,
-    Outbound,
-    Outcome,
-    Stage,
-    Task,
-    TaskState,
-    Transient,
-    Upstream,
-)
+from proxy.model import Stage, Task, TaskState, Upstream
+from proxy.providers.outcomes import Outcome, Transient
+from proxy.store.notice import Hook
 from proxy.store.observer import Observer
 from proxy.telemetry import spans
+from proxy.telemetry.exchange import Exchange
 from proxy.telemetry.redaction import Redactor
 from proxy.telemetry.spans import Interval, RequestSpan, Sanitiser, Span, TimelineEntry
 

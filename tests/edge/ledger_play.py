@@ -6,13 +6,11 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
+from proxy.http.outbound import Draft, Rendered
 from proxy.model import (
-    Accepted,
     Credential,
-    Draft,
     Json,
     Limits,
-    Rendered,
     Stage,
     Status,
     Task,
@@ -20,6 +18,7 @@ from proxy.model import (
     TaskState,
     Upstream,
 )
+from proxy.providers.outcomes import Accepted
 from proxy.store import Allowance, Store
 from proxy.tasks import lifecycle
 from proxy.tasks.pricing import price_micro

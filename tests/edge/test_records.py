@@ -13,19 +13,8 @@ import pytest
 
 from proxy.config import Config
 from proxy.errors import NotFound
-from proxy.model import (
-    Credential,
-    Draft,
-    Exchange,
-    Head,
-    Operation,
-    Rendered,
-    Stage,
-    Task,
-    TaskError,
-    Upstream,
-    VideoRequest,
-)
+from proxy.http.outbound import Draft, Rendered
+from proxy.model import Credential, Operation, Stage, Task, TaskError, Upstream, VideoRequest
 from proxy.providers import PROVIDERS
 from proxy.sim import Fault
 from proxy.store import StoreDown, keys
@@ -35,6 +24,7 @@ from proxy.tasks.fetch import Fetcher
 from proxy.tasks.planning import Attempt, attempts_of
 from proxy.tasks.runtime import Runtime
 from proxy.tasks.task_writer import Records
+from proxy.telemetry.exchange import Exchange, Head
 from proxy.upstream import Deadlines, Upstreams
 from tests.edge.store_fixtures import new_task
 

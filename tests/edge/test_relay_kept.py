@@ -13,6 +13,7 @@ from multidict import CIMultiDict
 from proxy import model
 from proxy.config import load
 from proxy.gateway.relay import End
+from proxy.http.outbound import Outbound
 from proxy.providers import PROVIDERS
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream import Deadlines, Upstreams
@@ -201,7 +202,7 @@ async def test_an_answer_nobody_asked_for_is_not_the_next_ones(small: bytes) -> 
         told = []
         for path in ("/a", "/b", "/c", "/d"):
             upstream = model.Upstream("up", "openai", base, (model.Credential("a"),))
-            answer = await out.query(upstream, model.Outbound("GET", base + path, CIMultiDict()))
+            answer = await out.query(upstream, Outbound("GET", base + path, CIMultiDict()))
             told.append(answer.body.removeprefix(small))
             if path == "/a":
                 idle.set()

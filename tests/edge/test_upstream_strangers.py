@@ -10,7 +10,8 @@ import pytest
 from multidict import CIMultiDict
 
 from proxy.config import load
-from proxy.model import Outbound, Upstream
+from proxy.http.outbound import Outbound
+from proxy.model import Upstream
 from proxy.providers import PROVIDERS
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream import (

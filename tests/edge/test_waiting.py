@@ -18,10 +18,11 @@ from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 from proxy.errors import NotFound
 from proxy.gateway.events import MAX_UNSENT_BYTES, EventStreams
 from proxy.gateway.listener import Listener, ListenerOptions
-from proxy.model import Call, Exchange, Head, Kind, Operation, Principal, Stage, Task
+from proxy.model import Call, Kind, Operation, Principal, Stage, Task
 from proxy.sim import Fault
 from proxy.store import StoreDown
 from proxy.tasks.changes import Watch
+from proxy.telemetry.exchange import Exchange, Head
 from proxy.telemetry.logs import make_logger
 from tests.edge.streams import Raw, connected, connected_to, line_of, told
 

@@ -14,10 +14,10 @@ import orjson
 import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
 
-from proxy.model import Hook
 from proxy.server.bootstrap import signing_secrets
 from proxy.sim import Fault
 from proxy.store import StoreFault, keys
+from proxy.store.notice import Hook
 from proxy.tokens import webhook_secret
 from tests.edge.programs import ROOT, Program, program, run
 from tests.edge.receivers import HANG, Receiver, Told, allowing, receiving

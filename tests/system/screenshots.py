@@ -16,20 +16,19 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
+from proxy.http.outbound import Draft, Rendered
 from proxy.model import (
-    Accepted,
     Credential,
-    Draft,
     Json,
     Kind,
     Operation,
-    Rendered,
     Status,
     Task,
     TaskError,
     TaskState,
     Upstream,
 )
+from proxy.providers.outcomes import Accepted
 from proxy.server.embedded_store import open_store
 from proxy.store import Store, new_task_id
 from proxy.tasks import lifecycle

@@ -13,9 +13,10 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.config import load
-from proxy.model import Call, Exchange, Head, Operation, Principal
+from proxy.model import Call, Operation, Principal
 from proxy.providers import PROVIDERS
 from proxy.telemetry.access_log import AccessLog
+from proxy.telemetry.exchange import Exchange, Head
 from proxy.telemetry.logs import make_logger, sink_of
 from proxy.telemetry.metric_definitions import ADDED, LIMITED, REQUESTS, SECONDS
 from proxy.telemetry.metrics import HistogramSeries, Metrics

@@ -18,11 +18,11 @@ from proxy.dialects import DIALECTS
 from proxy.dialects.fields import Fields
 from proxy.dialects.media import MemoryBlob, media_in
 from proxy.errors import Invalid
+from proxy.http.outbound import Draft
 from proxy.model import (
     Call,
     Credential,
     DialectName,
-    Draft,
     Media,
     Operation,
     Role,

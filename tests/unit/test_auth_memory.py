@@ -11,10 +11,11 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.errors import Unauthenticated
 from proxy.gateway.auth import Authenticator
-from proxy.model import Head, Limits
+from proxy.model import Limits
 from proxy.signing import format_token, new_token, token_hash
 from proxy.store import OwnerRecord, TokenRecord
 from proxy.store.cache import Mirror
+from proxy.telemetry.exchange import Head
 
 TOKEN_ID, SECRET = new_token(bytes(range(64)))
 TOKEN = format_token(TOKEN_ID, SECRET)

@@ -26,7 +26,7 @@ from multidict import CIMultiDict, MultiDict
 
 from proxy.dialects import DIALECTS
 from proxy.dialects.answers import remembered
-from proxy.dialects.base import View
+from proxy.dialects.base import PageRequest, View
 from proxy.dialects.fields import Fields
 from proxy.dialects.media import MemoryBlob
 from proxy.errors import Invalid
@@ -35,15 +35,11 @@ from proxy.http import body_writer
 from proxy.http.documents import json_fields
 from proxy.http.form_writer import multipart_pieces
 from proxy.http.multipart import FormLimits, FormParser
+from proxy.http.outbound import Draft, Outbound, Rendered
 from proxy.model import (
-    Accepted,
     Call,
     Credential,
     DialectName,
-    Draft,
-    Outbound,
-    PageRequest,
-    Rendered,
     Reply,
     Result,
     Route,
@@ -57,6 +53,7 @@ from proxy.model import (
 )
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
+from proxy.providers.outcomes import Accepted
 from proxy.sim.body import Body, read_body
 from proxy.sim.faults import Faults
 from proxy.sim.jimeng import Jimeng

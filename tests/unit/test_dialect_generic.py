@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.dialects.answers import remembered
-from proxy.dialects.base import View
+from proxy.dialects.base import PageRequest, View
 from proxy.dialects.fields import Fields
 from proxy.dialects.generic import Generic
 from proxy.dialects.media import MemoryBlob
@@ -24,7 +24,6 @@ from proxy.model import (
     Kind,
     Media,
     Operation,
-    PageRequest,
     Reply,
     Role,
     Stage,

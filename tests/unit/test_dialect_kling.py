@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.dialects.answers import remembered
-from proxy.dialects.base import Dialect, View
+from proxy.dialects.base import Dialect, PageRequest, View
 from proxy.dialects.fields import Fields
 from proxy.dialects.kling import Kling
 from proxy.errors import (
@@ -37,7 +37,6 @@ from proxy.model import (
     Call,
     Kind,
     Operation,
-    PageRequest,
     Reply,
     Result,
     Role,

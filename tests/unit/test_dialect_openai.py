@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS
 from proxy.dialects.answers import REMEMBERED_MAX_BYTES, remembered, task_headers
-from proxy.dialects.base import Dialect, View
+from proxy.dialects.base import Dialect, PageRequest, View
 from proxy.dialects.fields import Fields
 from proxy.dialects.media import MemoryBlob
 from proxy.dialects.openai import OpenAI
@@ -25,7 +25,6 @@ from proxy.model import (
     Kind,
     Media,
     Operation,
-    PageRequest,
     Reply,
     Result,
     Role,

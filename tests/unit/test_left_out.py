@@ -9,7 +9,8 @@ import pytest
 from proxy.dialects import DIALECTS
 from proxy.dialects.fields import Fields
 from proxy.errors import Invalid
-from proxy.model import Call, Credential, DialectName, Draft, Operation, Upstream
+from proxy.http.outbound import Draft
+from proxy.model import Call, Credential, DialectName, Operation, Upstream
 from proxy.providers import PROVIDERS
 from proxy.providers.fitting import check_left_out
 

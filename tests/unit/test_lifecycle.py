@@ -10,15 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.http.outbound import Adjustment, Draft, Rendered
 from proxy.model import (
-    Accepted,
-    Adjustment,
     Credential,
     DialectName,
-    Draft,
     Kind,
     Operation,
-    Rendered,
     Result,
     Stage,
     Status,
@@ -28,6 +25,7 @@ from proxy.model import (
     Upstream,
     submit_key,
 )
+from proxy.providers.outcomes import Accepted
 from proxy.store.notice import notice_of
 from proxy.tasks.lifecycle import (
     RESULT_LIFE_MS,

@@ -6,18 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.model import (
-    Kind,
-    Operation,
-    Stage,
-    Status,
-    Task,
-    TaskState,
-    TransientKind,
-    Upstream,
-)
+from proxy.model import Kind, Operation, Stage, Status, Task, TaskState, Upstream
 from proxy.providers import PROVIDERS
 from proxy.providers.openai import Options
+from proxy.providers.outcomes import TransientKind
 from proxy.tasks.lifecycle import (
     Schedule,
     Silence,

@@ -18,7 +18,8 @@ from proxy.http.body_writer import encoded
 from proxy.http.documents import json_fields
 from proxy.http.form_writer import boundary_for, multipart_pieces
 from proxy.http.multipart import FormLimits, FormParser, boundary_of, path_of
-from proxy.model import Base64, Blob, DraftValue
+from proxy.http.outbound import Base64, DraftValue
+from proxy.model import Blob
 
 GOLDEN_BOUNDARY = "31b7315e917e80968b499f899a0bceb8"
 GOLDEN_TYPE = f"multipart/form-data; boundary={GOLDEN_BOUNDARY}"

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.model import Hook, Kind, Operation, Result, Stage, Status, Task, TaskError
+from proxy.model import Kind, Operation, Result, Stage, Status, Task, TaskError
+from proxy.store.notice import Hook
 from proxy.tasks.webhooks import GIVE_UP_S, as_it_was, event_id_of, pause_s, waited_s
 
 FIRST_S = 5.0

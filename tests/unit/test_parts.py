@@ -15,7 +15,7 @@ from proxy.http.form_writer import (
     form_of,
     multipart_pieces,
 )
-from proxy.model import DraftValue
+from proxy.http.outbound import DraftValue
 
 
 def of_zeros(name: str, count: int) -> dict[str, DraftValue]:

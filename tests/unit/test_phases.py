@@ -8,7 +8,7 @@ import time
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from proxy.model import Exchange, Head
+from proxy.telemetry.exchange import Exchange, Head
 from proxy.telemetry.timing import server_timing, timed
 
 

@@ -8,8 +8,9 @@ import pytest
 from multidict import CIMultiDict
 
 from proxy.errors import Invalid, Unavailable
-from proxy.model import ACTIVE_MS, WELL, Cooldown, Credential, Mood, Refused, Standing, Upstream
+from proxy.model import ACTIVE_MS, WELL, Credential, Mood, Standing, Upstream
 from proxy.providers import PROVIDERS
+from proxy.providers.outcomes import Cooldown, Refused
 from proxy.tasks import breaker
 from proxy.tasks.breaker import Blocked
 from proxy.tasks.lifecycle import Schedule

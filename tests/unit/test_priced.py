@@ -23,16 +23,8 @@ from proxy.dialects.media import MemoryBlob
 from proxy.errors import Invalid, ProxyError
 from proxy.http import body_writer
 from proxy.http.multipart import FormLimits, FormParser
-from proxy.model import (
-    Call,
-    Credential,
-    DialectName,
-    Operation,
-    Outbound,
-    Rendered,
-    Terms,
-    Upstream,
-)
+from proxy.http.outbound import Outbound, Rendered, Terms
+from proxy.model import Call, Credential, DialectName, Operation, Upstream
 from proxy.providers import PROVIDERS
 from proxy.providers.openai import SERVERS, Options
 from proxy.tasks.fetch import remotes_in, with_files

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import Invalid
-from proxy.model import Rendered
+from proxy.http.outbound import Rendered
 from proxy.tasks.pricing import money, price_micro, resolution_of, settle_micro
 
 HD = (1280, 720)

@@ -15,23 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from proxy.model import (
-    WELL,
-    Accepted,
-    Credential,
-    Draft,
-    Kind,
-    Operation,
-    Outcome,
-    Refused,
-    Status,
-    Task,
-    TaskState,
-    Transient,
-    Unknown,
-    Upstream,
-)
+from proxy.http.outbound import Draft
+from proxy.model import WELL, Credential, Kind, Operation, Status, Task, TaskState, Upstream
 from proxy.providers import PROVIDERS, values
+from proxy.providers.outcomes import Accepted, Outcome, Refused, Transient, Unknown
 from proxy.tasks.breaker import Witness, after_refusal
 
 NO_HEADERS: CIMultiDict[str] = CIMultiDict()

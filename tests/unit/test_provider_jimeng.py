@@ -27,31 +27,25 @@ from proxy.errors import (
     UpstreamFailed,
 )
 from proxy.http import body_writer
+from proxy.http.outbound import Draft, Outbound, Rendered, Terms
 from proxy.model import (
-    Accepted,
     Credential,
     DialectName,
-    Draft,
     Kind,
     Media,
     Operation,
-    Outbound,
-    Refused,
-    Rendered,
     Result,
     Role,
     Status,
     Task,
     TaskError,
     TaskState,
-    Terms,
-    Transient,
-    Unknown,
     Upstream,
     VideoRequest,
 )
 from proxy.providers.base import Provider
 from proxy.providers.jimeng import Jimeng, Options
+from proxy.providers.outcomes import Accepted, Refused, Transient, Unknown
 
 JIMENG: Provider = Jimeng()
 NOW = 1767225600

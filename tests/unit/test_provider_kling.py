@@ -29,30 +29,25 @@ from proxy.errors import (
     UpstreamFailed,
 )
 from proxy.http import body_writer
+from proxy.http.outbound import Draft, Rendered, Terms
 from proxy.model import (
-    Accepted,
     Credential,
     DialectName,
-    Draft,
     Kind,
     Media,
     Operation,
-    Refused,
-    Rendered,
     Result,
     Role,
     Status,
     Task,
     TaskError,
     TaskState,
-    Terms,
-    Transient,
-    Unknown,
     Upstream,
     VideoRequest,
 )
 from proxy.providers.base import Provider
 from proxy.providers.kling import Kling, Options
+from proxy.providers.outcomes import Accepted, Refused, Transient, Unknown
 
 KLING: Provider = Kling()
 NOW = 1767225600

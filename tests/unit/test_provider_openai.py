@@ -29,33 +29,26 @@ from proxy.errors import (
 )
 from proxy.http.body_writer import encoded
 from proxy.http.form_writer import boundary_for, multipart_pieces
+from proxy.http.outbound import Draft, Remote, Rendered, Terms
 from proxy.model import (
-    Accepted,
     Credential,
-    Draft,
     Json,
     Kind,
     Media,
     Operation,
-    Refused,
-    Remote,
-    Rendered,
     Result,
     Role,
     Status,
     Task,
     TaskError,
     TaskState,
-    Terms,
-    Transient,
-    TransientKind,
-    Unknown,
     Upstream,
     VideoRequest,
 )
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
 from proxy.providers.openai import SERVERS, OpenAI, Options
+from proxy.providers.outcomes import Accepted, Refused, Transient, TransientKind, Unknown
 from proxy.providers.values import words
 
 ADAPTER: Provider = OpenAI()

@@ -20,21 +20,10 @@ from proxy.errors import (
     Unavailable,
     UpstreamUnreachable,
 )
-from proxy.model import (
-    Adjustment,
-    Credential,
-    Draft,
-    Kind,
-    Operation,
-    Refused,
-    Rendered,
-    Route,
-    Stage,
-    Task,
-    TaskError,
-    Upstream,
-)
+from proxy.http.outbound import Adjustment, Draft, Rendered
+from proxy.model import Credential, Kind, Operation, Route, Stage, Task, TaskError, Upstream
 from proxy.providers import PROVIDERS
+from proxy.providers.outcomes import Refused
 from proxy.tasks.lifecycle import (
     CANCELLED,
     Schedule,

@@ -6,7 +6,8 @@ from copy import deepcopy
 import pytest
 
 from proxy.errors import Invalid
-from proxy.model import Adjustment, Draft, DraftValue, Json, Route
+from proxy.http.outbound import Adjustment, Draft, DraftValue
+from proxy.model import Json, Route
 from proxy.tasks.rewrite import enforce_fit, rewrite
 
 DEEP: dict[str, DraftValue] = {"x": 1}

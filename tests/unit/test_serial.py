@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import Invalid
 from proxy.http import body_writer
-from proxy.model import Base64, Draft, DraftValue
+from proxy.http.outbound import Base64, Draft, DraftValue
 
 
 @dataclass(frozen=True)

@@ -9,29 +9,24 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.errors import Unavailable, UpstreamUnreachable
+from proxy.http.outbound import Outbound
 from proxy.http.trace_context import TraceParent, handed_on, parse
 from proxy.model import (
-    Accepted,
     Call,
-    Exchange,
-    Head,
-    Hook,
     Kind,
     Operation,
-    Outbound,
-    Outcome,
     Principal,
-    Refused,
     Stage,
     Status,
     Task,
     TaskError,
     TaskState,
-    Transient,
-    Unknown,
     Upstream,
 )
+from proxy.providers.outcomes import Accepted, Outcome, Refused, Transient, Unknown
 from proxy.store import LineEntry
+from proxy.store.notice import Hook
+from proxy.telemetry.exchange import Exchange, Head
 from proxy.telemetry.redaction import Redactor
 from proxy.telemetry.spans import (
     MAX_CHARS,

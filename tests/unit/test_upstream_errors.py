@@ -19,22 +19,10 @@ from multidict import CIMultiDict
 
 from proxy.config import load
 from proxy.errors import ProxyError
-from proxy.model import (
-    Accepted,
-    Credential,
-    Kind,
-    Operation,
-    Outbound,
-    Refused,
-    Stage,
-    Status,
-    Task,
-    TaskState,
-    Transient,
-    Unknown,
-    Upstream,
-)
+from proxy.http.outbound import Outbound
+from proxy.model import Credential, Kind, Operation, Stage, Status, Task, TaskState, Upstream
 from proxy.providers import PROVIDERS
+from proxy.providers.outcomes import Accepted, Refused, Transient, Unknown
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream import (
     MAX_ANSWER_BYTES,

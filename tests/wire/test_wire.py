@@ -47,23 +47,21 @@ from proxy.gateway.endpoints import EndpointTable, dialect_of
 from proxy.http import body_writer
 from proxy.http.documents import json_fields
 from proxy.http.multipart import FormLimits, FormParser
+from proxy.http.outbound import Outbound
 from proxy.model import (
-    Accepted,
     Call,
     Credential,
     DialectName,
     Operation,
-    Outbound,
-    Refused,
     Reply,
     Route,
     Status,
     Task,
-    Transient,
     Upstream,
 )
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
+from proxy.providers.outcomes import Accepted, Refused, Transient
 from proxy.signing import sign_link
 from proxy.sim.signatures import check_kling_jwt, check_volcengine, volcengine_signature
 from proxy.tasks import lifecycle
