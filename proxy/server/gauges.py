@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Final, get_args
+from typing import Final
 
 from proxy.errors import ProxyError
 from proxy.model import Mood
@@ -16,12 +16,12 @@ from proxy.tasks.breaker import mood_now
 from proxy.tasks.credentials import name_of
 from proxy.tasks.runtime import Runtime
 from proxy.telemetry.metric_definitions import (
+    BREAKER_OPEN,
+    CREDENTIAL_IN_FLIGHT,
+    CREDENTIAL_STATE,
     LOOP_LAG,
-    NONE,
-    OLDEST,
-    PLACES,
+    OLDEST_TASK_AGE,
     QUEUED,
-    STANDING,
     STORE_FULL,
     STORE_UP,
     TASKS_OPEN,
@@ -33,11 +33,8 @@ from proxy.telemetry.metrics import Metrics, OldestTasks
 REFRESH_S: Final = 5.0
 NAP_S: Final = 0.5
 
-# An upstream is never cooling or out, a credential never broken (see `pools`).
-_MOODS: Final[dict[bool, tuple[Mood, ...]]] = {
-    True: ("well", "broken"),
-    False: tuple(mood for mood in get_args(Mood) if mood != "broken"),
-}
+# The label of each state a credential can be in; `broken` is an upstream's alone.
+_STATES: Final[dict[Mood, str]] = {"well": "ok", "cooling": "cooling", "out": "out"}
 
 
 class Gauges:
@@ -70,9 +67,10 @@ class Gauges:
         fault of the store."""
         found: dict[MetricDefinition, Mapping[Labels, float]] = {
             TASKS_OPEN: {},
-            OLDEST: {},
-            STANDING: {},
-            PLACES: {},
+            OLDEST_TASK_AGE: {},
+            CREDENTIAL_STATE: {},
+            BREAKER_OPEN: {},
+            CREDENTIAL_IN_FLIGHT: {},
             QUEUED: {},
             STORE_FULL: {},
         }
@@ -80,8 +78,9 @@ class Gauges:
             values = await asyncio.gather(
                 self._open(),
                 self._oldest(),
-                self._standings(),
-                self._places(),
+                self._credential_states(),
+                self._open_breakers(),
+                self._in_flight(),
                 self._queues(),
                 self._fullness(),
             )
@@ -113,21 +112,30 @@ class Gauges:
         counts = await self._store.waiting.counts(list(self._config().upstreams))
         return {(upstream,): count for upstream, count in counts.items()}
 
-    async def _standings(self) -> dict[Labels, float]:
-        names: dict[str, tuple[str, str]] = {}
-        for upstream in self._config().upstreams.values():
-            names[upstream.name] = (upstream.name, NONE)
-            for key in upstream.credentials:
-                names[name_of(upstream.name, key.name)] = (upstream.name, key.name)
-        standings = await self._store.credentials.standings(list(names))
-        now_ms = self._now_ms()
+    async def _credential_states(self) -> dict[Labels, float]:
+        labels = [
+            (upstream.name, key.name)
+            for upstream in self._config().upstreams.values()
+            for key in upstream.credentials
+        ]
+        moods = await self._moods([name_of(*names) for names in labels])
         return {
-            (*labels, mood): float(mood == mood_now(standing, now_ms))
-            for labels, standing in zip(names.values(), standings, strict=True)
-            for mood in _MOODS[labels[1] == NONE]
+            (*names, state): float(mood == now)
+            for names, now in zip(labels, moods, strict=True)
+            for mood, state in _STATES.items()
         }
 
-    async def _places(self) -> dict[Labels, float]:
+    async def _open_breakers(self) -> dict[Labels, float]:
+        names = list(self._config().upstreams)
+        moods = await self._moods(names)
+        return {(name,): float(now == "broken") for name, now in zip(names, moods, strict=True)}
+
+    async def _moods(self, names: list[str]) -> list[Mood]:
+        standings = await self._store.credentials.standings(names)
+        now_ms = self._now_ms()
+        return [mood_now(standing, now_ms) for standing in standings]
+
+    async def _in_flight(self) -> dict[Labels, float]:
         labels = [
             (upstream.name, key.name)
             for upstream in self._config().upstreams.values()

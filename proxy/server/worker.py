@@ -67,7 +67,7 @@ from proxy.tasks.tracker import Tracker
 from proxy.tasks.webhooks import Notifier
 from proxy.telemetry.access_log import AccessLog
 from proxy.telemetry.logs import sink_of, tune
-from proxy.telemetry.metric_definitions import CONNECTIONS, LIMITED, RELOAD_FAILED, STREAMS
+from proxy.telemetry.metric_definitions import CONNECTIONS, LIMIT_REACHED, RELOAD_FAILED, STREAMS
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import NO_TRACING, Both, SpanTracer, Tracer, missing
 from proxy.upstream import Deadlines, Upstreams
@@ -299,7 +299,7 @@ class Server:
                 max_connections=config.limits.connections,
             ),
             lambda line: self.log.info("connection", what=line),
-            self.metrics.counter(LIMITED, "connections"),
+            self.metrics.counter(LIMIT_REACHED, "connections"),
         )
 
     def _count_open(self) -> None:

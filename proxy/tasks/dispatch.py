@@ -34,7 +34,7 @@ from proxy.tasks.planning import Attempt
 from proxy.tasks.runtime import Runtime
 from proxy.tasks.task_writer import Records
 from proxy.telemetry.exchange import Exchange
-from proxy.telemetry.metric_definitions import REFUSED
+from proxy.telemetry.metric_definitions import SUBMITS_REFUSED
 from proxy.telemetry.timing import timed
 from proxy.upstream import Ambiguous, NotSent, Upstreams
 
@@ -149,7 +149,7 @@ class Dispatcher:
         """Count a submit whose client was told no, and keep a line about it. `closed`: what stood
         in the way when no upstream was asked."""
         reason = closed or error.limit or error.code
-        self._metrics.count(REFUSED, reason)
+        self._metrics.count(SUBMITS_REFUSED, reason)
         line = refusal_of(task, reason, error.code, error.message, error.status, self._now_ms())
         with suppress(ProxyError):
             await self._store.refusals.note(line)

@@ -15,7 +15,7 @@ import structlog
 
 from proxy.telemetry.exchange import Exchange
 from proxy.telemetry.logs import sink_of
-from proxy.telemetry.metric_definitions import ADDED, LIMITED, REQUESTS, SECONDS
+from proxy.telemetry.metric_definitions import ADDED_LATENCY, LIMIT_REACHED, REQUESTS, SECONDS
 from proxy.telemetry.metrics import CounterSeries, HistogramSeries, Metrics
 from proxy.telemetry.redaction import Redactor
 
@@ -101,7 +101,7 @@ class AccessLog:
         if reason != "client_gone" or exchange.first_byte_ns:  # else nobody saw what was to come
             row.added.observe(ours_ns / 1e9)
         if exchange.limit is not None:
-            self._metrics.count(LIMITED, exchange.limit)
+            self._metrics.count(LIMIT_REACHED, exchange.limit)
         if exchange.refused is not None:
             line["fault"], claimed = exchange.refused
             if claimed is not None:
@@ -128,7 +128,7 @@ class AccessLog:
         row = _RequestSeries(
             self._metrics.counter(REQUESTS, dialect, operation, str(status), _family(reason)),
             self._metrics.histogram(SECONDS, dialect, operation),
-            self._metrics.histogram(ADDED, dialect, operation),
+            self._metrics.histogram(ADDED_LATENCY, dialect, operation),
         )
         if reason == _family(reason):  # `healed(3)` has a number in it: no end of them
             self._rows[dialect, operation, status, reason] = row

@@ -1,7 +1,6 @@
-"""Every metric there is: its name, what it says, and the labels it may have.
+"""The definitions of all metrics: name, kind, help text and labels.
 
-docs/metrics.md has the same table, and a test that it is. The page as a whole is made in
-`metrics`.
+docs/metrics.md has the same table; a test holds the two equal. `metrics` counts and makes the page.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from proxy.config import Config
 from proxy.errors import Limit
 from proxy.model import Loss, Stage
 
-NONE: Final = "-"  # in place of a name: there is none
+NONE: Final = "-"  # the label of a missing name
 
 _REQUEST_S: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
@@ -40,11 +39,13 @@ Across = Literal["sum", "max", "min"]
 
 @dataclass(frozen=True, slots=True)
 class MetricDefinition:
-    """One family. A counter's `name` is without the `_total` its series end in. `bounds` are a
-    histogram's upper limits. `across` is what the workers of one gateway are together: `sum`
-    where each has its own, `max` or `min` where all look at the same thing. `known` are the
-    labels whose series are there from the start, at 0: `increase` sees no first event of a
-    series that begins with it, and that is the one an alert is about."""
+    """One metric family.
+
+    A counter's `name` leaves out the `_total` that its series end in. `bounds` are a histogram's
+    upper limits. `across` joins the values of several workers: `sum` where each counts its own,
+    `max` or `min` where all read the same store. `known` gives the labels of series that exist
+    from the start, at 0: Prometheus' `increase` misses the event that creates a series, which is
+    the one alerts need."""
 
     name: str
     kind: Kind
@@ -56,7 +57,7 @@ class MetricDefinition:
 
 
 def _itself(_config: Config) -> Iterable[Labels]:
-    """Of a family without labels."""
+    """The one series of a metric without labels."""
     return ((),)
 
 
@@ -88,247 +89,224 @@ def _money(config: Config) -> Iterable[Labels]:
 REQUESTS: Final = MetricDefinition(
     "reelway_requests",
     "counter",
-    "Requests of clients, by outcome; the reason is done, an error code, or why a body ended.",
+    "Client requests by outcome; the reason is done, an error code, or why a body ended.",
     ("dialect", "operation", "status", "reason"),
 )
 SECONDS: Final = MetricDefinition(
     "reelway_request_seconds",
     "histogram",
-    "From the head of a request to its last byte.",
+    "Time from the head of a client request to the last byte of its reply.",
     ("dialect", "operation"),
     _REQUEST_S,
 )
-ADDED: Final = MetricDefinition(
-    "reelway_added_seconds",
+ADDED_LATENCY: Final = MetricDefinition(
+    "reelway_added_latency_seconds",
     "histogram",
-    "What the gateway itself added to a request, up to the first byte of its reply: without the "
-    "waiting for the upstream, for the client's body, and for a change the client waits for.",
+    "Time that the gateway itself added to a request, up to the first byte of the reply: without "
+    "waiting for the upstream, for the client's body, or for a change that the client waits for.",
     ("dialect", "operation"),
     _ADDED_S,
 )
-CONNECTIONS: Final = MetricDefinition(
-    "reelway_connections", "gauge", "Connections of clients open now."
-)
-LIMITED: Final = MetricDefinition(
-    "reelway_limited",
+CONNECTIONS: Final = MetricDefinition("reelway_connections", "gauge", "Open client connections.")
+LIMIT_REACHED: Final = MetricDefinition(
+    "reelway_limit_reached",
     "counter",
-    "Requests refused because a limit was reached, by the kind of limit.",
+    "Client requests refused because a limit was reached, by limit.",
     ("limit",),
     known=_each(*get_args(Limit)),
 )
 STREAMS: Final = MetricDefinition(
-    "reelway_streams_open", "gauge", "Downloads and event streams open now."
+    "reelway_streams_open", "gauge", "Open downloads and event streams."
 )
 CONTENT_BYTES: Final = MetricDefinition(
     "reelway_content_bytes",
     "counter",
-    "Bytes of videos sent to clients, as they go, by how they were moved.",
+    "Video bytes sent to clients, counted as they go, by the way they were moved (tier).",
     ("tier",),
     known=_each("splice", "pipe", "copy"),
 )
 HEALS: Final = MetricDefinition(
     "reelway_heals",
     "counter",
-    "Bodies whose upstream broke off: taken up again where they were (healed), or given up.",
+    "Downloads that the upstream cut: resumed at the same byte (healed), or cut for the client "
+    "too (gave_up).",
     ("outcome",),
     known=_each("healed", "gave_up"),
 )
 SUBMITS: Final = MetricDefinition(
     "reelway_submits",
     "counter",
-    "Attempts to submit: accepted, refused, unreachable, unknown (nobody can say whether it "
-    "arrived); or not made because the credential is busy, cooling, out, or its upstream broken.",
+    "Attempts to submit a task: accepted, refused, unreachable, unknown (it may have arrived); "
+    "or not made because the credential was busy (max_in_flight), cooling (rate limit), out (key "
+    "or balance refused), or its upstream broken (circuit breaker open).",
     ("upstream", "credential", "outcome"),
     known=_submits,
 )
-REFUSED: Final = MetricDefinition(
-    "reelway_refused",
+SUBMITS_REFUSED: Final = MetricDefinition(
+    "reelway_submits_refused",
     "counter",
-    "Submits whose client was told no although the request was in order here, by reason: a limit "
-    "that was reached, what kept every credential from it, or the code of the upstream's refusal.",
+    "Valid submits that were refused, by reason: a limit of ours, the state of every credential "
+    "(busy, cooling, out, broken), or the error code of the upstream's refusal.",
     ("reason",),
     known=_each("busy", "cooling", "out", "broken", "queue", "budget", "in_flight"),
 )
 UPSTREAM_SECONDS: Final = MetricDefinition(
     "reelway_upstream_seconds",
     "histogram",
-    "Until an upstream has answered, by call: submit and query to the end of the answer, content "
-    "to its head.",
+    "Time of a call to an upstream: submit and query up to the end of the answer, content up to "
+    "its head.",
     ("upstream", "call"),
     _REQUEST_S,
 )
 UPSTREAM_FAILURES: Final = MetricDefinition(
     "reelway_upstream_failures",
     "counter",
-    "Calls of an upstream without a whole answer: it heard nothing (not_sent), or nobody knows "
-    "(ambiguous).",
+    "Calls to an upstream without a complete answer: the request was not sent (not_sent), or it "
+    "may have arrived (ambiguous).",
     ("upstream", "call", "kind"),
 )
 UNKNOWN_STATES: Final = MetricDefinition(
     "reelway_unknown_states",
     "counter",
-    "Answers to polls with a state no table has, shown as in_progress.",
+    "Poll answers with a state that no adapter knows; the task is shown as in_progress.",
     ("upstream",),
     known=_upstreams,
 )
 TASKS_LOST: Final = MetricDefinition(
     "reelway_tasks_lost",
     "counter",
-    "Tasks that failed, refunded, because their upstream says for too long that it does not know "
-    "them (forgotten), or nothing of them at all (silent).",
+    "Tasks that failed and were refunded because the upstream did not know them any more "
+    "(forgotten) or did not answer (silent) for too long.",
     ("upstream", "how"),
     known=_losses,
 )
-STANDING: Final = MetricDefinition(
-    "reelway_standing",
+CREDENTIAL_STATE: Final = MetricDefinition(
+    "reelway_credential_state",
     "gauge",
-    "1 for the mood a credential is in (well, cooling, out), 0 for the others; credential - is "
-    "the upstream itself and its circuit breaker (well, broken).",
-    ("upstream", "credential", "mood"),
+    "1 for the state a credential is in, 0 for the others: ok, cooling (waits out its provider's "
+    "rate limit), out (its provider refuses the key or the balance).",
+    ("upstream", "credential", "state"),
     across="max",
 )
-PLACES: Final = MetricDefinition(
+BREAKER_OPEN: Final = MetricDefinition(
+    "reelway_circuit_breaker_open",
+    "gauge",
+    "1 while an upstream's circuit breaker is open because the upstream fails or cannot be "
+    "reached, else 0.",
+    ("upstream",),
+    across="max",
+)
+CREDENTIAL_IN_FLIGHT: Final = MetricDefinition(
     "reelway_credential_in_flight",
     "gauge",
-    "Tasks under way with a credential that has max_in_flight.",
+    "Tasks in flight with a credential that has max_in_flight.",
     ("upstream", "credential"),
     across="max",
 )
 QUEUED: Final = MetricDefinition(
     "reelway_queue_length",
     "gauge",
-    "Tasks that wait for a place at an upstream.",
+    "Tasks in the queue of an upstream, waiting for a free credential.",
     ("upstream",),
     across="max",
 )
 STAGES: Final = MetricDefinition(
     "reelway_task_stages",
     "counter",
-    "Tasks that came to a stage of their life.",
+    "Tasks that reached a stage.",
     ("stage",),
     known=_each(*Stage),
 )
 TASKS_OPEN: Final = MetricDefinition(
-    "reelway_tasks_open", "gauge", "Tasks that have not ended, in the whole store.", across="max"
+    "reelway_tasks_open", "gauge", "Open tasks in the store.", across="max"
 )
-OLDEST: Final = MetricDefinition(
-    "reelway_task_oldest_seconds",
+OLDEST_TASK_AGE: Final = MetricDefinition(
+    "reelway_oldest_task_age_seconds",
     "gauge",
-    "Age of the oldest open task that was looked at; 0 without any.",
+    "Age of the oldest open task that has been polled; 0 without one.",
     across="max",
 )
 POLL_LAG: Final = MetricDefinition(
     "reelway_poll_lag_seconds",
     "histogram",
-    "How long after its due time a task was looked at.",
+    "Delay between the time a poll was due and the time it began.",
     bounds=_POLL_LAG_S,
     known=_itself,
 )
 MONEY: Final = MetricDefinition(
     "reelway_money",
     "counter",
-    "Money moved, in whole units of the currency: hold when a task is reserved; at its end "
-    "settle what it cost, refund the rest; loss is what nobody can say whether we owe.",
+    "Money moved, in whole units of the currency: hold when a task is created; settle (its cost) "
+    "and refund (the rest) when it ends; loss: refunded, but the provider may charge it.",
     ("kind", "upstream", "currency"),
     known=_money,
 )
 WEBHOOKS: Final = MetricDefinition(
     "reelway_webhooks",
     "counter",
-    "Attempts to tell a client's webhook: delivered, failed (it is tried again), or dead.",
+    "Webhook attempts: delivered, failed (tried again later), or dead (given up).",
     ("outcome",),
     known=_each("delivered", "failed", "dead"),
 )
 STORE_SECONDS: Final = MetricDefinition(
     "reelway_store_seconds",
     "histogram",
-    "Round trips to the store, answered or not.",
+    "Time of a round trip to the store, answered or not.",
     bounds=_STORE_S,
     known=_itself,
 )
 STORE_FAILURES: Final = MetricDefinition(
     "reelway_store_failures",
     "counter",
-    "Round trips to the store that got no answer.",
+    "Round trips to the store without an answer.",
     known=_itself,
 )
 STORE_UP: Final = MetricDefinition(
     "reelway_store_up",
     "gauge",
-    "1 while the store answers; what is read from it is missing while it does not.",
+    "1 while the store answers, else 0; the metrics read from it are then missing.",
     across="min",
 )
 STORE_FULL: Final = MetricDefinition(
     "reelway_store_full_ratio",
     "gauge",
-    "How much of its memory limit the store uses, 0 to 1; 0 without a limit.",
+    "Share of its memory limit that the store uses, 0 to 1; 0 without a limit.",
     across="max",
 )
 LOOP_LAG: Final = MetricDefinition(
     "reelway_loop_lag_seconds",
     "histogram",
-    "How late the event loop woke a job that slept for half a second.",
+    "Delay of the event loop in waking a job that slept for half a second.",
     bounds=_LATE_S,
     known=_itself,
 )
 RELOAD_FAILED: Final = MetricDefinition(
     "reelway_config_reload_failed",
     "gauge",
-    "1 while the latest attempt to read the configuration again has failed and the one before it "
-    "stays in force.",
+    "1 while the latest reload of the configuration has failed and the one before it is in force, "
+    "else 0.",
     across="max",
 )
 WORKER_DEATHS: Final = MetricDefinition(
     "reelway_worker_deaths",
     "counter",
-    "Workers that died, and those in their place that did not come to serve.",
+    "Workers that died, and replacements that did not become ready.",
     known=_itself,
 )
 STORE_RESTARTS: Final = MetricDefinition(
     "reelway_store_restarts",
     "counter",
-    "Times the embedded store had died and was started again.",
+    "Restarts of the embedded store after it died.",
     known=_itself,
 )
 BUILD: Final = MetricDefinition(
     "reelway_build_info",
     "gauge",
-    "Always 1; the label says which version runs.",
+    "Always 1; the label is the version that runs.",
     ("version",),
     across="max",
 )
 
-DEFINITIONS: Final = (
-    REQUESTS,
-    SECONDS,
-    ADDED,
-    CONNECTIONS,
-    LIMITED,
-    STREAMS,
-    CONTENT_BYTES,
-    HEALS,
-    SUBMITS,
-    REFUSED,
-    UPSTREAM_SECONDS,
-    UPSTREAM_FAILURES,
-    UNKNOWN_STATES,
-    TASKS_LOST,
-    STANDING,
-    PLACES,
-    QUEUED,
-    STAGES,
-    TASKS_OPEN,
-    OLDEST,
-    POLL_LAG,
-    MONEY,
-    WEBHOOKS,
-    STORE_SECONDS,
-    STORE_FAILURES,
-    STORE_UP,
-    STORE_FULL,
-    LOOP_LAG,
-    RELOAD_FAILED,
-    WORKER_DEATHS,
-    STORE_RESTARTS,
-    BUILD,
+DEFINITIONS: Final = tuple(
+    value for value in list(globals().values()) if isinstance(value, MetricDefinition)
 )

@@ -130,8 +130,10 @@ async def test_latency_is_measured_without_the_upstream_s(house: House) -> None:
         return after[series] - before.get(series, 0.0)
 
     of = 'dialect="openai",operation="create"'
-    assert since(f"reelway_added_seconds_count{{{of}}}") == 1
-    whole, added = (since(f"reelway_{name}_seconds_sum{{{of}}}") for name in ("request", "added"))
+    assert since(f"reelway_added_latency_seconds_count{{{of}}}") == 1
+    whole, added = (
+        since(f"reelway_{name}_seconds_sum{{{of}}}") for name in ("request", "added_latency")
+    )
     assert whole - added >= held_s
     upstream = 'call="submit",upstream="sim-openai"'
     assert since(f"reelway_upstream_seconds_sum{{{upstream}}}") >= held_s
@@ -151,7 +153,7 @@ async def test_a_long_poll_adds_no_latency(open_house_factory: OpenHouse, plan: 
         found = await page(house)
         of = 'dialect="openai",operation="get"'
         whole, added = (
-            found[f"reelway_{name}_seconds_sum{{{of}}}"] for name in ("request", "added")
+            found[f"reelway_{name}_seconds_sum{{{of}}}"] for name in ("request", "added_latency")
         )
         assert whole - added >= waited_s
         line = await house.line(lambda line: line["operation"] == "get")
@@ -212,35 +214,36 @@ async def test_limits_are_counted_by_kind(house: House) -> None:
     refused = await house.post("/v1/videos", json={"model": "sora-2", "prompt": "a cat"})
     assert refused.status == 429
     counted = await grown(house, before)
-    limits = {key: value for key, value in counted.items() if "_limited" in key}
+    limits = {key: value for key, value in counted.items() if "_limit_reached" in key}
     assert limits == {
-        'reelway_limited_total{limit="requests"}': 2,
-        'reelway_limited_total{limit="body"}': 1,
-        'reelway_limited_total{limit="in_flight"}': 1,
+        'reelway_limit_reached_total{limit="requests"}': 2,
+        'reelway_limit_reached_total{limit="body"}': 1,
+        'reelway_limit_reached_total{limit="in_flight"}': 1,
     }
 
 
-async def test_moods_and_places_are_those_of_the_store(
+async def test_credential_states_and_breakers_are_those_of_the_store(
     open_house_factory: OpenHouse, plan: type[Plan]
 ) -> None:
     async with open_house_factory(plan(manual=True)) as house:
         known = house.server.store.credentials
-        series = 'reelway_standing{{credential="{}",mood="{}",upstream="sim-openai"}}'
+        series = 'reelway_credential_state{{credential="a",state="{}",upstream="sim-openai"}}'
+        breaker = 'reelway_circuit_breaker_open{upstream="sim-openai"}'
         found = await page(house)
-        assert found[series.format("a", "well")] == found[series.format("-", "well")] == 1
-        assert found[series.format("a", "out")] == found[series.format("-", "broken")] == 0
-        assert series.format("-", "out") not in found
+        assert found[series.format("ok")] == 1
+        assert found[series.format("out")] == found[breaker] == 0
+        assert series.format("broken") not in found
         late_ms = 2**42
         assert await known.swap("sim-openai/a", WELL, Standing("out", 1, late_ms, "1002"))
         assert await known.swap("sim-openai", WELL, Standing("broken", 5, 0, "cut"))
         assert await known.swap("sim-kling/a", WELL, Standing("cooling", 1, 0, "1303"))
         await house.server.gauges.refresh()
         found = await page(house)
-        assert found[series.format("a", "out")] == 1
-        assert found[series.format("a", "well")] == 0
-        assert found[series.format("-", "broken")] == 1  # until a trial has shown otherwise
+        assert found[series.format("out")] == 1
+        assert found[series.format("ok")] == 0
+        assert found[breaker] == 1  # until a trial has shown otherwise
         kling = series.replace("sim-openai", "sim-kling")
-        assert found[kling.format("a", "well")] == 1  # its pause is over
+        assert found[kling.format("ok")] == 1  # its pause is over
         assert found['reelway_queue_length{upstream="sim-openai"}'] == 0
 
 
@@ -252,7 +255,7 @@ async def test_open_tasks_are_counted_in_the_store(
             await house.create()
         await house.server.gauges.refresh()
         assert (await page(house))["reelway_tasks_open"] == 3
-        await above_zero(house, "reelway_task_oldest_seconds")
+        await above_zero(house, "reelway_oldest_task_age_seconds")
 
 
 async def test_the_oldest_task_is_none_as_soon_as_the_last_has_ended(
@@ -264,7 +267,7 @@ async def test_the_oldest_task_is_none_as_soon_as_the_last_has_ended(
         oldest_tasks = house.server.tracker.oldest_tasks
         await until(lambda: oldest_tasks.first() is not None)
         await house.server.gauges.refresh()
-        assert (await page(house))["reelway_task_oldest_seconds"] > 0
+        assert (await page(house))["reelway_oldest_task_age_seconds"] > 0
         task = await house.server.store.tasks.get(task_id)
         assert task is not None
         assert task.upstream_id is not None
@@ -274,7 +277,7 @@ async def test_the_oldest_task_is_none_as_soon_as_the_last_has_ended(
         oldest_tasks.note(task_id, 0)  # as it would stand with a worker that has not seen the end
         await house.server.gauges.refresh()
         found = await page(house)
-        assert found["reelway_tasks_open"] == found["reelway_task_oldest_seconds"] == 0
+        assert found["reelway_tasks_open"] == found["reelway_oldest_task_age_seconds"] == 0
 
 
 async def test_a_reload_that_failed_is_seen_until_one_has_not(house: House) -> None:
@@ -307,9 +310,10 @@ async def test_a_store_that_does_not_answer_keeps_no_scrape_waiting(house: House
         found = await page(house)
         assert found["reelway_store_up"] == 0
         gone = (
-            "reelway_task_oldest",
+            "reelway_oldest_task_age",
             "reelway_tasks_open",
-            "reelway_standing",
+            "reelway_credential_state",
+            "reelway_circuit_breaker_open",
             "reelway_queue",
             "reelway_store_full",
         )

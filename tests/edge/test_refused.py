@@ -68,7 +68,7 @@ async def test_what_the_provider_refuses_is_no_failed_task(
         "sora-2",
     )
     assert overview["refused_today"] == {reason: 1}
-    assert f'reelway_refused_total{{reason="{reason}"}} 1.0' in page
+    assert f'reelway_submits_refused_total{{reason="{reason}"}} 1.0' in page
     assert 'reelway_task_stages_total{stage="failed"} 0.0' in page
 
 

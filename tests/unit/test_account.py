@@ -18,7 +18,7 @@ from proxy.providers import PROVIDERS
 from proxy.telemetry.access_log import AccessLog
 from proxy.telemetry.exchange import Exchange, Head
 from proxy.telemetry.logs import make_logger, sink_of
-from proxy.telemetry.metric_definitions import ADDED, LIMITED, REQUESTS, SECONDS
+from proxy.telemetry.metric_definitions import ADDED_LATENCY, LIMIT_REACHED, REQUESTS, SECONDS
 from proxy.telemetry.metrics import HistogramSeries, Metrics
 
 WAIT_S = 20.0  # only a hang gets here
@@ -115,7 +115,7 @@ async def test_what_a_download_waited_for_is_in_its_line(book: Book) -> None:
     assert said == {"upstream": "up", "credential": "a", "tier": "splice", "bytes": 1234}
     assert (line["first_byte_ms"], line["upstream_ms"]) == (150.0, 132.0)
     assert (line["body_ms"], line["wait_ms"]) == (2.0, 7.0)
-    (added,) = took(book.metrics.histogram(ADDED, "openai", "get"))
+    (added,) = took(book.metrics.histogram(ADDED_LATENCY, "openai", "get"))
     assert added == "0.01"  # 150 - 132 - 2 - 7 = 9 ms were ours
 
 
@@ -125,14 +125,14 @@ async def test_latency_is_ours_only_as_far_as_nobody_was_waited_for(book: Book) 
     made.started_ns -= 90_000 * MS
     book.access_log.finish(made)
     (whole,) = took(book.metrics.histogram(SECONDS, "openai", "get"))
-    (added,) = took(book.metrics.histogram(ADDED, "openai", "get"))
+    (added,) = took(book.metrics.histogram(ADDED_LATENCY, "openai", "get"))
     assert whole == "inf"
     assert float(added) <= 1.0
 
 
 async def test_measured_waits_that_overlap_make_no_negative_latency(book: Book) -> None:
     book.access_log.finish(exchange(upstream_ns=10_000 * MS))
-    assert book.metrics.histogram(ADDED, "openai", "get").total == 0
+    assert book.metrics.histogram(ADDED_LATENCY, "openai", "get").total == 0
 
 
 async def test_a_client_that_left_before_the_reply_adds_no_latency(book: Book) -> None:
@@ -141,7 +141,7 @@ async def test_a_client_that_left_before_the_reply_adds_no_latency(book: Book) -
     gone.first_byte_ns = gone.started_ns + MS
     book.access_log.finish(gone)
     assert sum(book.metrics.histogram(SECONDS, "openai", "get").counts) == 2
-    assert sum(book.metrics.histogram(ADDED, "openai", "get").counts) == 1
+    assert sum(book.metrics.histogram(ADDED_LATENCY, "openai", "get").counts) == 1
 
 
 async def test_requests_are_counted_by_outcome(book: Book) -> None:
@@ -161,8 +161,8 @@ async def test_requests_are_counted_by_outcome(book: Book) -> None:
 async def test_a_limit_that_refused_is_counted_by_its_kind(book: Book) -> None:
     book.access_log.finish(exchange(status=429, reason="rate_limit_exceeded", limit="submits"))
     book.access_log.finish(exchange(status=429, reason="rate_limit_exceeded"))  # the provider's
-    assert book.metrics.counter(LIMITED, "submits").n == 1
-    assert book.metrics.counter(LIMITED, "requests").n == 0
+    assert book.metrics.counter(LIMIT_REACHED, "submits").n == 1
+    assert book.metrics.counter(LIMIT_REACHED, "requests").n == 0
 
 
 @pytest.mark.parametrize("call", [GET, None])

@@ -73,15 +73,16 @@ def test_a_gauge_is_what_all_workers_together_have() -> None:
         worker.metrics.sample(m.CONNECTIONS, lambda n=connections: n)  # type: ignore[misc]
         worker.metrics.set_gauge(m.TASKS_OPEN, {(): open_tasks})
         worker.metrics.set_gauge(m.STORE_UP, {(): up})
-        worker.metrics.set_gauge(m.STANDING, {("up", "a", "well"): 1 - up, ("up", "a", "out"): up})
+        states: dict[m.Labels, float] = {("up", "a", "ok"): 1 - up, ("up", "a", "out"): up}
+        worker.metrics.set_gauge(m.CREDENTIAL_STATE, states)
         pages.append(worker.page())
     for order in permutations(pages):
         found = read(merged(order))
         assert found["reelway_connections", ()] == 7
         assert found["reelway_tasks_open", ()] == 71
         assert found["reelway_store_up", ()] == 0
-        mood = (("credential", "a"), ("mood", "out"), ("upstream", "up"))
-        assert found["reelway_standing", mood] == 1
+        out = (("credential", "a"), ("state", "out"), ("upstream", "up"))
+        assert found["reelway_credential_state", out] == 1
 
 
 def test_what_a_worker_counted_stays_counted_when_it_is_gone() -> None:

@@ -107,7 +107,7 @@ def test_what_alerts_count_is_there_before_it_happens(metrics: Metrics) -> None:
         'reelway_tasks_lost_total{how="forgotten",upstream="up"}',
         'reelway_heals_total{outcome="gave_up"}',
         'reelway_webhooks_total{outcome="dead"}',
-        'reelway_limited_total{limit="connections"}',
+        'reelway_limit_reached_total{limit="connections"}',
         'reelway_task_stages_total{stage="failed"}',
         "reelway_store_failures_total",
         "reelway_worker_deaths_total",
