@@ -13,6 +13,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -22,6 +23,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
@@ -41,148 +43,6 @@ from proxy.tokens import NewToken, create_token
 SIM_START_S = 15.0
 SIM_STOP_S = 5.0
 RENDER_S = (9, 21)  # what the simulated upstreams need at --speed 1
-
-_CONFIG = Template("""\
-# Written by `reelway demo`: the simulated upstreams of this run. Changes are overwritten.
-[server]
-listen = "$listen"
-public_url = "$public_url"
-state_dir = "."
-
-[admin]
-listen = "$admin_listen"
-token = "$admin_token"
-
-[timeouts]
-poll_first_s = $poll_first_s
-poll_interval_s = $poll_interval_s
-poll_max_s = $poll_max_s
-
-# A receiver of webhooks on this machine; others have to have a public address.
-[webhooks]
-allow = ["127.0.0.1:9555", "localhost:9555"]
-
-[defaults.model]
-openai = "sora-2"
-generic = "sora-2"
-kling = "kling-v2-6"
-jimeng = "jimeng_t2v_v30"
-
-[[upstreams]]
-name = "sim-openai"
-provider = "openai"
-base_url = "$openai_url"
-credentials = [{ name = "demo", api_key = "$openai_key" }]
-# What Sora renders; other lengths and sizes are fitted to these.
-options = { seconds = [4, 8, 12], sizes = ["720x1280", "1280x720", "1024x1792", "1792x1024"] }
-
-[[upstreams]]
-name = "sim-kling"
-provider = "kling"
-base_url = "$kling_url"
-result_hosts = ["$cdn"]
-credentials = [{ name = "demo", access_key = "$kling_ak", secret_key = "$kling_sk" }]
-
-[[upstreams]]
-name = "sim-jimeng"
-provider = "jimeng"
-base_url = "$jimeng_url"
-result_hosts = ["$cdn"]
-credentials = [{ name = "demo", access_key = "$jimeng_ak", secret_key = "$jimeng_sk" }]
-
-# Code written for Sora, rendered by Kling and by Jimeng. The prices are made up.
-[[routes]]
-model = "sora-2-on-kling"
-upstream = "sim-kling"
-upstream_model = "kling-v2-6"
-price = { per_second = "0.07" }
-
-[[routes]]
-model = "sora-2-on-jimeng"
-upstream = "sim-jimeng"
-upstream_model = "jimeng_t2v_v30"
-price = { per_video = "0.28" }
-
-[[routes]]
-model = "sora-2"
-upstream = "sim-openai"
-price = { per_second = "0.10" }
-
-[[routes]]
-model = "sora-2-pro"
-upstream = "sim-openai"
-price = { per_second = { "720p" = "0.30", other = "0.50" } }
-
-[[routes]]
-model = "kling-v2-6"
-upstream = "sim-kling"
-price = { per_second = "0.07" }
-
-[[routes]]
-model = "jimeng_t2v_v30"
-upstream = "sim-jimeng"
-price = { per_video = "0.28" }
-
-[[routes]]
-model = "sora-*"
-upstream = "sim-openai"
-
-[[routes]]
-model = "kling-*"
-upstream = "sim-kling"
-
-[[routes]]
-model = "jimeng_*"
-upstream = "sim-jimeng"
-""")
-
-_EXAMPLES = Template("""\
-Reelway is serving on $url
-Admin port (console, API, health, metrics): $admin_url with the token $admin_token
-State, configuration and log: $state
-
-Three examples to paste into another terminal; each render takes $render_s.$curl_hint
-
-# 1. curl: OpenAI's Videos API
-KEY=$token
-ID=$$(curl -sS $url/v1/videos -H "Authorization: Bearer $$KEY" \\
-  -F model=sora-2 -F prompt="A calico cat playing a piano on stage" \\
-  | sed 's/.*"id":"\\([^"]*\\)".*/\\1/'); echo "$$ID"
-while curl -sS "$url/v1/videos/$$ID" -H "Authorization: Bearer $$KEY" \\
-  | grep -qE '"status":"(queued|in_progress)"'; do sleep 1; done
-curl -sSf "$url/v1/videos/$$ID/content" -H "Authorization: Bearer $$KEY" -o cat.mp4 \\
-  && ls -l cat.mp4
-
-# 2. The official OpenAI SDK$sdk_hint: only the base URL and the key are ours.
-#    The model is rendered by Kling, which has no 4 seconds: it makes 5, and says so.
-#    (The SDK warns that OpenAI's own service shuts down; this one goes on.)
-$python - <<'END'
-from openai import OpenAI
-client = OpenAI(base_url="$url/v1", api_key="$token")
-video = client.videos.create_and_poll(
-    model="sora-2-on-kling", prompt="A calico cat playing a piano on stage",
-    seconds="4", size="720x1280",
-)
-print(video.id, video.status, video.seconds, video.size)
-client.videos.download_content(video.id).write_to_file("sora.mp4")
-END
-
-# 3. curl: Kling's own API, whose result is a link that needs no key
-KEY=$token
-ID=$$(curl -sS $url/kling/v1/videos/text2video -H "Authorization: Bearer $$KEY" \\
-  -H "Content-Type: application/json" \\
-  -d '{"model_name":"kling-v2-6","prompt":"A calico cat plays the piano","duration":"5"}' \\
-  | sed 's/.*"data":{"task_id":"\\([^"]*\\)".*/\\1/'); echo "$$ID"
-while curl -sS "$url/kling/v1/videos/text2video/$$ID" -H "Authorization: Bearer $$KEY" \\
-  | grep -qE '"task_status":"(submitted|processing)"'; do sleep 1; done
-LINK=$$(curl -sS "$url/kling/v1/videos/text2video/$$ID" -H "Authorization: Bearer $$KEY" \\
-  | sed 's/.*"videos":\\[{[^]]*"url":"\\([^"]*\\)".*/\\1/'); echo "$$LINK"
-curl -sSf "$$LINK" -o kling.mp4 && ls -l kling.mp4
-
-For the vendors' own SDKs: access key $access_key, secret key $secret_key
-More keys: $reelway token create --name me --config $config
-Stop with Ctrl-C; a second one cuts downloads under way.
-""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,9 +184,7 @@ def _config_text(
     listen: str,
     admin_listen: str,
 ) -> str:
-    keys = sim["credentials"]
-    assert isinstance(keys, dict)
-    return _CONFIG.substitute(
+    return _template("demo.toml").substitute(
         listen=listen,
         public_url=f"http://{_reachable(listen)}",
         admin_listen=admin_listen,
@@ -334,16 +192,23 @@ def _config_text(
         poll_first_s=max(0.05, 1 / options.speed),
         poll_interval_s=max(0.1, 1.5 / options.speed),
         poll_max_s=max(0.2, 5 / options.speed),
-        openai_url=sim["openai_url"],
-        kling_url=sim["kling_url"],
-        jimeng_url=sim["jimeng_url"],
         cdn=str(sim["cdn_url"]).removeprefix("http://").rstrip("/"),
-        openai_key=keys["openai"]["api_key"],
-        kling_ak=keys["kling"]["access_key"],
-        kling_sk=keys["kling"]["secret_key"],
-        jimeng_ak=keys["jimeng"]["access_key"],
-        jimeng_sk=keys["jimeng"]["secret_key"],
+        **_sim_values(sim),
     )
+
+
+def _sim_values(sim: dict[str, object]) -> dict[str, str]:
+    """What demo.toml needs of each simulated vendor: `$<vendor>_url`, `$<vendor>_<key>`."""
+    values = {name: str(value) for name, value in sim.items() if name.endswith("_url")}
+    credentials = sim["credentials"]
+    assert isinstance(credentials, dict)
+    for vendor, keys in credentials.items():
+        values |= {f"{vendor}_{name}": str(key) for name, key in keys.items()}
+    return values
+
+
+def _template(name: str) -> Template:
+    return Template((resources.files("proxy.cli") / name).read_text("utf-8"))
 
 
 def _reachable(listen: str) -> str:
@@ -393,22 +258,26 @@ async def _announced(child: asyncio.subprocess.Process) -> dict[str, object]:
 
 
 def _print(options: DemoOptions, state: Path, facts: dict[str, object]) -> None:
-    if options.as_json:
-        text = json.dumps(facts)
-    else:
-        python = shlex.quote(sys.executable)
-        has_sdk = find_spec("openai") is not None
-        has_curl = shutil.which("curl") is not None
-        shortest, longest = (f"{seconds / options.speed:.2g}" for seconds in RENDER_S)
-        text = _EXAMPLES.substitute(
-            state=state,
-            render_s=f"{shortest} to {longest} s",
-            reelway=f"{python} -m proxy",
-            config=shlex.quote(str(state / "config.toml")),
-            python=python if has_sdk else "python3",
-            sdk_hint="" if has_sdk else " (pip install openai)",
-            curl_hint="" if has_curl else "\n1 and 3 need curl, which is not installed here.",
-            **facts,
-        )
+    text = json.dumps(facts) if options.as_json else _examples(options, state, facts)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def _examples(options: DemoOptions, state: Path, facts: dict[str, object]) -> str:
+    examples = _template("demo_examples.txt")
+    sdk = re.search(r"^from (\w+) import", examples.template, re.MULTILINE)
+    assert sdk is not None
+    python = shlex.quote(sys.executable)
+    has_sdk = find_spec(sdk[1]) is not None
+    has_curl = shutil.which("curl") is not None
+    shortest, longest = (f"{seconds / options.speed:.2g}" for seconds in RENDER_S)
+    return examples.substitute(
+        state=state,
+        render_s=f"{shortest} to {longest} s",
+        reelway=f"{python} -m proxy",
+        config=shlex.quote(str(state / "config.toml")),
+        python=python if has_sdk else "python3",
+        sdk_hint="" if has_sdk else f" (pip install {sdk[1]})",
+        curl_hint="" if has_curl else "\n1 and 3 need curl, which is not installed here.",
+        **facts,
+    )
