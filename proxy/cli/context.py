@@ -29,19 +29,36 @@ T = TypeVar("T")
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a command's loop; what an operator can mend ends in one line, not a traceback.
 
-    SIGTERM is like Ctrl-C: what the command has started is ended before it goes.
+    SIGTERM and Ctrl-C cancel the command, and it ends what it has started; a second signal does
+    not wait for that. Nothing here goes by way of SIGINT: a shell script starts its background
+    jobs with SIGINT ignored, and they have to obey SIGTERM all the same.
     """
-    got = signal.SIGINT
+    stop: signal.Signals | None = None
+    task: asyncio.Task[T] | None = None
 
-    def terminated(*_: object) -> None:
-        nonlocal got
-        got = signal.SIGTERM
-        signal.raise_signal(signal.SIGINT)
+    def stopped(number: int, _frame: object) -> None:
+        nonlocal stop
+        if stop is not None:
+            raise KeyboardInterrupt
+        stop = signal.Signals(number)
+        if task is not None:
+            task.cancel()
+            task.get_loop().call_soon_threadsafe(lambda: None)  # it may be waiting for I/O
 
-    before = signal.signal(signal.SIGTERM, terminated)
+    async def stoppable() -> T:
+        nonlocal task
+        task = asyncio.current_task()
+        if stop is not None and task is not None:  # it came before there was a task
+            task.cancel()
+        return await main
+
+    handled = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        handled.append(signal.SIGINT)
+    before = {number: signal.signal(number, stopped) for number in handled}
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            return runner.run(main)
+            return runner.run(stoppable())
     except (StoreDown, StoreFull, StoreFault) as error:
         raise click.ClickException(f"[redis] url: {error.reason}") from error
     except (CannotServe, StoreUnusable, ProxyError) as error:
@@ -49,10 +66,13 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise click.ClickException(f"{where}{error.strerror or error}") from error
-    except KeyboardInterrupt:
-        raise SystemExit(128 + got) from None
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        if stop is None:
+            raise
+        raise SystemExit(128 + stop) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def file_of(path: Path | None) -> Path | None:

@@ -80,8 +80,18 @@ async def run_demo(options: DemoOptions) -> None:
             async with Server(config, log, sockets=sockets) as server:
                 facts = await _facts(server, kept, sim)
                 _write_private(state / "demo.json", orjson.dumps(kept))
+                await _leave_if_stopped()
                 _print(options, state, facts)
                 await _serve(server, child)
+
+
+async def _leave_if_stopped() -> None:
+    """Raise CancelledError when a signal came while the demo started, even if a library has
+    swallowed it: after a stop was asked for, nobody is told that the demo is ready."""
+    await asyncio.sleep(0)
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 @contextmanager

@@ -37,19 +37,27 @@ class Ended:
 
 
 class Program:
-    """One running command. `err_to_out` reads its log like its output."""
+    """One running command. `err_to_out` reads its log like its output; `in_background` starts it
+    as `&` in a shell script does, with SIGINT ignored. `arguments` are Python's."""
 
     def __init__(
-        self, *arguments: str, cwd: Path, env: Mapping[str, str], err_to_out: bool = False
+        self,
+        *arguments: str,
+        cwd: Path,
+        env: Mapping[str, str],
+        err_to_out: bool = False,
+        in_background: bool = False,
     ) -> None:
+        interrupt = signal.SIG_IGN if in_background else signal.SIG_DFL
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "proxy", *arguments],
+            [sys.executable, *arguments],
             cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(ROOT), **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if err_to_out else subprocess.PIPE,
             start_new_session=True,  # a terminal's foreground process group
+            preexec_fn=lambda: signal.signal(signal.SIGINT, interrupt),  # noqa: PLW1509 - no more
         )
         self.pid = self._process.pid
         assert self._process.stdout is not None
@@ -100,9 +108,31 @@ def program(
     cwd: Path,
     env: Mapping[str, str] | None = None,
     err_to_out: bool = False,
+    in_background: bool = False,
 ) -> Iterator[Program]:
     """Run `python -m proxy ARGUMENTS…`; it has ended when the block has."""
-    running = Program(*arguments, cwd=cwd, env=env or {}, err_to_out=err_to_out)
+    with python(
+        *("-m", "proxy", *arguments),
+        cwd=cwd,
+        env=env,
+        err_to_out=err_to_out,
+        in_background=in_background,
+    ) as running:
+        yield running
+
+
+@contextmanager
+def python(
+    *arguments: str,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    err_to_out: bool = False,
+    in_background: bool = False,
+) -> Iterator[Program]:
+    """Run `python ARGUMENTS…`, as `program` does."""
+    running = Program(
+        *arguments, cwd=cwd, env=env or {}, err_to_out=err_to_out, in_background=in_background
+    )
     try:
         yield running
     finally:

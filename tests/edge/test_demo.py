@@ -27,6 +27,7 @@ from tests.edge.programs import (
     at_work_on,
     is_locked,
     program,
+    python,
     run,
     until,
 )
@@ -202,6 +203,69 @@ def test_stopped_while_it_starts_it_leaves_nothing(
         running.signal(number)
         assert running.end().status == status
         until(lambda: not at_work_on(state))
+
+
+# Runs the demo step by step (a step is what it does between two waits), and sends itself SIGTERM
+# in the step after a file has appeared in the state directory.
+STEP_BY_STEP = """
+import os, signal, sys, types
+from pathlib import Path
+from proxy.cli.context import run
+from proxy.cli.demo import DemoOptions, run_demo
+
+state, landmark = Path(sys.argv[1]), Path(sys.argv[2])
+
+@types.coroutine
+def stepped(work):
+    is_stopped = False
+    resume = lambda: work.send(None)
+    while True:
+        if not is_stopped and landmark.exists():
+            is_stopped = True
+            os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            waits_for = resume()
+        except StopIteration as end:
+            return end.value
+        try:
+            value = yield waits_for
+            resume = lambda value=value: work.send(value)
+        except BaseException as error:
+            resume = lambda error=error: work.throw(error)
+
+async def demo():
+    await stepped(run_demo(DemoOptions("127.0.0.1", 0, 0, state, 1.0, as_json=True)))
+
+run(demo())
+"""
+
+
+@pytest.mark.parametrize(
+    "landmark",
+    [".", "state/demo.lock", "state/config.toml", "state/lock", "state/secret", "state/demo.json"],
+)
+def test_sigterm_at_any_step_of_the_start_is_remembered(tmp_path: Path, landmark: str) -> None:
+    """Before anything is there, with the lock taken, the simulator announced, the store started,
+    the gateway half made, and last of all when everything is ready to be announced: the demo
+    ends, and never says that it is ready."""
+    state = tmp_path / "state"
+    arguments = ("-c", STEP_BY_STEP, str(state), str(tmp_path / landmark))
+    with python(*arguments, cwd=tmp_path, in_background=True) as running:
+        ended = running.end()
+    assert (ended.status, ended.out) == (128 + signal.SIGTERM, ""), ended
+    until(lambda: not at_work_on(state))
+
+
+def test_sigterm_ends_what_a_script_started_in_the_background(tmp_path: Path) -> None:
+    """A shell without job control starts what stands before `&` with SIGINT ignored; SIGTERM
+    while `serve` starts ends it all the same."""
+    (tmp_path / "config.toml").write_text('[server]\nlisten = "127.0.0.1:0"\n')
+    lock = tmp_path / ".reelway" / "lock"
+    with program("serve", cwd=tmp_path, in_background=True) as running:
+        until(lock.exists)
+        running.signal(signal.SIGTERM)
+        assert running.end().status in (0, 128 + signal.SIGTERM)
+    assert_nothing_left(lock.parent)
 
 
 def test_when_the_simulator_dies_the_demo_says_so_and_ends(tmp_path: Path) -> None:
