@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from proxy.gateway.relay.splice import KEPT_PIPES
 from proxy.sim import pattern
-from tests.edge.streams import PROMPT, SIZE, TWO, connected, content, fetch, tiers, until
+from tests.rig.downloads import PROMPT, SIZE, TWO, connected, content, fetch, tiers, until
 
 if TYPE_CHECKING:
     from tests.conftest import House

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import IMPATIENT
-from tests.edge.front_door import WAIT_S, store_pid
+from tests.rig.refusals import WAIT_S, store_pid
 
 if TYPE_CHECKING:
     from tests.conftest import Answer, House

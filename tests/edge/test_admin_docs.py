@@ -13,7 +13,7 @@ import pytest
 
 from proxy.admin.app import ACTIONS
 from proxy.admin.auth import MOST_WRONG
-from tests.edge.admin_client import TOKEN
+from tests.rig.admin_client import TOKEN
 
 if TYPE_CHECKING:
     from tests.conftest import House

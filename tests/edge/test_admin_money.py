@@ -7,9 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from proxy.store import keys
-from tests.edge.admin_client import done, got, pages, refused
-from tests.edge.front_door import WAIT_S
-from tests.edge.receivers import allowing, receiving
+from tests.rig.admin_client import done, got, pages, refused
+from tests.rig.receivers import allowing, receiving
+from tests.rig.refusals import WAIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from proxy.admin.schemas import Body
 from proxy.errors import BodyTimeout
 from proxy.gateway.listener import ListenerOptions, bind
 from proxy.server.admin_port import open_port
-from tests.edge.relay_rig import on_both_loops
+from tests.rig.relay import on_both_loops
 
 WAIT_S = 20
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

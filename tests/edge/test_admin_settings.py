@@ -15,8 +15,8 @@ from proxy import __version__
 from proxy.admin import app as admin_app
 from proxy.admin.auth import MOST_WRONG
 from tests.conftest import IMPATIENT
-from tests.edge.admin_client import TOKEN, ask, done, got, refused
-from tests.edge.front_door import WAIT_S, store_pid
+from tests.rig.admin_client import TOKEN, ask, done, got, refused
+from tests.rig.refusals import WAIT_S, store_pid
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,9 +10,9 @@ import pytest
 
 from proxy.sim.faults import Fault
 from proxy.sim.pattern import pattern
-from tests.edge.admin_client import ask, done, got, pages, refused
-from tests.edge.front_door import WAIT_S
-from tests.edge.streams import PROMPT, SIZE
+from tests.rig.admin_client import ask, done, got, pages, refused
+from tests.rig.downloads import PROMPT, SIZE
+from tests.rig.refusals import WAIT_S
 
 STILL = 8  # looks in a row that see no byte move
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.edge.admin_client import ask, done, got, pages, refused
-from tests.edge.front_door import WAIT_S
+from tests.rig.admin_client import ask, done, got, pages, refused
+from tests.rig.refusals import WAIT_S
 
 if TYPE_CHECKING:
     from tests.conftest import House

@@ -14,8 +14,8 @@ from proxy.sim.faults import Fault
 from proxy.tasks.credential_test import SKEW_S, Finding, probe
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream import Deadlines, Upstreams
-from tests.edge.admin_client import done, got, refused
-from tests.edge.front_door import WAIT_S
+from tests.rig.admin_client import done, got, refused
+from tests.rig.refusals import WAIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.model import DialectName
-from tests.edge.front_door import DOORS, JSON, assert_untouched
+from tests.rig.refusals import DOORS, JSON, assert_untouched
 
 if TYPE_CHECKING:
     from tests.conftest import House

@@ -23,7 +23,7 @@ from proxy.gateway.auth import KEY_HEADERS
 from proxy.model import DialectName
 from proxy.signing import sign_volc
 from proxy.tokens import MadeToken
-from tests.edge.front_door import (
+from tests.rig.refusals import (
     DOORS,
     JIMENG,
     JSON,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.model import DialectName
-from tests.edge.front_door import (
+from tests.rig.refusals import (
     DOORS,
     JIMENG,
     JSON,

@@ -21,7 +21,7 @@ from proxy.gateway.idempotency import fingerprint
 from proxy.http.documents import json_fields
 from proxy.model import Call, DialectName, Operation
 from proxy.tasks.offload import LARGE_BYTES, aside
-from tests.edge.front_door import (
+from tests.rig.refusals import (
     DOORS,
     JSON,
     WAIT_S,

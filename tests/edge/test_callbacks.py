@@ -13,7 +13,7 @@ import pytest
 from proxy.model import Stage, Task
 from proxy.sim import Fault
 from proxy.sim.log import Entry
-from tests.edge.streams import connected, line_of
+from tests.rig.downloads import connected, line_of
 
 if TYPE_CHECKING:
     from tests.conftest import Answer, House, Plan

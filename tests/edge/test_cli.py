@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from proxy.cli import main
 from proxy.cli.context import counted
 from proxy.signing import parse_token
-from tests.edge.programs import GUARD_S, ROOT, Program, ask, program, run, until
+from tests.rig.programs import GUARD_S, ROOT, Program, ask, program, run, until
 
 COMMANDS = [
     *("demo", "serve", "check", "config", "routes"),

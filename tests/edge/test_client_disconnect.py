@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from proxy.sim import pattern
-from tests.edge.streams import (
+from tests.rig.downloads import (
     KLING,
     OPENAI,
     PROMPT,
@@ -23,7 +23,7 @@ from tests.edge.streams import (
 
 if TYPE_CHECKING:
     from tests.conftest import House
-    from tests.edge.streams import Place
+    from tests.rig.downloads import Place
 
 LARGE = 24_000_000
 SMALL_WINDOW = 1 << 14

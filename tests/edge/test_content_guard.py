@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from proxy.sim import pattern
-from tests.edge.streams import (
+from tests.rig.downloads import (
     KLING,
     OPENAI,
     PROMPT,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.sim import Fault, pattern
-from tests.edge.streams import (
+from tests.rig.downloads import (
     KLING,
     OPENAI,
     PLACES,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.edge.front_door import DOORS, assert_quiet, assert_untouched, head_of, peer_of
+from tests.rig.refusals import DOORS, assert_quiet, assert_untouched, head_of, peer_of
 
 if TYPE_CHECKING:
     from tests.conftest import Answer, House, Plan

@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from proxy.cli import main
-from tests.edge.programs import (
+from tests.rig.programs import (
     GUARD_S,
     ROOT,
     Ended,

@@ -22,8 +22,8 @@ from proxy.server.bootstrap import signing_secrets
 from proxy.signing import sign_probe
 from proxy.store import Store
 from proxy.store.capabilities import Finding, findings
-from tests.edge.programs import run
-from tests.edge.store_fixtures import store, valkey
+from tests.rig.programs import run
+from tests.rig.valkey import store, valkey
 
 if TYPE_CHECKING:
     from tests.conftest import House

@@ -22,9 +22,9 @@ from proxy.cli.doctor_proxy_check import judge, judge_address
 from proxy.model import Standing
 from proxy.store import Store
 from proxy.store.capabilities import latency
-from tests.edge.programs import Ended, run
-from tests.edge.relay_rig import make_certificate
-from tests.edge.store_fixtures import store, valkey
+from tests.rig.programs import Ended, run
+from tests.rig.relay import make_certificate
+from tests.rig.valkey import store, valkey
 
 if TYPE_CHECKING:
     from tests.conftest import House

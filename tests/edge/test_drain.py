@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from proxy.sim import pattern, pattern_sha256
-from tests.edge.streams import (
+from tests.rig.downloads import (
     OPENAI,
     PROMPT,
     SIZE,

@@ -19,9 +19,9 @@ from proxy.server.worker import Server
 from proxy.sim import Fault, pattern
 from proxy.store import Store, keys
 from tests.conftest import IMPATIENT
-from tests.edge.front_door import store_pid
-from tests.edge.store_fixtures import bundled_server
-from tests.edge.workers import Site, Worker, open_site
+from tests.rig.refusals import store_pid
+from tests.rig.site import Site, Worker, open_site
+from tests.rig.valkey import bundled_server
 
 if TYPE_CHECKING:
     from tests.conftest import Answer, House, Plan

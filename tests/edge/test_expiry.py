@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 from proxy.sim import Fault, pattern
-from tests.edge.streams import (
+from tests.rig.downloads import (
     JIMENG,
     KLING,
     OPENAI,

@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from proxy.model import Stage
-from tests.edge.front_door import assert_quiet
+from tests.rig.refusals import assert_quiet
 
 if TYPE_CHECKING:
     from tests.conftest import Answer, House, Plan

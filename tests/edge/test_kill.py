@@ -16,8 +16,8 @@ from aiohttp import ClientError
 
 from proxy.model import Stage
 from proxy.sim import Fault
-from tests.edge.store_fixtures import until
-from tests.edge.workers import GUARD_S, MODELS, Gate, Site, open_site
+from tests.rig.site import GUARD_S, MODELS, Gate, Site, open_site
+from tests.rig.valkey import until
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])  # it is other processes that die
 

@@ -20,8 +20,8 @@ from proxy.model import Limits, Stage, Task
 from proxy.server.embedded_store import Embedded
 from proxy.store import Allowance, Store, Taken, Why, keys
 from proxy.store.codec import encode_task
-from tests.edge.ledger_play import Play
-from tests.edge.store_fixtures import NOW, new_task, store, valkey
+from tests.rig.ledger_play import Play
+from tests.rig.valkey import NOW, new_task, store, valkey
 
 __all__ = ["store", "valkey"]
 

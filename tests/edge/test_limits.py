@@ -19,9 +19,9 @@ from proxy.store.keys import streams
 from proxy.store.stream_leases import LEASE_MS
 from proxy.telemetry.logs import make_logger
 from proxy.tokens import MadeToken
-from tests.edge.front_door import DOORS, JSON, WAIT_S, error_of, head_of, peer_of
-from tests.edge.store_fixtures import NOW, own_valkey, store, valkey
-from tests.edge.streams import OPENAI, PROMPT, add, connected_to, content
+from tests.rig.downloads import OPENAI, PROMPT, add, connected_to, content
+from tests.rig.refusals import DOORS, JSON, WAIT_S, error_of, head_of, peer_of
+from tests.rig.valkey import NOW, own_valkey, store, valkey
 
 if TYPE_CHECKING:
     from tests.conftest import House, Plan

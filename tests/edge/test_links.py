@@ -16,7 +16,7 @@ from proxy.signing import sign_link
 from proxy.sim import pattern
 from proxy.store import OwnerRecord, TokenRecord
 from proxy.store.cache import Mirror
-from tests.edge.streams import (
+from tests.rig.downloads import (
     KLING,
     PLACES,
     PROMPT,

@@ -31,7 +31,7 @@ from proxy.gateway.listener import (
     cut,
     read_body,
 )
-from tests.edge.relay_rig import on_both_loops
+from tests.rig.relay import on_both_loops
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 WAIT_S = 20

@@ -15,7 +15,7 @@ from proxy.providers.openai import OpenAI
 from proxy.server.bootstrap import signing_secrets
 from proxy.signing import sign_probe
 from proxy.sim import Fault
-from tests.edge.streams import PLACES, content, some_work, told, until
+from tests.rig.downloads import PLACES, content, some_work, told, until
 
 if TYPE_CHECKING:
     from tests.conftest import Answer, House, Plan

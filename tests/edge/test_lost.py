@@ -16,8 +16,8 @@ from proxy.model import Stage, Task
 from proxy.providers.openai import Options
 from proxy.sim import Fault
 from proxy.store import keys
-from tests.edge.admin_client import ask, got, refused
 from tests.edge.test_tracker import change, metric, upstream_id
+from tests.rig.admin_client import ask, got, refused
 
 if TYPE_CHECKING:
     from proxy.server.worker import Server

@@ -15,8 +15,7 @@ from proxy.model import WELL, Standing
 from proxy.sim import Fault
 from proxy.sim.faults import Kind
 from tests.conftest import IMPATIENT
-from tests.edge.front_door import store_pid
-from tests.edge.streams import (
+from tests.rig.downloads import (
     OPENAI,
     PROMPT,
     SIZE,
@@ -28,6 +27,7 @@ from tests.edge.streams import (
     told,
     until,
 )
+from tests.rig.refusals import store_pid
 
 if TYPE_CHECKING:
     from tests.conftest import House, Plan

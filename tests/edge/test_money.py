@@ -14,8 +14,8 @@ import pytest
 from proxy.model import Limits
 from proxy.store import OwnerRecord
 from proxy.tokens import MadeToken
-from tests.edge.front_door import DOORS, JSON, error_of
-from tests.edge.worker import worker
+from tests.rig.refusals import DOORS, JSON, error_of
+from tests.rig.worker import worker
 
 if TYPE_CHECKING:
     from tests.conftest import House, Plan

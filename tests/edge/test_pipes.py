@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
-from tests.edge.streams import OPENAI, PROMPT, content, told
+from tests.rig.downloads import OPENAI, PROMPT, content, told
 
 if TYPE_CHECKING:
     from tests.conftest import House

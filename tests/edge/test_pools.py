@@ -17,7 +17,7 @@ from proxy.model import Credential, Standing
 from proxy.sim.faults import Fault
 from proxy.sim.log import SUBMITS, Entry
 from proxy.sim.settings import Account
-from tests.edge.programs import Ended, run
+from tests.rig.programs import Ended, run
 
 if TYPE_CHECKING:
     from tests.conftest import Answer, House, Plan

@@ -19,7 +19,7 @@ from proxy.sim.faults import Fault
 from proxy.sim.log import SUBMITS, Entry
 from proxy.sim.settings import Account
 from proxy.store import StoreDown
-from tests.edge.store_fixtures import new_task
+from tests.rig.valkey import new_task
 
 if TYPE_CHECKING:
     from proxy.tokens import MadeToken

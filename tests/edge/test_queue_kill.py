@@ -20,8 +20,8 @@ from aiohttp import ClientError, FormData
 from proxy.model import Stage
 from proxy.sim import Entry, Fault
 from proxy.sim.log import SUBMITS
-from tests.edge.store_fixtures import until
-from tests.edge.workers import GUARD_S, Gate, Site, Worker, open_site
+from tests.rig.site import GUARD_S, Gate, Site, Worker, open_site
+from tests.rig.valkey import until
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])  # it is other processes that die
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.sim import Fault, pattern, pattern_sha256
-from tests.edge.streams import (
+from tests.rig.downloads import (
     KLING,
     OPENAI,
     PLACES,

@@ -26,7 +26,7 @@ from proxy.tasks.runtime import Runtime
 from proxy.tasks.task_writer import Records
 from proxy.telemetry.exchange import Exchange, Head
 from proxy.upstream import Deadlines, Upstreams
-from tests.edge.store_fixtures import new_task
+from tests.rig.valkey import new_task
 
 if TYPE_CHECKING:
     from tests.conftest import House

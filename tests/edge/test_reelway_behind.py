@@ -14,7 +14,7 @@ from yarl import URL
 
 from proxy.model import Stage, Task
 from proxy.sim.faults import Fault
-from tests.edge.front_door import error_of
+from tests.rig.refusals import error_of
 
 if TYPE_CHECKING:
     from tests.conftest import House, Plan

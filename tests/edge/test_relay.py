@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from proxy.gateway.relay import End, Moved, RelayOptions, move, usable_tiers
-from tests.edge.relay_rig import (
+from tests.rig.relay import (
     BODY,
     LARGE,
     WAIT_S,

@@ -17,7 +17,7 @@ from proxy.http.outbound import Outbound
 from proxy.providers import PROVIDERS
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream import Deadlines, Upstreams
-from tests.edge.relay_rig import (
+from tests.rig.relay import (
     BODY,
     LARGE,
     WAIT_S,

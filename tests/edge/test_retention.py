@@ -26,11 +26,11 @@ from proxy.store import Store, keys
 from proxy.store.expiry import SWEPT_AT_ONCE
 from proxy.store.webhooks import KEPT_MS, KEPT_OPEN_MS, MAX_ENDED
 from proxy.tasks.lifecycle import failed
-from tests.edge.front_door import DOORS, error_of
-from tests.edge.receivers import allowing, receiving
-from tests.edge.retention import check_nothing_is_left
-from tests.edge.store_fixtures import NOW, new_task, store, valkey
-from tests.edge.streams import content, fetch
+from tests.rig.downloads import content, fetch
+from tests.rig.receivers import allowing, receiving
+from tests.rig.refusals import DOORS, error_of
+from tests.rig.retention import check_nothing_is_left
+from tests.rig.valkey import NOW, new_task, store, valkey
 
 if TYPE_CHECKING:
     from tests.conftest import Answer, House, Plan

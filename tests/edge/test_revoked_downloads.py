@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.edge.streams import PROMPT, SIZE, TWO, add, connected, content
 from tests.edge.test_token_life import bearer, change
+from tests.rig.downloads import PROMPT, SIZE, TWO, add, connected, content
 
 if TYPE_CHECKING:
     from tests.conftest import House

@@ -25,7 +25,7 @@ from schemathesis.checks import (
 )
 from schemathesis.core.result import Ok
 
-from tests.edge.admin_client import TOKEN, got
+from tests.rig.admin_client import TOKEN, got
 
 if TYPE_CHECKING:
     from tests.conftest import House

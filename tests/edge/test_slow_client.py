@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING
 
 from proxy.sim import Entry, pattern
-from tests.edge.streams import (
+from tests.rig.downloads import (
     OPENAI,
     PLACES,
     PROMPT,

@@ -16,7 +16,7 @@ import pytest
 from proxy.sim.faults import Fault
 from proxy.sim.log import Entry
 from proxy.sim.tasks import State
-from tests.edge.front_door import (
+from tests.rig.refusals import (
     JIMENG,
     WAIT_S,
     assert_quiet,

@@ -10,7 +10,7 @@ import pytest
 from proxy.server.embedded_store import Embedded
 from proxy.store import Store
 from proxy.store.deadline import deadline
-from tests.edge.store_fixtures import valkey
+from tests.rig.valkey import valkey
 
 __all__ = ["valkey"]
 

@@ -15,7 +15,7 @@ from redis._parsers.base import BaseParser
 from proxy.server.embedded_store import Embedded
 from proxy.store import Store, StoreDown, StoreFault, StoreFull, StoreUnusable, keys
 from proxy.store.client import connect, translate
-from tests.edge.store_fixtures import GUARD_S, NOW, new_task, own_valkey, store, until, valkey
+from tests.rig.valkey import GUARD_S, NOW, new_task, own_valkey, store, until, valkey
 
 __all__ = ["own_valkey", "store", "valkey"]
 

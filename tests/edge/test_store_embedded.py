@@ -21,7 +21,7 @@ from proxy.server.embedded_store import Embedded, find_server, open_store
 from proxy.store import Store, StoreUnusable
 from proxy.store.capabilities import parse_version
 from proxy.store.codec import encode_task
-from tests.edge.store_fixtures import (
+from tests.rig.valkey import (
     GUARD_S,
     NOW,
     bundled_server,

@@ -12,7 +12,7 @@ import pytest
 from proxy.model import Stage
 from proxy.server.embedded_store import Embedded
 from proxy.store import Store, StoreDown, TokenRecord, keys
-from tests.edge.store_fixtures import (
+from tests.rig.valkey import (
     GUARD_S,
     NOW,
     new_task,

@@ -9,7 +9,7 @@ from proxy.model import Result, Stage, Task, TaskError
 from proxy.store import Place, Store, keys
 from proxy.store.listing import MOST_LOOKED_AT, WINDOW, Walk
 from proxy.store.usage import Use
-from tests.edge.store_fixtures import NOW, new_task, store, valkey
+from tests.rig.valkey import NOW, new_task, store, valkey
 
 __all__ = ["store", "valkey"]
 

@@ -12,7 +12,7 @@ from proxy.errors import Invalid, NotFound
 from proxy.model import Kind, Stage, Task
 from proxy.store import Store, StoreFault, Taken, Why, keys
 from proxy.store.tasks import share_out
-from tests.edge.store_fixtures import NOW, new_task, second, store, valkey
+from tests.rig.valkey import NOW, new_task, second, store, valkey
 
 __all__ = ["second", "store", "valkey"]
 

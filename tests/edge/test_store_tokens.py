@@ -9,7 +9,7 @@ import pytest
 from proxy.errors import Conflict
 from proxy.model import Limits, Principal
 from proxy.store import Store, TokenRecord, keys, principal
-from tests.edge.store_fixtures import NOW, second, store, valkey
+from tests.rig.valkey import NOW, second, store, valkey
 
 __all__ = ["second", "store", "valkey"]
 

@@ -14,7 +14,7 @@ from proxy.dialects.media import MemoryBlob
 from proxy.model import Media, Operation, Role, Task, VideoRequest
 from proxy.store import Store, keys
 from proxy.store.queued_requests import MAX_BYTES, PIECE_BYTES, pack
-from tests.edge.store_fixtures import NOW, new_task, second, store, valkey
+from tests.rig.valkey import NOW, new_task, second, store, valkey
 
 __all__ = ["second", "store", "valkey"]
 

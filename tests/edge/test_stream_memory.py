@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.edge.streams import PROMPT, content
-from tests.edge.worker import drain_away, worker
+from tests.rig.downloads import PROMPT, content
+from tests.rig.worker import drain_away, worker
 
 if TYPE_CHECKING:
     from tests.conftest import House, Plan

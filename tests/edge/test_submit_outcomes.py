@@ -18,7 +18,7 @@ from proxy.model import DialectName, Stage, Task
 from proxy.sim.faults import Fault
 from proxy.sim.log import SUBMITS, Entry
 from proxy.store import keys
-from tests.edge.front_door import (
+from tests.rig.refusals import (
     DOORS,
     JSON,
     assert_quiet,

@@ -22,8 +22,8 @@ import pytest
 
 from proxy.sim import Fault, pattern_sha256
 from proxy.sim.faults import Active
-from tests.edge.streams import OPENAI, PROMPT, SIZE
-from tests.edge.workers import GUARD_S, ROOT, Site, Worker, children, open_site, until
+from tests.rig.downloads import OPENAI, PROMPT, SIZE
+from tests.rig.site import GUARD_S, ROOT, Site, Worker, children, open_site, until
 
 HELD_AT = 200_000
 ASKERS = 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.edge.front_door import JIMENG
+from tests.rig.refusals import JIMENG
 
 if TYPE_CHECKING:
     from tests.conftest import Answer, House

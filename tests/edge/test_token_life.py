@@ -21,7 +21,7 @@ from proxy.cli import main
 from proxy.server.bootstrap import signing_secrets
 from proxy.store import OwnerRecord, TokenRecord
 from proxy.tokens import MadeToken, rotate_token
-from tests.edge.front_door import DOORS, JSON, WAIT_S, error_of
+from tests.rig.refusals import DOORS, JSON, WAIT_S, error_of
 
 if TYPE_CHECKING:
     from tests.conftest import Answer, House

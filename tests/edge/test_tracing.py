@@ -29,8 +29,8 @@ from proxy.http.trace_context import TraceParent, parse
 from proxy.sim.faults import Fault
 from proxy.telemetry.otlp import check_collector, traces_url
 from proxy.telemetry.spans import attempt_id, trace_id_of
-from tests.edge.programs import ROOT, program, run
-from tests.edge.receivers import receiving
+from tests.rig.programs import ROOT, program, run
+from tests.rig.receivers import receiving
 
 if TYPE_CHECKING:
     from tests.conftest import House, Plan

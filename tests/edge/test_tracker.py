@@ -18,7 +18,7 @@ from proxy.model import Credential
 from proxy.sim import Account, Entry, Fault
 from proxy.store import keys
 from proxy.tasks.tracker import AT_ONCE_EACH
-from tests.edge.workers import open_site
+from tests.rig.site import open_site
 
 if TYPE_CHECKING:
     from proxy.server.worker import Server

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from proxy.sim import Fault, pattern
 from proxy.sim.faults import Kind
-from tests.edge.streams import (
+from tests.rig.downloads import (
     KLING,
     OPENAI,
     PROMPT,

@@ -24,7 +24,7 @@ from proxy.store import StoreDown
 from proxy.tasks.changes import Watch
 from proxy.telemetry.exchange import Exchange, Head
 from proxy.telemetry.logs import make_logger
-from tests.edge.streams import Raw, connected, connected_to, line_of, told
+from tests.rig.downloads import Raw, connected, connected_to, line_of, told
 
 if TYPE_CHECKING:
     from tests.conftest import House, Plan

@@ -19,9 +19,9 @@ from proxy.sim import Fault
 from proxy.store import StoreFault, keys
 from proxy.store.notice import Hook
 from proxy.tokens import webhook_secret
-from tests.edge.programs import ROOT, Program, program, run
-from tests.edge.receivers import HANG, Receiver, Told, allowing, receiving
-from tests.edge.streams import fetch
+from tests.rig.downloads import fetch
+from tests.rig.programs import ROOT, Program, program, run
+from tests.rig.receivers import HANG, Receiver, Told, allowing, receiving
 
 if TYPE_CHECKING:
     from tests.conftest import House, Plan

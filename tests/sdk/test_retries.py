@@ -14,8 +14,8 @@ import openai
 import pytest
 
 from proxy.sim import Fault
-from tests.edge.roads import road
-from tests.edge.workers import open_site
+from tests.rig.breaking_proxy import road
+from tests.rig.site import open_site
 
 if TYPE_CHECKING:
     from openai.types import Video

@@ -27,8 +27,8 @@ from proxy.model import Limits
 from proxy.server.embedded_store import Embedded
 from proxy.store import Store
 from proxy.tokens import MadeToken, NewToken, create_token
-from tests.edge.store_fixtures import bundled_server
-from tests.edge.workers import ROOT, SECRET, Worker, config_text
+from tests.rig.site import ROOT, SECRET, Worker, config_text
+from tests.rig.valkey import bundled_server
 from tests.soak.test_bodies import resident_mib
 
 ATTACK_S = float(os.environ.get("REELWAY_SOAK_ATTACK_S", "600"))

@@ -24,8 +24,8 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from proxy.server.embedded_store import Embedded
 from proxy.store import Store
 from proxy.tokens import NewToken, create_token
-from tests.edge.store_fixtures import bundled_server
-from tests.edge.workers import SECRET, Worker
+from tests.rig.site import SECRET, Worker
+from tests.rig.valkey import bundled_server
 
 MIB = 1024 * 1024
 GIVE_UP_S = 30.0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from proxy.store import Store
-from tests.edge.ledger_play import BUDGET_MICRO, Play
-from tests.edge.store_fixtures import store, valkey
+from tests.rig.ledger_play import BUDGET_MICRO, Play
+from tests.rig.valkey import store, valkey
 
 __all__ = ["store", "valkey"]
 

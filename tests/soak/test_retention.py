@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.edge.receivers import allowing, receiving
-from tests.edge.retention import check_nothing_is_left
+from tests.rig.receivers import allowing, receiving
+from tests.rig.retention import check_nothing_is_left
 
 if TYPE_CHECKING:
     from tests.conftest import House, Plan

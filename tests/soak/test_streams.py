@@ -16,7 +16,7 @@ import pytest
 
 from proxy.gateway.relay.splice import KEPT_PIPES
 from proxy.sim import pattern
-from tests.edge.streams import (
+from tests.rig.downloads import (
     KLING,
     OPENAI,
     PROMPT,
@@ -27,7 +27,7 @@ from tests.edge.streams import (
     content,
     until,
 )
-from tests.edge.worker import Worker, drain_away, worker
+from tests.rig.worker import Worker, drain_away, worker
 
 if TYPE_CHECKING:
     from tests.conftest import House, Plan

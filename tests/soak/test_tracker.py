@@ -25,8 +25,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy.model import Kind, Operation, Stage, Task
 from proxy.server.embedded_store import Embedded
 from proxy.store import Store, new_task_id
-from tests.edge.store_fixtures import bundled_server
-from tests.edge.workers import Worker, config_text
+from tests.rig.site import Worker, config_text
+from tests.rig.valkey import bundled_server
 
 TASKS = 10_000
 OWNERS = 50

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Playwright
 
-from tests.edge.programs import program
+from tests.rig.programs import program
 
 CLIP = Path(__file__).parents[2] / "proxy" / "sim" / "assets" / "clip.mp4"
 

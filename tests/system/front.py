@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.edge.streams import until
+from tests.rig.downloads import until
 from tests.system.ports import free_ports
 
 _AROUND = """\

@@ -33,7 +33,7 @@ from proxy.server.embedded_store import open_store
 from proxy.store import Store, new_task_id
 from proxy.tasks import lifecycle
 from proxy.tasks.pricing import price_micro
-from tests.edge.programs import ask, until
+from tests.rig.programs import ask, until
 from tests.system.browser import Demo, chromium, demo
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"

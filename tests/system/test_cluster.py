@@ -15,7 +15,7 @@ import pytest
 from proxy.store import Store, StoreUnsafe, keys
 from proxy.store.pipeline import Script
 from proxy.tokens import NewToken, create_token
-from tests.edge.workers import GUARD_S, SECRET, Site, Worker, open_site
+from tests.rig.site import GUARD_S, SECRET, Site, Worker, open_site
 from tests.system.redis_servers import RedisServer, cluster
 
 PRIMARIES = 3

@@ -24,7 +24,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from tests.edge.programs import ask, until
+from tests.rig.programs import ask, until
 from tests.system.browser import CLIP, Demo, chromium, demo
 
 PATIENCE_MS = 30_000  # only met by a hang

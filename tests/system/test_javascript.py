@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.sim import Entry, Fault, pattern, pattern_sha256
-from tests.edge.receivers import allowing, receiving
-from tests.edge.roads import road
-from tests.edge.streams import TWO, Place, each_kind_of_place
+from tests.rig.breaking_proxy import road
+from tests.rig.downloads import TWO, Place, each_kind_of_place
+from tests.rig.receivers import allowing, receiving
 from tests.system.front import replaced
 from tests.system.node import JS, MODULES, node, sdk
 from tests.tools.pages import ROOT, pages

@@ -28,9 +28,9 @@ from proxy.server.bootstrap import signing_secrets
 from proxy.server.worker import Server
 from proxy.signing import sign_probe
 from proxy.sim import Fault, pattern, pattern_sha256
-from tests.edge.streams import OPENAI, PROMPT, SIZE, add, content, until
-from tests.edge.worker import worker
-from tests.edge.workers import Site, open_site
+from tests.rig.downloads import OPENAI, PROMPT, SIZE, add, content, until
+from tests.rig.site import Site, open_site
+from tests.rig.worker import worker
 from tests.system.front import Front, forget_peak, memory, nginx
 
 with pytest.MonkeyPatch.context() as _no_home:

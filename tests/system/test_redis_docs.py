@@ -10,7 +10,7 @@ import pytest
 
 from proxy.store import Store
 from proxy.store.capabilities import findings
-from tests.edge.workers import open_site
+from tests.rig.site import open_site
 from tests.system.ports import free_ports
 from tests.system.redis_servers import RedisServer
 

@@ -14,7 +14,7 @@ import pytest
 from proxy.model import Stage
 from proxy.sim import Fault
 from proxy.sim.log import Entry
-from tests.edge.workers import GUARD_S, Site, Worker, open_site
+from tests.rig.site import GUARD_S, Site, Worker, open_site
 from tests.system.ports import free_ports
 from tests.system.redis_servers import (
     STORE,

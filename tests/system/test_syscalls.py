@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from proxy.sim.pattern import pattern_sha256
-from tests.edge.workers import GUARD_S, Worker, children, open_site, until
+from tests.rig.site import GUARD_S, Worker, children, open_site, until
 from tests.system.test_systemd import Unit
 
 ONE_LOOP = pytest.mark.asyncio(loop_factories=["uvloop"])  # what is tested runs elsewhere

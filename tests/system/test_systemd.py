@@ -17,7 +17,7 @@ from proxy.config import Config, load
 from proxy.providers import PROVIDERS
 from proxy.server.supervisor import MARGIN_S
 from proxy.server.worker import CUT_S
-from tests.edge.workers import GUARD_S, open_site
+from tests.rig.site import GUARD_S, open_site
 from tests.system.ports import free_ports
 
 MOST_EXPOSED = 2.0

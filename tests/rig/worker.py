@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import proxy
 from proxy.server.bootstrap import signing_secrets
-from tests.edge.streams import until
+from tests.rig.downloads import until
 
 if TYPE_CHECKING:
     from tests.conftest import House

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from proxy.store import Store
 from proxy.store.tasks import RECENT_MS
-from tests.edge.receivers import Receiver
+from tests.rig.receivers import Receiver
 
 if TYPE_CHECKING:
     from tests.conftest import House

@@ -26,7 +26,7 @@ from proxy.sim import Settings, Simulator
 from proxy.store import Store, keys
 from proxy.store.pipeline import Script
 from proxy.tokens import MadeToken, NewToken, create_token
-from tests.edge.store_fixtures import bundled_server
+from tests.rig.valkey import bundled_server
 
 GUARD_S = 40.0  # only a hang gets here
 SECRET = "a signing secret of at least 32 bytes"
