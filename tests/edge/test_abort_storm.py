@@ -7,14 +7,11 @@ import os
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from proxy.gateway.relay.splice import KEPT_PIPES
 from proxy.sim import pattern
 from tests.rig.downloads import PROMPT, SIZE, TWO, connected, content, fetch, tiers, until
-
-if TYPE_CHECKING:
-    from tests.conftest import House
+from tests.rig.house import House
 
 LARGE = 24_000_000
 CLIENTS, WAVES = 50, 2

@@ -7,15 +7,11 @@ import json
 import os
 import signal
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import IMPATIENT
+from tests.rig.house import IMPATIENT, Answer, House
 from tests.rig.refusals import WAIT_S, store_pid
-
-if TYPE_CHECKING:
-    from tests.conftest import Answer, House
 
 ADMIN = {"Authorization": "Bearer admin-secret"}
 

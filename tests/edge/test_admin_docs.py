@@ -7,16 +7,14 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from proxy.admin.app import ACTIONS
 from proxy.admin.auth import MOST_WRONG
 from tests.rig.admin_client import TOKEN
-
-if TYPE_CHECKING:
-    from tests.conftest import House
+from tests.rig.house import House
 
 DOCS = (Path(__file__).parents[2] / "docs/admin-api.md").read_text()
 EXAMPLES = re.findall(r"^```sh\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)

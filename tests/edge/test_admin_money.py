@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from proxy.store import keys
 from tests.rig.admin_client import done, got, pages, refused
+from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.receivers import allowing, receiving
 from tests.rig.refusals import WAIT_S
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractAsyncContextManager
-
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 PRICED = '[[routes]]\nmodel = "priced"\nupstream = "sim-openai"\nprice = { per_second = "0.1" }'
 
@@ -38,11 +31,9 @@ async def makes(house: House, owner: str, model: str, count: int) -> list[str]:
     return ids
 
 
-async def test_every_entry_of_a_month_is_listed_by_owner(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_every_entry_of_a_month_is_listed_by_owner(open_house: OpenHouse) -> None:
     """Of each owner the latest first, in pages that fit together."""
-    async with open_house_factory(plan(routes=PRICED)) as house:
+    async with open_house(Plan(routes=PRICED)) as house:
         ids = {owner: await makes(house, owner, "priced", 3) for owner in ("zoe", "acme: x")}
         entries = await pages(house, "/api/ledger", 4)
         assert [entry["owner"] for entry in entries] == ["acme: x"] * 6 + ["zoe"] * 6
@@ -65,10 +56,8 @@ async def test_every_entry_of_a_month_is_listed_by_owner(
         assert (said[0], said[2]) == (400, "month")
 
 
-async def test_the_books_are_checked_and_a_fault_is_named(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
-    async with open_house_factory(plan(routes=PRICED)) as house:
+async def test_the_books_are_checked_and_a_fault_is_named(open_house: OpenHouse) -> None:
+    async with open_house(Plan(routes=PRICED)) as house:
         await makes(house, "acme", "priced", 2)
         sound = await got(house, "/api/ledger/verify")
         assert sound == {"ok": True, "owners": 1, "tasks": 2, "entries": 4, "problems": []}
@@ -80,11 +69,9 @@ async def test_the_books_are_checked_and_a_fault_is_named(
         assert (await got(house, "/api/ledger/verify?owner=nobody"))["ok"]
 
 
-async def test_what_was_made_is_told_by_day_owner_and_model(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_what_was_made_is_told_by_day_owner_and_model(open_house: OpenHouse) -> None:
     """Free renders too, refused submits not; pages fit together."""
-    async with open_house_factory(plan(routes=PRICED)) as house:
+    async with open_house(Plan(routes=PRICED)) as house:
         await makes(house, "acme", "priced", 2)
         await makes(house, "acme", "sora-2", 1)
         await makes(house, "zoe", "priced", 1)
@@ -129,13 +116,11 @@ async def hooks_in(house: House, state: str, count: int) -> list[Any]:
             await asyncio.sleep(0.01)
 
 
-async def test_webhooks_are_listed_by_state_and_sent_again(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_webhooks_are_listed_by_state_and_sent_again(open_house: OpenHouse) -> None:
     """By the hook's id, or the event's, which its receiver knows."""
     async with (
         receiving() as receiver,
-        open_house_factory(plan(sections=allowing(receiver))) as house,
+        open_house(Plan(sections=allowing(receiver))) as house,
     ):
         for _ in range(3):
             await house.completed(webhook=receiver.url)
@@ -155,12 +140,10 @@ async def test_webhooks_are_listed_by_state_and_sent_again(
             await hooks_in(house, "delivered", 3)
 
 
-async def test_webhooks_that_wait_come_before_those_that_have_ended(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_webhooks_that_wait_come_before_those_that_have_ended(open_house: OpenHouse) -> None:
     async with (
         receiving(500, 500) as receiver,
-        open_house_factory(plan(sections=allowing(receiver, first_pause_s=3600.0))) as house,
+        open_house(Plan(sections=allowing(receiver, first_pause_s=3600.0))) as house,
     ):
         waiting = []
         for count in (1, 2):
@@ -177,11 +160,11 @@ async def test_webhooks_that_wait_come_before_those_that_have_ended(
 
 
 async def test_a_webhook_nobody_knows_or_whose_task_is_gone_is_not_sent(
-    open_house_factory: OpenHouse, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
     async with (
         receiving() as receiver,
-        open_house_factory(plan(sections=allowing(receiver))) as house,
+        open_house(Plan(sections=allowing(receiver))) as house,
     ):
         said = await refused(house, "POST", "/api/webhooks/evt_1_1/replay")
         assert (said[0], said[1]) == (404, "not_found")

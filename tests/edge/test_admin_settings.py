@@ -9,22 +9,14 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from proxy import __version__
 from proxy.admin import app as admin_app
 from proxy.admin.auth import MOST_WRONG
-from tests.conftest import IMPATIENT
 from tests.rig.admin_client import TOKEN, ask, done, got, refused
+from tests.rig.house import IMPATIENT, Answer, House, OpenHouse, Plan
 from tests.rig.refusals import WAIT_S, store_pid
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractAsyncContextManager
-
-    from tests.conftest import Answer, House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 CONSOLE = Path(admin_app.__file__).parent / "console"
 
@@ -32,10 +24,8 @@ CONSOLE = Path(admin_app.__file__).parent / "console"
 # ---------------------------------------------------------------- what runs
 
 
-async def test_the_overview_says_what_runs_and_how_it_is(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
-    async with open_house_factory(plan(manual=True)) as house:
+async def test_the_overview_says_what_runs_and_how_it_is(open_house: OpenHouse) -> None:
+    async with open_house(Plan(manual=True)) as house:
         await house.create()
         seen = await got(house, "/api/overview")
         assert (seen["version"], seen["currency"]) == (__version__, "USD")
@@ -149,10 +139,10 @@ async def test_a_submit_tried_here_is_one_of_the_clients_own(house: House) -> No
 
 
 async def test_a_clients_port_on_a_unix_socket_is_asked_as_well(
-    open_house_factory: OpenHouse, plan: type[Plan], tmp_path: Path
+    open_house: OpenHouse, tmp_path: Path
 ) -> None:
     """The console works wherever the clients' port listens."""
-    async with open_house_factory(plan()) as house:
+    async with open_house(Plan()) as house:
         task_id = await house.completed()
         url = (await got(house, f"/api/tasks/{task_id}"))["content_url"]
         whole = await house.get(f"/v1/videos/{task_id}/content")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -12,17 +11,10 @@ from proxy.sim.faults import Fault
 from proxy.sim.pattern import pattern
 from tests.rig.admin_client import ask, done, got, pages, refused
 from tests.rig.downloads import PROMPT, SIZE
+from tests.rig.house import Answer, House, OpenHouse, Plan
 from tests.rig.refusals import WAIT_S
 
 STILL = 8  # looks in a row that see no byte move
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractAsyncContextManager
-
-    from tests.conftest import Answer, House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 
 async def video(house: House, url: str, method: str = "GET", **headers: str) -> Answer:
@@ -61,10 +53,8 @@ async def test_the_tasks_of_all_owners_are_listed_newest_first(house: House) -> 
         assert [item["id"] for item in found] == expected, query
 
 
-async def test_a_task_is_told_with_all_that_happened_to_it(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
-    async with open_house_factory(plan(manual=True)) as house:
+async def test_a_task_is_told_with_all_that_happened_to_it(open_house: OpenHouse) -> None:
+    async with open_house(Plan(manual=True)) as house:
         house.sim.faults.add(Fault("status", "openai", "submit", status=429))
         refusal = await house.post("/v1/videos", json={"model": "sora-2", "prompt": "a cat"})
         assert refusal.status == 429
@@ -173,12 +163,10 @@ async def test_only_the_signed_address_lets_in(house: House) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_a_video_that_breaks_off_never_looks_whole(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_video_that_breaks_off_never_looks_whole(open_house: OpenHouse) -> None:
     """The clients' port cuts it, and so does this one."""
-    wanted = plan(limits="heal_attempts = 0", timeouts="heal_s = 1.0")
-    async with open_house_factory(wanted) as house:
+    wanted = Plan(limits="heal_attempts = 0", timeouts="heal_s = 1.0")
+    async with open_house(wanted) as house:
         task_id = await house.completed("sora-2", PROMPT)
         url = (await got(house, f"/api/tasks/{task_id}"))["content_url"]
         house.sim.faults.add(Fault("cut", "openai", "content", at=SIZE // 2, times=None))
@@ -187,12 +175,10 @@ async def test_a_video_that_breaks_off_never_looks_whole(
         assert "aiohttp" in type(cut.value).__module__
 
 
-async def test_a_viewer_that_leaves_ends_the_stream_at_its_source(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_viewer_that_leaves_ends_the_stream_at_its_source(open_house: OpenHouse) -> None:
     """The clients' port hears of it at once: its own line says that the client went."""
     size = 64 * 1024 * 1024
-    async with open_house_factory(plan(sim={"size_bytes": size})) as house:
+    async with open_house(Plan(sim={"size_bytes": size})) as house:
         task_id = await house.completed()
         url = (await got(house, f"/api/tasks/{task_id}"))["content_url"]
         async with house.client.get(house.server.admin_url + url) as reply:
@@ -205,12 +191,10 @@ async def test_a_viewer_that_leaves_ends_the_stream_at_its_source(
         assert sent < size
 
 
-async def test_a_slow_viewer_holds_the_source_back(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_slow_viewer_holds_the_source_back(open_house: OpenHouse) -> None:
     """While nobody reads, what was sent so far stays where it is, buffers apart."""
     size = 256 * 1024 * 1024
-    async with open_house_factory(plan(sim={"size_bytes": size})) as house:
+    async with open_house(Plan(sim={"size_bytes": size})) as house:
         task_id = await house.completed()
         url = (await got(house, f"/api/tasks/{task_id}"))["content_url"]
         async with house.client.get(house.server.admin_url + url) as reply:

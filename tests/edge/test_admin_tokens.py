@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests.rig.admin_client import ask, done, got, pages, refused
+from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.refusals import WAIT_S
-
-if TYPE_CHECKING:
-    from tests.conftest import House
 
 LIMITS = (
     *("requests_per_minute", "submits_per_minute", "max_in_flight", "max_streams"),
@@ -272,11 +270,9 @@ async def test_owners_are_those_with_keys_and_those_with_limits(house: House) ->
     assert (unknown["tokens"], unknown["in_flight"], unknown["models"]) == (0, 0, [])
 
 
-async def test_what_a_key_has_under_way_and_has_spent_is_shown(
-    open_house_factory: Any, plan: Any
-) -> None:
+async def test_what_a_key_has_under_way_and_has_spent_is_shown(open_house: OpenHouse) -> None:
     routes = '[[routes]]\nmodel = "priced"\nupstream = "sim-openai"\nprice = { per_video = "0.5" }'
-    async with open_house_factory(plan(routes=routes, manual=True)) as house:
+    async with open_house(Plan(routes=routes, manual=True)) as house:
         house: House  # type: ignore[no-redef]  # the factory's annotation is the test's own
         path = f"/api/tokens/{house.made.record.id}"
         task_id = await house.create("priced", seconds="4")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,22 +15,13 @@ from proxy.tasks.credential_test import SKEW_S, Finding, probe
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream import Deadlines, Upstreams
 from tests.rig.admin_client import done, got, refused
+from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.refusals import WAIT_S
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractAsyncContextManager
-
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 UPSTREAMS = ("sim-openai", "sim-kling", "sim-jimeng")
 
 
-async def test_the_routing_table_is_shown_in_its_order(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_the_routing_table_is_shown_in_its_order(open_house: OpenHouse) -> None:
     routes = """
 [[routes]]
 model = "shared-*"
@@ -44,7 +35,7 @@ price = { per_second = { "720p" = "0.05" } }
 max_age_s = 90.0
 queue = 3
 """
-    async with open_house_factory(plan(routes=routes)) as house:
+    async with open_house(Plan(routes=routes)) as house:
         listed = await got(house, "/api/routes")
     first = listed["data"][0]
     expected = {
@@ -66,10 +57,10 @@ queue = 3
 
 
 async def test_what_stands_against_a_key_is_shown_and_forgotten_on_demand(
-    open_house_factory: OpenHouse, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
     """A key its provider refuses is out, until the operator puts it back."""
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         house.sim.faults.add(Fault("status", "kling", "submit", status=429, code=1102))
         submit = {"model": "kling-v2-6", "prompt": "a cat"}
         assert (await house.post("/v1/videos", json=submit)).status == 503
@@ -101,12 +92,10 @@ async def test_what_stands_against_a_key_is_shown_and_forgotten_on_demand(
         assert items["sim-kling"]["base_url"] == house.sim.kling_url
 
 
-async def test_tasks_that_wait_for_a_place_are_told_apart(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_tasks_that_wait_for_a_place_are_told_apart(open_house: OpenHouse) -> None:
     """One is under way, as many as the key takes; the other waits in the queue."""
     routes = '[[routes]]\nmodel = "queued"\nupstream = "sim-openai"\nqueue = 5'
-    async with open_house_factory(plan(routes=routes, manual=True)) as house:
+    async with open_house(Plan(routes=routes, manual=True)) as house:
         upstream = house.server.config.upstreams["sim-openai"]
         credentials = (replace(upstream.credentials[0], max_in_flight=1),)
         upstreams = {

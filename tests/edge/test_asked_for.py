@@ -5,15 +5,12 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import pytest
 
 from proxy.model import DialectName
+from tests.rig.house import House
 from tests.rig.refusals import DOORS, JSON, assert_untouched
-
-if TYPE_CHECKING:
-    from tests.conftest import House
 
 FIRST, LAST = "https://pics.example/first.jpg", "https://pics.example/last.jpg"
 JPEG64 = base64.b64encode(b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01").decode()

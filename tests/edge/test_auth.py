@@ -10,9 +10,8 @@ import json
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import jwt
@@ -23,6 +22,7 @@ from proxy.gateway.auth import KEY_HEADERS
 from proxy.model import DialectName
 from proxy.signing import sign_volc
 from proxy.tokens import MadeToken
+from tests.rig.house import Answer, House
 from tests.rig.refusals import (
     DOORS,
     JIMENG,
@@ -34,11 +34,6 @@ from tests.rig.refusals import (
     head_of,
     peer_of,
 )
-
-if TYPE_CHECKING:
-    from tests.conftest import Answer, House
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 BODY = b'{"prompt":"a cat"}'
 GET_RESULT = f"/jimeng/?Action=CVSync2AsyncGetResult&{JIMENG}"

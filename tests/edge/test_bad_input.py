@@ -7,15 +7,15 @@ import asyncio
 import gzip
 import itertools
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from proxy.model import DialectName
+from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.refusals import (
     DOORS,
     JIMENG,
@@ -28,11 +28,6 @@ from tests.rig.refusals import (
     log_of,
     peer_of,
 )
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 FORM_DIALECTS: tuple[DialectName, ...] = ("openai", "generic")
 CRLF = "\r\n"
@@ -382,9 +377,7 @@ async def test_a_broken_form_is_refused_and_its_uploads_are_dropped(house: House
         await assert_refused(house, dialect, BROKEN_FORMS)
 
 
-async def test_a_form_has_a_bounded_number_of_parts(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_form_has_a_bounded_number_of_parts(open_house: OpenHouse) -> None:
     for dialect in FORM_DIALECTS:
         limits = "form_parts = 4\nform_text_bytes = 2000\nupload_bytes = 1000"
 
@@ -402,24 +395,20 @@ async def test_a_form_has_a_bounded_number_of_parts(
             ),
             "headers": too_large(part("prompt", "x", "X-Long: " + "y" * 70_000), says="headers"),
         }
-        async with open_house_factory(plan(limits=limits)) as house:
+        async with open_house(Plan(limits=limits)) as house:
             await assert_refused(house, dialect, cases)
 
 
 # ---------------------------------------------------------------- bodies without end
 
 
-async def test_a_body_too_large_is_refused_by_its_announcement(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_body_too_large_is_refused_by_its_announcement(open_house: OpenHouse) -> None:
     """Before any of it is read: the client sends only the head, and has its answer."""
     for dialect in DOORS:
         kinds = [JSON["Content-Type"]]
         if dialect in ("openai", "generic"):
             kinds.append(FORM["Content-Type"])
-        async with open_house_factory(
-            plan(limits="json_bytes = 1000\nupload_bytes = 1000")
-        ) as house:
+        async with open_house(Plan(limits="json_bytes = 1000\nupload_bytes = 1000")) as house:
             for kind in kinds:
                 async with peer_of(house) as peer:
                     head = head_of(
@@ -438,12 +427,10 @@ async def test_a_body_too_large_is_refused_by_its_announcement(
             await assert_untouched(house)
 
 
-async def test_a_chunked_body_is_refused_once_it_is_too_large(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_chunked_body_is_refused_once_it_is_too_large(open_house: OpenHouse) -> None:
     """Nobody announced a length: the client streams on until it has its answer."""
     for dialect in DOORS:
-        async with open_house_factory(plan(limits="json_bytes = 100000")) as house:
+        async with open_house(Plan(limits="json_bytes = 100000")) as house:
             async with peer_of(house) as peer:
                 peer.send(
                     head_of(
@@ -488,10 +475,8 @@ async def test_a_client_that_leaves_inside_its_form_leaves_nothing_behind(
     await assert_untouched(house)
 
 
-async def test_a_body_that_stops_coming_is_given_up(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
-    async with open_house_factory(plan(timeouts="body_idle_s = 0.1")) as house:
+async def test_a_body_that_stops_coming_is_given_up(open_house: OpenHouse) -> None:
+    async with open_house(Plan(timeouts="body_idle_s = 0.1")) as house:
         async with peer_of(house) as peer:
             peer.send(
                 head_of("POST", "/v1/videos", Content_Length="99", **JSON, **house.bearer) + "{"
@@ -504,13 +489,11 @@ async def test_a_body_that_stops_coming_is_given_up(
         await assert_untouched(house)
 
 
-async def test_a_body_that_drips_is_given_up(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_body_that_drips_is_given_up(open_house: OpenHouse) -> None:
     """It is never silent for as long as the deadline, and would hold its place for ever."""
-    usual = plan(timeouts="body_idle_s = 0.5", limits="min_body_bytes_s = 1_000_000")
+    usual = Plan(timeouts="body_idle_s = 0.5", limits="min_body_bytes_s = 1_000_000")
     for head in (dict(JSON), {"Content_Type": "multipart/form-data; boundary=b"}):
-        async with open_house_factory(usual) as house:
+        async with open_house(usual) as house:
             async with peer_of(house) as peer:
                 first = "{" if head == JSON else '--b\r\nContent-Disposition: form-data; name="a'
                 peer.send(

@@ -9,8 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack
 
 import pytest
 from aiohttp import FormData
@@ -21,6 +20,7 @@ from proxy.gateway.idempotency import fingerprint
 from proxy.http.documents import json_fields
 from proxy.model import Call, DialectName, Operation
 from proxy.tasks.offload import LARGE_BYTES, aside
+from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.refusals import (
     DOORS,
     JSON,
@@ -31,11 +31,6 @@ from tests.rig.refusals import (
     head_of,
     peer_of,
 )
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * (15 << 12)  # 15 MiB
 
@@ -214,10 +209,10 @@ SMALL = "json_bytes = 100000\nform_text_bytes = 100000\nbody_bytes = 600000"
 
 
 async def test_bodies_above_the_budget_are_503_until_others_have_ended(
-    open_house_factory: OpenHouse, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
     """Half-sent ones count with what has come of them; whoever leaves gives it back."""
-    async with open_house_factory(plan(limits=SMALL)) as house, AsyncExitStack() as stack:
+    async with open_house(Plan(limits=SMALL)) as house, AsyncExitStack() as stack:
         held = house.server.spool.bodies
         peers: list[Peer] = []
         for _ in range(3):

@@ -4,21 +4,14 @@ it cannot do the route's next one does."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
 from proxy.model import Standing
 from proxy.sim.faults import Fault
 from proxy.tasks.breaker import TRIP_AFTER
-
-if TYPE_CHECKING:
-    from tests.conftest import Answer, House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
+from tests.rig.house import Answer, House, OpenHouse, Plan
 
 UPSTREAM = "sim-openai"
 EITHER = """
@@ -115,10 +108,10 @@ async def test_an_upstream_that_says_no_is_in_order(house: House) -> None:
 
 
 async def test_a_broken_upstream_is_passed_over_for_the_routes_next_one(
-    open_house_factory: OpenHouse, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
     """At first it is asked and the next one asked after it; once broken it costs no attempt."""
-    async with open_house_factory(plan(routes=EITHER)) as house:
+    async with open_house(Plan(routes=EITHER)) as house:
         await house.sim.refuse("openai")
         attempts = []
         for _ in range(TRIP_AFTER + 2):

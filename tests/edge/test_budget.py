@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from proxy.store.codec import Booking, decode_booking
+from tests.rig.house import OpenHouse, Plan
 
 PRICED = """
 [[routes]]
@@ -16,8 +17,8 @@ price = { per_second = "0.10" }
 """
 
 
-async def priced_house(open_house_factory: Any, plan: Any, **more: Any) -> Any:
-    return open_house_factory(plan(routes=PRICED, **more))
+async def priced_house(open_house: OpenHouse, **more: Any) -> Any:
+    return open_house(Plan(routes=PRICED, **more))
 
 
 def submit(house: Any, made: Any, seconds: str = "4") -> Any:
@@ -47,9 +48,9 @@ async def balances(house: Any) -> dict[str, tuple[int, int]]:
     return found
 
 
-async def test_a_budget_admits_exactly_what_it_covers(open_house_factory: Any, plan: Any) -> None:
+async def test_a_budget_admits_exactly_what_it_covers(open_house: OpenHouse) -> None:
     """50 submits of 0.40 at once against 2.00: exactly 5 are taken, and no more are rendered."""
-    async with await priced_house(open_house_factory, plan) as house:
+    async with await priced_house(open_house) as house:
         made = await house.new_token(budget_micro=2_000_000)
         replies = await asyncio.gather(*(submit(house, made) for _ in range(50)))
         taken = [reply for reply in replies if reply.status == 200]
@@ -60,11 +61,9 @@ async def test_a_budget_admits_exactly_what_it_covers(open_house_factory: Any, p
         assert house.sim.renders("openai") == 5
 
 
-async def test_the_ledger_balances_for_good_and_bad_ends(
-    open_house_factory: Any, plan: Any
-) -> None:
+async def test_the_ledger_balances_for_good_and_bad_ends(open_house: OpenHouse) -> None:
     """hold = settle + refund for every task, whether it was made or failed."""
-    async with await priced_house(open_house_factory, plan) as house:
+    async with await priced_house(open_house) as house:
         made = await house.new_token(budget_micro=10_000_000)
         bearer = {"Authorization": f"Bearer {made.token}"}
         good = (await submit(house, made)).json()["id"]
@@ -89,10 +88,8 @@ async def test_the_ledger_balances_for_good_and_bad_ends(
         assert set((await balances(house)).values()) == {(0, 400_000)}
 
 
-async def test_a_place_in_flight_is_free_when_the_task_ends(
-    open_house_factory: Any, plan: Any
-) -> None:
-    async with open_house_factory(plan(manual=True)) as house:
+async def test_a_place_in_flight_is_free_when_the_task_ends(open_house: OpenHouse) -> None:
+    async with open_house(Plan(manual=True)) as house:
         made = await house.new_token(max_in_flight=1)
         bearer = {"Authorization": f"Bearer {made.token}"}
         body = {"model": "sora-2", "prompt": "a cat"}
@@ -102,6 +99,7 @@ async def test_a_place_in_flight_is_free_when_the_task_ends(
         assert second.json()["error"]["code"] == "too_many_in_flight"
         assert "Retry-After" in second.headers
         entry = await house.sim.wait_for(lambda e: e.operation == "submit")
+        assert entry.task_id is not None
         house.sim.finish(entry.task_id)
         done = await house.get(f"/v1/videos/{first.json()['id']}?wait=10", headers=bearer)
         assert done.json()["status"] == "completed"

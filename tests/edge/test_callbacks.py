@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,11 +13,7 @@ from proxy.model import Stage, Task
 from proxy.sim import Fault
 from proxy.sim.log import Entry
 from tests.rig.downloads import connected, line_of
-
-if TYPE_CHECKING:
-    from tests.conftest import Answer, House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
+from tests.rig.house import Answer, House, OpenHouse, Plan
 
 WAIT_S = 20.0  # only a hang gets here
 MODEL = "sora-2-on-kling"
@@ -27,8 +22,8 @@ RARELY = "poll_first_s = 300\npoll_interval_s = 300\npoll_max_s = 300"
 
 
 @pytest.fixture
-async def house(open_house_factory: OpenHouse, plan: type[Plan]) -> AsyncIterator[House]:
-    async with open_house_factory(plan(manual=True, poll=RARELY)) as opened:
+async def house(open_house: OpenHouse) -> AsyncIterator[House]:
+    async with open_house(Plan(manual=True, poll=RARELY)) as opened:
         yield opened
 
 

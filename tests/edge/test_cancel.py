@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,11 +14,7 @@ from proxy.sim import Fault
 from proxy.sim.faults import Kind
 from proxy.sim.log import Entry
 from proxy.store import keys
-
-if TYPE_CHECKING:
-    from tests.conftest import Answer, House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
+from tests.rig.house import Answer, House, OpenHouse, Plan
 
 WAIT_S = 20.0  # only a hang gets here
 
@@ -40,9 +34,9 @@ def can_stop(status: int = 200) -> Fault:
 
 
 @pytest.fixture
-async def house(open_house_factory: OpenHouse, plan: type[Plan]) -> AsyncIterator[House]:
+async def house(open_house: OpenHouse) -> AsyncIterator[House]:
     """A house whose renders move only when told to; its upstream can stop them."""
-    async with open_house_factory(plan(manual=True)) as opened:
+    async with open_house(Plan(manual=True)) as opened:
         served_by(opened, "vllm-omni")
         yield opened
 
@@ -267,12 +261,12 @@ async def test_a_task_that_ends_while_it_is_cancelled_keeps_its_end(house: House
 
 
 async def test_a_submit_nobody_confirmed_is_not_judged_by_its_deletion(
-    open_house_factory: OpenHouse, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
     """What may still arrive is judged only once it would have: a look now could find nothing
     and call a render that is paid for one that never was."""
     rarely = "poll_first_s = 300\npoll_interval_s = 300\npoll_max_s = 300"
-    async with open_house_factory(plan(manual=True, poll=rarely)) as house:
+    async with open_house(Plan(manual=True, poll=rarely)) as house:
         house.sim.faults.add(Fault("lost", service="kling", operation="submit"))
         task_id = await house.create("sora-2-on-kling")
         task = await stored(house, task_id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from proxy.sim import pattern
 from tests.rig.downloads import (
@@ -11,6 +10,7 @@ from tests.rig.downloads import (
     OPENAI,
     PROMPT,
     TWO,
+    Place,
     add,
     connected,
     content,
@@ -20,10 +20,7 @@ from tests.rig.downloads import (
     of,
     tiers,
 )
-
-if TYPE_CHECKING:
-    from tests.conftest import House
-    from tests.rig.downloads import Place
+from tests.rig.house import House
 
 LARGE = 24_000_000
 SMALL_WINDOW = 1 << 14

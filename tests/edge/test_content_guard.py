@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from proxy.sim import pattern
 from tests.rig.downloads import (
@@ -21,9 +21,7 @@ from tests.rig.downloads import (
     fetch,
     told,
 )
-
-if TYPE_CHECKING:
-    from tests.conftest import House
+from tests.rig.house import House
 
 FILM = pattern(0, SIZE)
 

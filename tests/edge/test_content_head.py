@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,9 +19,7 @@ from tests.rig.downloads import (
     fetch,
     told,
 )
-
-if TYPE_CHECKING:
-    from tests.conftest import House
+from tests.rig.house import House
 
 # Every header a download may carry; a reply has nothing else.
 ALLOWED = {

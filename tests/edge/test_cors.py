@@ -3,19 +3,13 @@ every reply meant for it, errors and videos included."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.rig.house import Answer, House, OpenHouse, Plan
 from tests.rig.refusals import DOORS, assert_quiet, assert_untouched, head_of, peer_of
-
-if TYPE_CHECKING:
-    from tests.conftest import Answer, House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 APP = "https://app.example"
 EVIL = "https://evil.example"
@@ -34,9 +28,9 @@ def quiet(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-async def open_to_app(open_house_factory: OpenHouse, plan: type[Plan]) -> AsyncIterator[House]:
+async def open_to_app(open_house: OpenHouse) -> AsyncIterator[House]:
     """A house whose replies the pages of one origin may read."""
-    async with open_house_factory(plan(sections=f'[cors]\norigins = ["{APP}"]')) as house:
+    async with open_house(Plan(sections=f'[cors]\norigins = ["{APP}"]')) as house:
         yield house
 
 

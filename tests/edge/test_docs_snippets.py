@@ -16,17 +16,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from proxy.signing import sign_webhook
 from proxy.tokens import webhook_secret
+from tests.rig.house import House
 from tests.tools.pages import ROOT, page, pages
-
-if TYPE_CHECKING:
-    from tests.conftest import House
 
 GUARD_S = 60.0  # only a hang gets here
 CLIP = (ROOT / "proxy" / "sim" / "assets" / "clip.mp4").read_bytes()

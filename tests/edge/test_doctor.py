@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 import pytest
@@ -22,11 +22,9 @@ from proxy.server.bootstrap import signing_secrets
 from proxy.signing import sign_probe
 from proxy.store import Store
 from proxy.store.capabilities import Finding, findings
+from tests.rig.house import House
 from tests.rig.programs import run
 from tests.rig.valkey import store, valkey
-
-if TYPE_CHECKING:
-    from tests.conftest import House
 
 __all__ = ["store", "valkey"]
 

@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from email.utils import formatdate
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
@@ -22,12 +21,10 @@ from proxy.cli.doctor_proxy_check import judge, judge_address
 from proxy.model import Standing
 from proxy.store import Store
 from proxy.store.capabilities import latency
+from tests.rig.house import House
 from tests.rig.programs import Ended, run
 from tests.rig.relay import make_certificate
 from tests.rig.valkey import store, valkey
-
-if TYPE_CHECKING:
-    from tests.conftest import House
 
 __all__ = ["store", "valkey"]
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack
 
 import aiohttp
 import pytest
@@ -25,13 +23,9 @@ from tests.rig.downloads import (
     line_of,
     tune,
 )
+from tests.rig.house import House, OpenHouse, Plan
 
 HALF = 200_000
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[[Plan], AbstractAsyncContextManager[House]]
 
 
 async def readiness(url: str) -> int:
@@ -74,12 +68,10 @@ async def test_a_drain_lets_bodies_finish_and_nobody_new_in(house: House) -> Non
         await draining
 
 
-async def test_what_outlasts_the_drain_is_cut_and_resumes_elsewhere(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_what_outlasts_the_drain_is_cut_and_resumes_elsewhere(open_house: OpenHouse) -> None:
     """The cut shows; the other worker has the same validators, and the two parts are the
     video."""
-    async with open_house_factory(plan(timeouts="drain_s = 0.2")) as house:
+    async with open_house(Plan(timeouts="drain_s = 0.2")) as house:
         task_id = await house.completed(prompt=PROMPT)
         other = await house.another_worker()
         add(house, OPENAI.fault("stall", at=200_000, times=len(TIERS)))
@@ -107,15 +99,15 @@ MANY = 200
 
 
 async def test_a_worker_stopped_under_many_downloads_costs_none_of_them_a_byte(
-    open_house_factory: OpenHouse, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
     """Half are let go and finish within the drain, half are cut and resumed at the sibling; of
     each the whole is the video."""
-    wanted = plan(
+    wanted = Plan(
         limits=f"streams_per_token = {2 * MANY}\nstreams_per_address = {2 * MANY}",
         timeouts="drain_s = 2",
     )
-    async with open_house_factory(wanted) as house:
+    async with open_house(wanted) as house:
         quick, slow = [await house.completed(prompt=PROMPT) for _ in range(2)]
         other = await house.another_worker()
         stalls = {}

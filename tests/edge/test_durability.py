@@ -7,10 +7,9 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,15 +17,10 @@ from proxy.model import Stage
 from proxy.server.worker import Server
 from proxy.sim import Fault, pattern
 from proxy.store import Store, keys
-from tests.conftest import IMPATIENT
+from tests.rig.house import IMPATIENT, Answer, House, OpenHouse, Plan
 from tests.rig.refusals import store_pid
 from tests.rig.site import Site, Worker, open_site
 from tests.rig.valkey import bundled_server
-
-if TYPE_CHECKING:
-    from tests.conftest import Answer, House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 WAIT_S = 20.0  # only a hang gets here
 ONE_LOOP = pytest.mark.asyncio(loop_factories=["uvloop"])  # what is tested runs elsewhere
@@ -164,10 +158,10 @@ async def test_with_a_replica_a_submit_goes_out_once_the_replica_has_it(tmp_path
 
 
 async def test_the_embedded_store_can_write_to_disk_before_each_submit(
-    open_house_factory: OpenHouse, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
     """Not within the second that an everysec fsync may take: at once, every time."""
-    async with open_house_factory(plan(redis='durability = "fsync"')) as house:
+    async with open_house(Plan(redis='durability = "fsync"')) as house:
         for number in range(10):
             reply = await create(house, f"key {number}")
             assert reply.status == 200, reply.body
@@ -249,10 +243,8 @@ async def test_a_token_revoked_after_the_return_is_refused_at_once(house: House)
         assert reply.status in (401, 503), "never let in again by what was known before"
 
 
-async def test_the_grace_ends(open_house_factory: OpenHouse, plan: type[Plan]) -> None:
-    async with open_house_factory(
-        plan(redis="timeout_s = 0.5", timeouts="redis_grace_s = 0.001")
-    ) as house:
+async def test_the_grace_ends(open_house: OpenHouse) -> None:
+    async with open_house(Plan(redis="timeout_s = 0.5", timeouts="redis_grace_s = 0.001")) as house:
         done = await house.completed()
         async with frozen(house):
             assert (await house.get(f"/v1/videos/{done}")).status == 503

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
-
 import openai
 import pytest
 from aiohttp import FormData
 
+from tests.rig.house import OpenHouse, Plan
 from tests.unit.test_clips import film
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 PRICED = """
 [[routes]]
@@ -35,10 +27,8 @@ def form(data: bytes) -> FormData:
 
 
 @pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
-async def test_an_edit_by_upload_holds_the_length_of_the_file(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
-    async with open_house_factory(plan(routes=PRICED, manual=True)) as house:
+async def test_an_edit_by_upload_holds_the_length_of_the_file(open_house: OpenHouse) -> None:
+    async with open_house(Plan(routes=PRICED, manual=True)) as house:
         async with openai.AsyncOpenAI(
             base_url=f"{house.url}/v1", api_key=house.token, max_retries=0
         ) as client:
@@ -55,9 +45,9 @@ async def test_an_edit_by_upload_holds_the_length_of_the_file(
 
 
 async def test_an_edit_whose_length_cannot_be_measured_is_a_400_in_words(
-    open_house_factory: OpenHouse, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
-    async with open_house_factory(plan(routes=PRICED)) as house:
+    async with open_house(Plan(routes=PRICED)) as house:
         reply = await house.post("/v1/videos/edits", data=form(film()[:-5]))
         error = reply.json()["error"]
         assert (reply.status, error["param"]) == (400, "video")
@@ -69,9 +59,9 @@ async def test_an_edit_whose_length_cannot_be_measured_is_a_400_in_words(
 
 
 async def test_an_edit_that_cannot_be_measured_holds_the_longest_the_model_renders(
-    open_house_factory: OpenHouse, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
-    async with open_house_factory(plan(routes=PRICED, manual=True)) as house:
+    async with open_house(Plan(routes=PRICED, manual=True)) as house:
         text = house.config_path.read_text()
         where = 'credentials = [{ name = "a", api_key = "sk-sim" }]'
         house.config_path.write_text(

@@ -139,7 +139,7 @@ async def test_a_malformed_key_is_named(house: Any, key: str) -> None:
 
 
 async def test_two_workers_share_one_outcome(
-    house: Any, open_house_factory: Callable[..., AbstractAsyncContextManager[Any]]
+    house: Any, open_house: Callable[..., AbstractAsyncContextManager[Any]]
 ) -> None:
     """A duplicate that reaches another worker waits there for the first one's outcome."""
     second = await house.another_worker()

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
-
 from proxy.sim import Fault, pattern
 from tests.rig.downloads import (
     JIMENG,
@@ -20,11 +16,7 @@ from tests.rig.downloads import (
     told,
     tune,
 )
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[[Plan], AbstractAsyncContextManager[House]]
+from tests.rig.house import House, OpenHouse, Plan
 
 FILM = pattern(0, SIZE)
 URLS = {"kling": KLING, "jimeng": JIMENG}
@@ -77,11 +69,9 @@ async def test_a_video_the_provider_has_dropped_is_410(house: House) -> None:
         assert (await house.get(f"/v1/videos/{task_id}")).json()["status"] == "completed"
 
 
-async def test_the_410_names_the_day_it_ended(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_the_410_names_the_day_it_ended(open_house: OpenHouse) -> None:
     """Here every result ends the moment it is made."""
-    async with open_house_factory(plan(sim={"link_ttl_s": 0})) as house:
+    async with open_house(Plan(sim={"link_ttl_s": 0})) as house:
         task_id = await house.completed(OPENAI.model, PROMPT)
         ended = (await house.get(f"/v1/videos/{task_id}")).json()["expires_at"]
         reply, line = await told(house, content(task_id))

@@ -4,20 +4,14 @@ what is told and remembered is of the attempt that was taken."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import pytest
 
 from proxy.model import Stage
 from proxy.sim import Account, Fault
-
-if TYPE_CHECKING:
-    from tests.conftest import Answer, House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
+from tests.rig.house import Answer, House, OpenHouse, Plan
 
 ACCOUNTS = (
     Account(),
@@ -41,11 +35,9 @@ upstream_model = "kling-v2-6"
 
 
 @pytest.fixture
-async def two(
-    open_house_factory: OpenHouse, plan: type[Plan], free_port: int
-) -> AsyncIterator[House]:
+async def two(open_house: OpenHouse, free_port: int) -> AsyncIterator[House]:
     sim = {"accounts": ACCOUNTS, "openai_port": free_port}
-    async with open_house_factory(plan(routes=ROUTES % free_port, sim=sim)) as house:
+    async with open_house(Plan(routes=ROUTES % free_port, sim=sim)) as house:
         yield house
 
 

@@ -10,18 +10,16 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from aiohttp import web
 
 from proxy.model import Stage
+from tests.rig.house import Answer, House, OpenHouse, Plan
 from tests.rig.refusals import assert_quiet
 
-if TYPE_CHECKING:
-    from tests.conftest import Answer, House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
+OpenOwn = Callable[..., AbstractAsyncContextManager[House]]
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(300_000)  # more than the spool keeps in memory
 OWN = """
@@ -128,9 +126,7 @@ async def inside(site: Site) -> AsyncIterator[Inside]:
 
 
 @pytest.fixture
-def open_own(
-    open_house_factory: OpenHouse, plan: type[Plan], site: Site
-) -> Callable[..., AbstractAsyncContextManager[House]]:
+def open_own(open_house: OpenHouse, site: Site) -> OpenOwn:
     """A house whose model `own` is a server of its own (the simulator's OpenAI service), and whose
     gateway may fetch from `site`, beside public addresses."""
 
@@ -138,13 +134,13 @@ def open_own(
     async def opened(
         server: str = "vllm-omni", at_once: int = 8, fetch_s: float = 1.0, **more: Any
     ) -> AsyncIterator[House]:
-        wanted = plan(
+        wanted = Plan(
             sections=f'[media]\nallow = ["127.0.0.1:{site.port}"]\nfetch_s = {fetch_s}\n'
             f"at_once = {at_once}\n",
             limits="upload_bytes = 1000000\njson_bytes = 100000",
             **more,
         )
-        async with open_house_factory(wanted) as house:
+        async with open_house(wanted) as house:
             with house.config_path.open("a") as file:
                 file.write(OWN.format(server=server, base=house.sim.openai_url))
             assert house.server.reload().ok

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -20,13 +18,9 @@ from proxy.store.stream_leases import LEASE_MS
 from proxy.telemetry.logs import make_logger
 from proxy.tokens import MadeToken
 from tests.rig.downloads import OPENAI, PROMPT, add, connected_to, content
+from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.refusals import DOORS, JSON, WAIT_S, error_of, head_of, peer_of
 from tests.rig.valkey import NOW, own_valkey, store, valkey
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[[Plan], AbstractAsyncContextManager[House]]
 
 __all__ = ["own_valkey", "store", "valkey"]
 
@@ -123,10 +117,8 @@ async def test_a_change_of_an_owner_is_felt_at_once(house: House) -> None:
             pass
 
 
-async def test_an_owner_has_only_so_many_tasks_of_a_model_under_way(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
-    async with open_house_factory(plan(manual=True)) as house:
+async def test_an_owner_has_only_so_many_tasks_of_a_model_under_way(open_house: OpenHouse) -> None:
+    async with open_house(Plan(manual=True)) as house:
         record = OwnerRecord(
             "acme", Limits(max_in_flight=3), (("sora-*", Limits(max_in_flight=1)),)
         )
@@ -215,12 +207,10 @@ async def test_a_lease_ends_with_its_worker_and_not_before(store: Store) -> None
     assert await store.batch.call("ZRANGE", streams("t:x"), 0, -1) == [b"w2:1"]
 
 
-async def test_a_stream_of_events_takes_a_place_like_a_download(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_stream_of_events_takes_a_place_like_a_download(open_house: OpenHouse) -> None:
     """Under the worker's own limit and the token's; free again when its client has left."""
-    usual = plan(manual=True, limits="streams_per_token = 1")
-    async with open_house_factory(usual) as house:
+    usual = Plan(manual=True, limits="streams_per_token = 1")
+    async with open_house(usual) as house:
         one = await house.new_token(max_streams=1)
         for made in (house.made, one):
             body = {"prompt": PROMPT}

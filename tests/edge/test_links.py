@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
@@ -27,9 +26,7 @@ from tests.rig.downloads import (
     fetch,
     told,
 )
-
-if TYPE_CHECKING:
-    from tests.conftest import House
+from tests.rig.house import House
 
 FILM = pattern(0, SIZE)
 

@@ -5,22 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from proxy.providers.openai import OpenAI
 from proxy.server.bootstrap import signing_secrets
 from proxy.signing import sign_probe
 from proxy.sim import Fault
 from tests.rig.downloads import PLACES, content, some_work, told, until
-
-if TYPE_CHECKING:
-    from tests.conftest import Answer, House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
+from tests.rig.house import Answer, House, OpenHouse, Plan
 
 TRUNCATED_MS = 0.001  # a line tells whole microseconds
 ROUNDED_MS = 0.1  # a header tenths of a millisecond
@@ -109,10 +104,8 @@ async def test_whoever_asks_again_waits_for_the_first_one_s_upstream(house: Hous
     assert phases(second)["upstream"] >= held_ms - ROUNDED_MS
 
 
-async def test_pages_of_a_granted_origin_may_read_the_timing(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
-    async with open_house_factory(plan(sections=f'[cors]\norigins = ["{APP}"]')) as house:
+async def test_pages_of_a_granted_origin_may_read_the_timing(open_house: OpenHouse) -> None:
+    async with open_house(Plan(sections=f'[cors]\norigins = ["{APP}"]')) as house:
         body = {"prompt": PROMPT}
         for origin, granted in ((APP, APP), ("https://evil.example", None), (None, None)):
             reply = await house.post("/v1/videos", json=body, headers={"Origin": origin})
@@ -218,10 +211,10 @@ async def test_no_secret_and_no_prompt_gets_into_the_log(house: House, tmp_path:
 
 
 async def test_prompts_are_there_for_who_asks_for_them(
-    open_house_factory: OpenHouse, plan: type[Plan], tmp_path: Path
+    open_house: OpenHouse, tmp_path: Path
 ) -> None:
     """And secrets are not."""
-    async with open_house_factory(plan(sections="[logs]\nprompts = true")) as house:
+    async with open_house(Plan(sections="[logs]\nprompts = true")) as house:
         hidden = await mischief(house)
         text = log_of(tmp_path)
     lines = [json.loads(line) for line in text.splitlines()]

@@ -5,25 +5,19 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
 from proxy.model import Stage, Task
 from proxy.providers.openai import Options
+from proxy.server.worker import Server
 from proxy.sim import Fault
 from proxy.store import keys
 from tests.edge.test_tracker import change, metric, upstream_id
 from tests.rig.admin_client import ask, got, refused
-
-if TYPE_CHECKING:
-    from proxy.server.worker import Server
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
+from tests.rig.house import House, OpenHouse, Plan
 
 WAIT_S = 20.0  # only a hang gets here
 
@@ -39,9 +33,9 @@ def served_by(server: Server, kind: str) -> None:
 
 
 @pytest.fixture
-async def held(open_house_factory: OpenHouse, plan: type[Plan]) -> AsyncIterator[House]:
+async def held(open_house: OpenHouse) -> AsyncIterator[House]:
     """Renders move only when a test says so."""
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         yield house
 
 
@@ -133,11 +127,9 @@ price = { per_video = "0.25" }
 """
 
 
-async def test_a_lost_task_is_a_loss_for_its_operator(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_lost_task_is_a_loss_for_its_operator(open_house: OpenHouse) -> None:
     """Its client pays nothing; the ledger says what the provider might charge."""
-    async with open_house_factory(plan(manual=True, routes=PRICED)) as house:
+    async with open_house(Plan(manual=True, routes=PRICED)) as house:
         change(house.server, forgotten_after_s=0.2)
         task_id = await house.create("priced")
         settle(house.server)
@@ -247,12 +239,10 @@ async def test_the_command_ends_a_task_once(held: House) -> None:
     assert "has ended already" in again.stderr
 
 
-async def test_a_task_that_waits_can_be_ended(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_task_that_waits_can_be_ended(open_house: OpenHouse) -> None:
     """It leaves its queue: nothing is sent for it any more."""
     routes = '[[routes]]\nmodel = "q"\nupstream = "sim-openai"\nqueue = 5\n'
-    async with open_house_factory(plan(manual=True, routes=routes)) as house:
+    async with open_house(Plan(manual=True, routes=routes)) as house:
         served_by(house.server, "openai")
         first = await house.create("q")
         waits = await house.create("q", prompt="second")
@@ -277,10 +267,8 @@ async def test_the_time_line_of_a_failed_task_ends_with_its_reason(held: House) 
         assert last == f"failed: {task.error.code}: {task.error.message}", model
 
 
-async def test_a_task_found_again_as_failed_says_why(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
-    async with open_house_factory(plan(manual=True)) as house:
+async def test_a_task_found_again_as_failed_says_why(open_house: OpenHouse) -> None:
+    async with open_house(Plan(manual=True)) as house:
         change(house.server, submit_s=0.2, connect_s=0.2)
         held = house.sim.faults.add(Fault("hold", "kling", "poll", times=None))
         house.sim.faults.add(Fault("lost", service="kling", operation="submit"))

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from proxy.model import WELL, Standing
 from proxy.sim import Fault
 from proxy.sim.faults import Kind
-from tests.conftest import IMPATIENT
 from tests.rig.downloads import (
     OPENAI,
     PROMPT,
@@ -27,12 +25,8 @@ from tests.rig.downloads import (
     told,
     until,
 )
+from tests.rig.house import IMPATIENT, House, OpenHouse, Plan
 from tests.rig.refusals import store_pid
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 WAIT_S = 20.0  # only a hang gets here
 ROUNDED_S = 2e-6  # of sums of seconds, and a line's whole microseconds
@@ -87,11 +81,9 @@ def requests(operation: str, status: int = 200, reason: str = "done") -> str:
     return f"reelway_requests_total{{{labels}}}"
 
 
-async def test_a_task_s_whole_way_is_counted_once(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_task_s_whole_way_is_counted_once(open_house: OpenHouse) -> None:
     """Submit, stages, money, video: each in its family, with the names of the configuration."""
-    async with open_house_factory(plan(routes=PRICED)) as house:
+    async with open_house(Plan(routes=PRICED)) as house:
         before = await page(house)
         task_id = await house.completed("priced", PROMPT, seconds="4")
         await told(house, content(task_id))
@@ -139,8 +131,8 @@ async def test_latency_is_measured_without_the_upstream_s(house: House) -> None:
     assert since(f"reelway_upstream_seconds_sum{{{upstream}}}") >= held_s
 
 
-async def test_a_long_poll_adds_no_latency(open_house_factory: OpenHouse, plan: type[Plan]) -> None:
-    async with open_house_factory(plan(manual=True)) as house:
+async def test_a_long_poll_adds_no_latency(open_house: OpenHouse) -> None:
+    async with open_house(Plan(manual=True)) as house:
         task_id = await house.create()
         task = await house.server.store.tasks.get(task_id)
         assert task is not None
@@ -222,10 +214,8 @@ async def test_limits_are_counted_by_kind(house: House) -> None:
     }
 
 
-async def test_credential_states_and_breakers_are_those_of_the_store(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
-    async with open_house_factory(plan(manual=True)) as house:
+async def test_credential_states_and_breakers_are_those_of_the_store(open_house: OpenHouse) -> None:
+    async with open_house(Plan(manual=True)) as house:
         known = house.server.store.credentials
         series = 'reelway_credential_state{{credential="a",state="{}",upstream="sim-openai"}}'
         breaker = 'reelway_circuit_breaker_open{upstream="sim-openai"}'
@@ -247,10 +237,8 @@ async def test_credential_states_and_breakers_are_those_of_the_store(
         assert found['reelway_queue_length{upstream="sim-openai"}'] == 0
 
 
-async def test_open_tasks_are_counted_in_the_store(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
-    async with open_house_factory(plan(manual=True)) as house:
+async def test_open_tasks_are_counted_in_the_store(open_house: OpenHouse) -> None:
+    async with open_house(Plan(manual=True)) as house:
         for _ in range(3):
             await house.create()
         await house.server.gauges.refresh()
@@ -258,11 +246,9 @@ async def test_open_tasks_are_counted_in_the_store(
         await above_zero(house, "reelway_oldest_task_age_seconds")
 
 
-async def test_the_oldest_task_is_none_as_soon_as_the_last_has_ended(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_the_oldest_task_is_none_as_soon_as_the_last_has_ended(open_house: OpenHouse) -> None:
     """Also of one whose end this worker has not seen."""
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         task_id = await house.create()
         oldest_tasks = house.server.tracker.oldest_tasks
         await until(lambda: oldest_tasks.first() is not None)

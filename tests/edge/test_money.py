@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from proxy.model import Limits
 from proxy.store import OwnerRecord
 from proxy.tokens import MadeToken
+from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.refusals import DOORS, JSON, error_of
 from tests.rig.worker import worker
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[[Plan], AbstractAsyncContextManager[House]]
 
 PRICED = """
 [[routes]]
@@ -51,10 +45,10 @@ def _text(name: object) -> str:
 
 @pytest.mark.parametrize("dialect", DOORS)
 async def test_a_quote_tells_the_price_and_makes_nothing(
-    open_house_factory: OpenHouse, plan: type[Plan], dialect: Any
+    open_house: OpenHouse, dialect: Any
 ) -> None:
     """In the dialect's own envelope; the real submit then holds exactly that."""
-    async with open_house_factory(plan(routes=PRICED, manual=True)) as house:
+    async with open_house(Plan(routes=PRICED, manual=True)) as house:
         made = await house.new_token(budget_micro=1_000_000, owner="acme")
         await house.server.store.owners.put(OwnerRecord("acme", Limits(max_in_flight=9)))
         door = DOORS[dialect]
@@ -110,10 +104,10 @@ async def test_a_quote_refuses_what_a_submit_would(house: House) -> None:
 
 
 async def test_two_worker_processes_spend_a_budget_exactly_once(
-    open_house_factory: OpenHouse, plan: type[Plan], tmp_path: Path
+    open_house: OpenHouse, tmp_path: Path
 ) -> None:
     """200 submits at once through two processes, against a budget for 50: exactly 50."""
-    async with open_house_factory(plan(routes=PRICED)) as house:
+    async with open_house(Plan(routes=PRICED)) as house:
         made = await house.new_token(owner="acme", budget_micro=AFFORDED * 200_000)
         folders = [tmp_path / "one", tmp_path / "two"]
         for folder in folders:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jsonschema_rs
 import pytest
 
-if TYPE_CHECKING:
-    from tests.conftest import House
+from tests.rig.house import House
 
 JIMENG = "/jimeng/?Version=2022-08-31&Action="
 SUBMITS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {

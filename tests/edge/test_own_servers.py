@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.sim import Fault, pattern
-from tests.conftest import House, Plan
+from tests.rig.house import House, Plan
 
 SIZE = 100_000
 

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
 
 from tests.rig.downloads import OPENAI, PROMPT, content, told
-
-if TYPE_CHECKING:
-    from tests.conftest import House
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
+from tests.rig.house import OpenHouse
 
 
 def pipes() -> set[str]:
@@ -26,10 +19,10 @@ def pipes() -> set[str]:
     return {name for name in found if name.startswith("pipe:")}
 
 
-async def test_a_pipe_serves_one_download_after_the_other(open_house_factory: OpenHouse) -> None:
+async def test_a_pipe_serves_one_download_after_the_other(open_house: OpenHouse) -> None:
     """And is given back with the server."""
     before = pipes()
-    async with open_house_factory() as house:
+    async with open_house() as house:
         task_id = await house.completed(OPENAI.model, PROMPT)
         others = pipes()
         after = []

@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -17,12 +15,8 @@ from proxy.model import Credential, Standing
 from proxy.sim.faults import Fault
 from proxy.sim.log import SUBMITS, Entry
 from proxy.sim.settings import Account
+from tests.rig.house import Answer, House, OpenHouse, Plan
 from tests.rig.programs import Ended, run
-
-if TYPE_CHECKING:
-    from tests.conftest import Answer, House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 WAIT_S = 20.0  # only a hang gets here
 SECOND = Account("sk-2", "AK2", "SK2", "kling-2", "AKLT2", "c2Vjb25k")
@@ -82,12 +76,10 @@ async def pause_over(house: House, name: str) -> None:
 # ---------------------------------------------------------------- places in flight
 
 
-async def test_no_key_has_more_under_way_than_it_may_whoever_asks(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_no_key_has_more_under_way_than_it_may_whoever_asks(open_house: OpenHouse) -> None:
     """Counted across workers: 12 submits at once at two of them, for 2 keys of 2 each."""
-    wanted = plan(manual=True, sim={"accounts": ACCOUNTS, "max_in_flight": 2})
-    async with open_house_factory(wanted) as house:
+    wanted = Plan(manual=True, sim={"accounts": ACCOUNTS, "max_in_flight": 2})
+    async with open_house(wanted) as house:
         give(house, *keys(max_in_flight=2))
         second = await house.another_worker()
         replies = await asyncio.gather(
@@ -112,11 +104,9 @@ async def test_no_key_has_more_under_way_than_it_may_whoever_asks(
 
 
 @pytest.mark.parametrize("end", ["completed", "failed", "deleted and completed"])
-async def test_a_place_is_free_when_its_task_has_ended(
-    open_house_factory: OpenHouse, plan: type[Plan], end: str
-) -> None:
+async def test_a_place_is_free_when_its_task_has_ended(open_house: OpenHouse, end: str) -> None:
     """Kling counts a task until it is terminal, so a deleted one too."""
-    async with open_house_factory(plan(manual=True, sim={"accounts": ACCOUNTS})) as house:
+    async with open_house(Plan(manual=True, sim={"accounts": ACCOUNTS})) as house:
         give(house, keys(max_in_flight=1)[0])
         task_id = (await submit(house)).json()["id"]
         (job,) = house.sim.tasks.of("kling")
@@ -130,21 +120,17 @@ async def test_a_place_is_free_when_its_task_has_ended(
         assert house.sim.submits("kling") == 2
 
 
-async def test_a_refused_submit_keeps_no_place(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
-    async with open_house_factory(plan(manual=True)) as house:
+async def test_a_refused_submit_keeps_no_place(open_house: OpenHouse) -> None:
+    async with open_house(Plan(manual=True)) as house:
         give(house, keys(max_in_flight=1)[0])
         house.sim.faults.add(Fault("status", "kling", "submit", status=400, code=1301))
         assert [(await submit(house)).status for _ in range(3)] == [400, 200, 429]
 
 
-async def test_places_are_counted_anew_from_open_tasks(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_places_are_counted_anew_from_open_tasks(open_house: OpenHouse) -> None:
     """A store that forgot them hears of each at the next look at its task; one whose release was
     lost is free when its time is over."""
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         give(house, keys(max_in_flight=1)[0])
         store = house.server.store
         now_ms = 1000
@@ -159,11 +145,9 @@ async def test_places_are_counted_anew_from_open_tasks(
         assert (await submit(house)).status == 429
 
 
-async def test_a_lost_submit_keeps_its_place_until_it_is_settled(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_lost_submit_keeps_its_place_until_it_is_settled(open_house: OpenHouse) -> None:
     """It may be rendering."""
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         give(house, keys(max_in_flight=1)[0])
         house.sim.faults.add(Fault("lost", "kling", "submit"))
         assert [(await submit(house)).status for _ in range(2)] == [200, 429]
@@ -173,10 +157,10 @@ async def test_a_lost_submit_keeps_its_place_until_it_is_settled(
 
 
 async def test_a_key_over_its_rate_is_left_alone_and_another_takes_over(
-    open_house_factory: OpenHouse, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
     """At every worker, from the provider's one refusal on, until its pause is over."""
-    async with open_house_factory(plan(sim={"accounts": ACCOUNTS})) as house:
+    async with open_house(Plan(sim={"accounts": ACCOUNTS})) as house:
         give(house, *keys())
         second = await house.another_worker()
         house.sim.faults.add(Fault("status", "kling", "submit", status=429, code=1302))
@@ -205,9 +189,9 @@ async def test_a_key_over_its_rate_is_left_alone_and_another_takes_over(
     ],
 )
 async def test_a_providers_own_code_decides_what_becomes_of_a_key(
-    open_house_factory: OpenHouse, plan: type[Plan], status: int, code: int, mood: str
+    open_house: OpenHouse, status: int, code: int, mood: str
 ) -> None:
-    async with open_house_factory(plan(sim={"accounts": ACCOUNTS})) as house:
+    async with open_house(Plan(sim={"accounts": ACCOUNTS})) as house:
         give(house, *keys())
         house.sim.faults.add(Fault("status", "kling", "submit", status=status, code=code))
         for _ in range(2):
@@ -216,11 +200,9 @@ async def test_a_providers_own_code_decides_what_becomes_of_a_key(
         assert asked(house) == [None, 1, 0 if mood == "well" else 1]
 
 
-async def test_a_key_taken_out_comes_back_through_one_trial(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_key_taken_out_comes_back_through_one_trial(open_house: OpenHouse) -> None:
     """While the trial is under way the others go elsewhere; a failed one doubles the pause."""
-    async with open_house_factory(plan(sim={"accounts": ACCOUNTS})) as house:
+    async with open_house(Plan(sim={"accounts": ACCOUNTS})) as house:
         give(house, *keys())
         arrears = Fault("status", "kling", "submit", status=429, code=1101)
         house.sim.faults.add(arrears)
@@ -244,14 +226,14 @@ async def test_a_key_taken_out_comes_back_through_one_trial(
 
 
 async def test_when_no_key_can_take_it_the_client_is_told_when_to_come_again(
-    open_house_factory: OpenHouse, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
     """In its own dialect; nothing is sent, nothing is left, no key or account is named."""
     cases = [
         (429, 1302, 429, "rate_limit_exceeded", 1302),
         (401, 1000, 503, "unavailable", 5001),
     ]
-    async with open_house_factory(plan(sim={"accounts": ACCOUNTS})) as house:
+    async with open_house(Plan(sim={"accounts": ACCOUNTS})) as house:
         give(house, *keys())
         for status, code, told, reason, native in cases:
             for name in (A, B):
@@ -273,10 +255,10 @@ async def test_when_no_key_can_take_it_the_client_is_told_when_to_come_again(
 
 
 async def test_an_operators_word_brings_a_key_back_at_once(
-    open_house_factory: OpenHouse, plan: type[Plan], tmp_path: Path
+    open_house: OpenHouse, tmp_path: Path
 ) -> None:
     """From beside the running gateway; a name it does not know is told."""
-    async with open_house_factory(plan()) as house:
+    async with open_house(Plan()) as house:
 
         async def command(*arguments: str) -> Ended:
             asked = ("credential", *arguments, "--config", str(house.config_path))
@@ -306,10 +288,10 @@ async def test_an_operators_word_brings_a_key_back_at_once(
 
 
 async def test_a_retired_key_ends_what_it_began_and_takes_nothing_new(
-    open_house_factory: OpenHouse, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
     """A provider knows a task only under the account that made it."""
-    async with open_house_factory(plan(manual=True, sim={"accounts": ACCOUNTS})) as house:
+    async with open_house(Plan(manual=True, sim={"accounts": ACCOUNTS})) as house:
         first, second = keys()
         give(house, first, second)
         task_id = (await submit(house)).json()["id"]

@@ -6,10 +6,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from aiohttp import FormData
@@ -19,13 +18,9 @@ from proxy.sim.faults import Fault
 from proxy.sim.log import SUBMITS, Entry
 from proxy.sim.settings import Account
 from proxy.store import StoreDown
+from proxy.tokens import MadeToken
+from tests.rig.house import Answer, House, OpenHouse, Plan
 from tests.rig.valkey import new_task
-
-if TYPE_CHECKING:
-    from proxy.tokens import MadeToken
-    from tests.conftest import Answer, House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 WAIT_S = 20.0  # only a hang gets here
 UP = "sim-kling"
@@ -37,9 +32,9 @@ SHORT = "lease_s = 0.1\npoll_s = 0.2\n"  # how often a waiting task is looked at
 
 
 @pytest.fixture
-async def house(open_house_factory: OpenHouse, plan: type[Plan]) -> AsyncIterator[House]:
+async def house(open_house: OpenHouse) -> AsyncIterator[House]:
     """One account with one place, whose renders move only when a test says so."""
-    async with open_house_factory(plan(manual=True)) as opened:
+    async with open_house(Plan(manual=True)) as opened:
         give(opened)
         yield opened
 
@@ -242,8 +237,7 @@ async def test_who_comes_later_stands_behind_those_who_wait(house: House) -> Non
 
 @pytest.mark.parametrize("remixes", [1, 5])
 async def test_one_that_can_go_to_one_account_only_holds_nobody_up(
-    open_house_factory: OpenHouse,
-    plan: type[Plan],
+    open_house: OpenHouse,
     monkeypatch: pytest.MonkeyPatch,
     remixes: int,
 ) -> None:
@@ -251,7 +245,7 @@ async def test_one_that_can_go_to_one_account_only_holds_nobody_up(
     more of them than are passed over in one round."""
     monkeypatch.setattr("proxy.tasks.queue.PASSED_OVER", 2)
     accounts = (Account(), SECOND)
-    async with open_house_factory(plan(manual=True, sim={"accounts": accounts})) as house:
+    async with open_house(Plan(manual=True, sim={"accounts": accounts})) as house:
         config = house.server.config
         credentials = (
             Credential("a", accounts[0].openai_api_key, max_in_flight=1),
@@ -281,11 +275,9 @@ async def test_one_that_can_go_to_one_account_only_holds_nobody_up(
         assert (entry.operation, entry.account) == ("remix", 0)
 
 
-async def test_fifty_that_wait_are_sent_once_each_by_two_workers(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_fifty_that_wait_are_sent_once_each_by_two_workers(open_house: OpenHouse) -> None:
     """The provider has the same limit, and never had to say so."""
-    async with open_house_factory(plan(sim={"max_in_flight": 2})) as house:
+    async with open_house(Plan(sim={"max_in_flight": 2})) as house:
         give(house, most=2)
         house.sim.tasks.manual = True
         second = await house.another_worker()
@@ -533,11 +525,9 @@ async def test_a_lost_answer_is_never_sent_again(house: House) -> None:
     assert house.sim.submits("kling") == 2
 
 
-async def test_what_cannot_be_made_safe_is_not_sent_and_waits_on(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_what_cannot_be_made_safe_is_not_sent_and_waits_on(open_house: OpenHouse) -> None:
     """A store without the copy the operator wants begins nothing that relies on it."""
-    async with open_house_factory(plan(manual=True, timeouts=SHORT)) as house:
+    async with open_house(Plan(manual=True, timeouts=SHORT)) as house:
         give(house)
         await busy(house)
         task_id = await waits(house)
@@ -580,13 +570,12 @@ def failing_once(
 
 @pytest.mark.parametrize("attempt", [1, 2])
 async def test_one_lost_answer_of_the_store_makes_it_wait_again(
-    open_house_factory: OpenHouse,
-    plan: type[Plan],
+    open_house: OpenHouse,
     monkeypatch: pytest.MonkeyPatch,
     attempt: int,
 ) -> None:
     """Nothing was sent, so nothing is lost: also after a first attempt that was refused."""
-    async with open_house_factory(plan(manual=True, timeouts=SHORT)) as house:
+    async with open_house(Plan(manual=True, timeouts=SHORT)) as house:
         second_key(house)
         give(house)
         for _ in range(2):
@@ -671,10 +660,8 @@ async def ended(house: House, task_id: str) -> dict[str, Any]:
     return video
 
 
-async def test_one_that_waits_too_long_fails_and_is_refunded(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
-    async with open_house_factory(plan(manual=True, timeouts=SHORT)) as house:
+async def test_one_that_waits_too_long_fails_and_is_refunded(open_house: OpenHouse) -> None:
+    async with open_house(Plan(manual=True, timeouts=SHORT)) as house:
         give(house)
         await busy(house)
         give(house, max_age_s=0.4)
@@ -685,11 +672,9 @@ async def test_one_that_waits_too_long_fails_and_is_refunded(
         assert await waits(house, model=OTHER_MODEL, headers=key) != task_id, "its key is free"
 
 
-async def test_the_time_it_waited_is_not_taken_from_its_render(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_the_time_it_waited_is_not_taken_from_its_render(open_house: OpenHouse) -> None:
     """Its age, and the time to find out about a lost submit, count from when it was sent."""
-    async with open_house_factory(plan(manual=True, timeouts=SHORT)) as house:
+    async with open_house(Plan(manual=True, timeouts=SHORT)) as house:
         give(house)
         await busy(house)
         give(house, max_age_s=11 * 86_400.0)
@@ -727,9 +712,9 @@ def without_credential(house: House) -> None:
 
 @pytest.mark.parametrize("take_away", [without_route, without_upstream, without_credential])
 async def test_one_that_nobody_can_take_any_more_ends(
-    open_house_factory: OpenHouse, plan: type[Plan], take_away: Callable[[House], None]
+    open_house: OpenHouse, take_away: Callable[[House], None]
 ) -> None:
-    async with open_house_factory(plan(manual=True, timeouts=SHORT)) as house:
+    async with open_house(Plan(manual=True, timeouts=SHORT)) as house:
         give(house)
         await busy(house)
         task_id = await waits(house)
@@ -741,11 +726,9 @@ async def test_one_that_nobody_can_take_any_more_ends(
 
 
 @pytest.mark.parametrize("lost", ["the list", "the request"])
-async def test_what_the_store_lost_is_put_back_or_told(
-    open_house_factory: OpenHouse, plan: type[Plan], lost: str
-) -> None:
+async def test_what_the_store_lost_is_put_back_or_told(open_house: OpenHouse, lost: str) -> None:
     """A place in the list is found again by the task; without its request it ends."""
-    async with open_house_factory(plan(manual=True, timeouts=SHORT)) as house:
+    async with open_house(Plan(manual=True, timeouts=SHORT)) as house:
         give(house)
         await busy(house)
         task_id = await waits(house)

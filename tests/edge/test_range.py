@@ -7,7 +7,6 @@ import hashlib
 import shutil
 from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -27,9 +26,7 @@ from tests.rig.downloads import (
     of,
     told,
 )
-
-if TYPE_CHECKING:
-    from tests.conftest import House
+from tests.rig.house import House
 
 FILM = pattern(0, SIZE)
 

@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -26,10 +25,8 @@ from proxy.tasks.runtime import Runtime
 from proxy.tasks.task_writer import Records
 from proxy.telemetry.exchange import Exchange, Head
 from proxy.upstream import Deadlines, Upstreams
+from tests.rig.house import House
 from tests.rig.valkey import new_task
-
-if TYPE_CHECKING:
-    from tests.conftest import House
 
 UP = "sim-kling"
 RETENTION_S = 60

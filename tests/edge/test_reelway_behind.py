@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -14,12 +14,10 @@ from yarl import URL
 
 from proxy.model import Stage, Task
 from proxy.sim.faults import Fault
+from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.refusals import error_of
 
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
+OpenPair = Callable[..., AbstractAsyncContextManager[House]]
 
 HASTY = "submit_s = 0.5\nconnect_s = 0.5\nconfirm_s = "
 BEHIND = """
@@ -91,14 +89,12 @@ async def between() -> AsyncIterator[tuple[Between, str]]:
 
 
 @pytest.fixture
-def open_pair(
-    open_house_factory: OpenHouse, plan: type[Plan], between: tuple[Between, str]
-) -> Callable[..., AbstractAsyncContextManager[House]]:
+def open_pair(open_house: OpenHouse, between: tuple[Between, str]) -> OpenPair:
     """One house that is its own upstream, by way of `between`."""
 
     @asynccontextmanager
     async def opened(confirm_s: str = "30") -> AsyncIterator[House]:
-        async with open_house_factory(plan(timeouts=HASTY + confirm_s)) as house:
+        async with open_house(Plan(timeouts=HASTY + confirm_s)) as house:
             between[0].house = house
             with house.config_path.open("a") as file:
                 file.write(BEHIND.format(base=between[1], token=house.token))

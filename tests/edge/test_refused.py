@@ -6,9 +6,6 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,11 +14,7 @@ from proxy.sim import Fault
 from proxy.store import Balance, keys
 from proxy.store.refusals import MOST_KEPT
 from proxy.store.tasks import REFUSED_KEPT_MS
-
-if TYPE_CHECKING:
-    from tests.conftest import Answer, House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
+from tests.rig.house import Answer, House, OpenHouse, Plan
 
 PRICED = """
 [[routes]]
@@ -84,11 +77,9 @@ async def test_a_limit_that_is_reached_leaves_a_trace(house: House) -> None:
     )
 
 
-async def test_refused_submits_leave_the_store_as_large_as_it_was(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_refused_submits_leave_the_store_as_large_as_it_was(open_house: OpenHouse) -> None:
     """They leave 64 small records for minutes, a bounded list and a count; no ledger, no index."""
-    async with open_house_factory(plan(routes=PRICED)) as house:
+    async with open_house(Plan(routes=PRICED)) as house:
         await fill(house)
 
 

@@ -9,10 +9,9 @@ import subprocess
 import sys
 import termios
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 import pytest
@@ -27,15 +26,11 @@ from proxy.store.expiry import SWEPT_AT_ONCE
 from proxy.store.webhooks import KEPT_MS, KEPT_OPEN_MS, MAX_ENDED
 from proxy.tasks.lifecycle import failed
 from tests.rig.downloads import content, fetch
+from tests.rig.house import Answer, House, OpenHouse, Plan
 from tests.rig.receivers import allowing, receiving
 from tests.rig.refusals import DOORS, error_of
 from tests.rig.retention import check_nothing_is_left
 from tests.rig.valkey import NOW, new_task, store, valkey
-
-if TYPE_CHECKING:
-    from tests.conftest import Answer, House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 __all__ = ["store", "valkey"]
 
@@ -47,13 +42,11 @@ MIB = 1024 * 1024
 # ---------------------------------------------------------------- what is left behind
 
 
-async def test_expired_tasks_leave_nothing_behind(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_expired_tasks_leave_nothing_behind(open_house: OpenHouse) -> None:
     """No key, no entry of an index, no memory: `make soak` does the same with 10,000."""
     async with receiving() as receiver:
-        wanted = plan(limits="retention_s = 1", sections=allowing(receiver), speed=1000)
-        async with open_house_factory(wanted) as house:
+        wanted = Plan(limits="retention_s = 1", sections=allowing(receiver), speed=1000)
+        async with open_house(wanted) as house:
             await check_nothing_is_left(house, receiver, 500, WAIT_S)
 
 
@@ -160,9 +153,9 @@ async def test_the_webhooks_that_are_kept_have_a_bound(store: Store) -> None:
 
 
 @pytest.fixture
-async def manual(open_house_factory: OpenHouse, plan: type[Plan]) -> AsyncIterator[House]:
+async def manual(open_house: OpenHouse) -> AsyncIterator[House]:
     """A poll whose outcome the store did not take is made again when its lease ends: soon."""
-    async with open_house_factory(plan(manual=True, timeouts="lease_s = 1")) as house:
+    async with open_house(Plan(manual=True, timeouts="lease_s = 1")) as house:
         yield house
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.edge.test_token_life import bearer, change
 from tests.rig.downloads import PROMPT, SIZE, TWO, add, connected, content
-
-if TYPE_CHECKING:
-    from tests.conftest import House
+from tests.rig.house import House
 
 
 @pytest.mark.parametrize("end", ["revoked", "disabled"])

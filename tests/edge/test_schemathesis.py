@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -26,9 +26,7 @@ from schemathesis.checks import (
 from schemathesis.core.result import Ok
 
 from tests.rig.admin_client import TOKEN, got
-
-if TYPE_CHECKING:
-    from tests.conftest import House
+from tests.rig.house import House
 
 EXAMPLES = 3  # of each operation, in each mode
 CHECKS = [

@@ -9,11 +9,10 @@ import json
 import os
 import signal
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -28,11 +27,7 @@ from proxy.server.worker import Server
 from proxy.sim import Fault, pattern_sha256
 from proxy.sim.faults import Active
 from proxy.telemetry.logs import make_logger
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
+from tests.rig.house import House, OpenHouse, Plan
 
 GUARD_S = 20.0  # only a hang gets here
 SIZE = 700_001
@@ -171,11 +166,9 @@ async def test_a_second_signal_cuts_what_is_under_way(house: House) -> None:
     assert await how_it_ended(house) == (200, "drain")
 
 
-async def test_the_drain_deadline_cuts_what_is_under_way(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_the_drain_deadline_cuts_what_is_under_way(open_house: OpenHouse) -> None:
     async with (
-        open_house_factory(plan(timeouts="drain_s = 0.05")) as house,
+        open_house(Plan(timeouts="drain_s = 0.05")) as house,
         download(house) as (reply, _),
         asyncio.timeout(GUARD_S),
     ):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack
 
 from proxy.sim import Entry, pattern
 from tests.rig.downloads import (
@@ -25,11 +23,7 @@ from tests.rig.downloads import (
     told,
     tune,
 )
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[[Plan], AbstractAsyncContextManager[House]]
+from tests.rig.house import House, OpenHouse, Plan
 
 LARGE = 24_000_000  # more than all buffers on the way hold
 SMALL_WINDOW = 1 << 14
@@ -45,11 +39,9 @@ async def stood_still(entry: Entry) -> None:
             still = still + 1 if entry.bytes_sent == before else 0
 
 
-async def test_a_client_that_stops_reading_is_cut(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_client_that_stops_reading_is_cut(open_house: OpenHouse) -> None:
     """After its idle deadline, and the upstream is let go with it: neither sends on."""
-    async with open_house_factory(plan(timeouts="idle_client_s = 0.4")) as house:
+    async with open_house(Plan(timeouts="idle_client_s = 0.4")) as house:
         for tier in tiers(house):
             for place in TWO.values():
                 house.sim.log.clear()
@@ -91,11 +83,9 @@ async def test_a_client_that_rests_and_goes_on_gets_every_byte(house: House) -> 
             assert (line["reason"], line["bytes"], line["tier"]) == ("done", LARGE, tier)
 
 
-async def test_a_client_under_the_minimum_rate_is_cut(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_client_under_the_minimum_rate_is_cut(open_house: OpenHouse) -> None:
     """It reads all the time, and so is never idle; a fast one is not touched."""
-    async with open_house_factory(plan(timeouts="min_rate_window_s = 0.4")) as house:
+    async with open_house(Plan(timeouts="min_rate_window_s = 0.4")) as house:
         for _ in tiers(house):
             tune(house, min_rate_bytes_s=1_000_000)
             task_id = await house.completed(prompt=f"a cat size={LARGE}")
@@ -117,12 +107,10 @@ async def _sip(raw: Raw) -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_a_slow_upstream_is_neither_idle_nor_the_clients_fault(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_slow_upstream_is_neither_idle_nor_the_clients_fault(open_house: OpenHouse) -> None:
     """It drips for longer than any deadline, and below the rate that is asked of clients."""
     timeouts = "idle_upstream_s = 0.5\nidle_client_s = 0.3\nmin_rate_window_s = 0.2"
-    async with open_house_factory(plan(timeouts=timeouts)) as house:
+    async with open_house(Plan(timeouts=timeouts)) as house:
         for tier in tiers(house):
             tune(house, min_rate_bytes_s=1_000_000)
             task_id = await house.completed(prompt="a cat size=200000")

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from proxy.sim.faults import Fault
 from proxy.sim.log import Entry
 from proxy.sim.tasks import State
+from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.refusals import (
     JIMENG,
     WAIT_S,
@@ -24,11 +24,6 @@ from tests.rig.refusals import (
     store_pid,
     until_logged,
 )
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 MODELS = {"openai": "sora-2", "kling": "sora-2-on-kling", "jimeng": "sora-2-on-jimeng"}
 EACH_SERVICE = pytest.mark.parametrize("service", list(MODELS))
@@ -98,11 +93,9 @@ async def watched(house: House, service: str) -> Watched:
 # ---------------------------------------------------------------- only forward
 
 
-async def test_progress_never_falls_and_a_status_never_goes_back(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_progress_never_falls_and_a_status_never_goes_back(open_house: OpenHouse) -> None:
     """Whatever the upstream says in between."""
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         task = await watched(house, "openai")
         assert (await task.look())["status"] == "queued"
         task.step("in_progress", 10)
@@ -131,9 +124,9 @@ async def test_progress_never_falls_and_a_status_never_goes_back(
 
 @pytest.mark.parametrize("service", ["kling", "jimeng"])
 async def test_a_status_never_goes_back_at_providers_without_progress(
-    open_house_factory: OpenHouse, plan: type[Plan], service: str
+    open_house: OpenHouse, service: str
 ) -> None:
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         task = await watched(house, service)
         task.step("in_progress")
         await task.until("in_progress")
@@ -157,9 +150,9 @@ STATUSES: list[tuple[State, tuple[str, str, str]]] = [
 
 @EACH_SERVICE
 async def test_every_dialect_tells_the_same_status_in_its_own_word(
-    open_house_factory: OpenHouse, plan: type[Plan], service: str
+    open_house: OpenHouse, service: str
 ) -> None:
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         task = await watched(house, service)
         for state, words in STATUSES:
             task.step(state)
@@ -189,10 +182,10 @@ DREAMING = {
 
 @EACH_SERVICE
 async def test_a_state_nobody_knows_is_work_in_progress(
-    open_house_factory: OpenHouse, plan: type[Plan], service: str
+    open_house: OpenHouse, service: str
 ) -> None:
     """A provider's new word is told to the operator, not to clients."""
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         house.sim.faults.add(Fault("malformed", service, "poll", body=DREAMING[service]))
         task = await watched(house, service)
         video = await task.until("in_progress")
@@ -220,11 +213,9 @@ TROUBLE = [
 ]
 
 
-async def test_a_poll_that_goes_wrong_never_fails_a_task(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_poll_that_goes_wrong_never_fails_a_task(open_house: OpenHouse) -> None:
     """Nor does an upstream that is gone for a while: the render goes on without us."""
-    async with open_house_factory(plan(manual=True, timeouts="poll_s = 0.1")) as house:
+    async with open_house(Plan(manual=True, timeouts="poll_s = 0.1")) as house:
         await asyncio.gather(*(survives_trouble(house, service) for service in MODELS))
         assert {line["status"] for line in house.lines if line["operation"] == "get"} == {200}
 
@@ -252,12 +243,10 @@ async def survives_trouble(house: House, service: str) -> None:
 FORGOTTEN = {"openai": "timeout", "kling": "timeout", "jimeng": "expired"}
 
 
-async def test_a_task_its_provider_forgot_fails_in_the_end(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_task_its_provider_forgot_fails_in_the_end(open_house: OpenHouse) -> None:
     """Jimeng says so itself; "no such task" of the others may be another replica's answer, so
     that only the task's greatest age ends it."""
-    async with open_house_factory(plan(manual=True, timeouts="task_max_age_s = 0.4")) as house:
+    async with open_house(Plan(manual=True, timeouts="task_max_age_s = 0.4")) as house:
         for service, code in FORGOTTEN.items():
             task = await watched(house, service)
             house.sim.forget(task.upstream_id)
@@ -277,11 +266,9 @@ FAILURES: list[tuple[str, int | str | None, str]] = [
 ]
 
 
-async def test_a_render_that_failed_is_told_with_a_reason(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_render_that_failed_is_told_with_a_reason(open_house: OpenHouse) -> None:
     """In every dialect, and in place of the video."""
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         for service, native, code in FAILURES:
             task = await watched(house, service)
             house.sim.fail(task.upstream_id, native)
@@ -307,11 +294,9 @@ async def test_a_render_that_failed_is_told_with_a_reason(
 # ---------------------------------------------------------------- who asks, and when
 
 
-async def test_clients_that_ask_never_make_us_ask(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_clients_that_ask_never_make_us_ask(open_house: OpenHouse) -> None:
     """A status is answered from state: a client in a tight loop costs the provider nothing."""
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         task = await watched(house, "openai")
         task.step("in_progress", 10)
         await task.until("in_progress", 10)
@@ -328,11 +313,9 @@ async def test_clients_that_ask_never_make_us_ask(
         assert task.polls == before
 
 
-async def test_a_deleted_task_is_followed_to_its_end(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_deleted_task_is_followed_to_its_end(open_house: OpenHouse) -> None:
     """It was paid for, and its slot at the provider is counted: hidden, not forgotten."""
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         task = await watched(house, "kling")
         reply = await house.request("DELETE", f"/v1/videos/{task.task_id}")
         assert (reply.status, reply.json()["deleted"]) == (200, True)
@@ -352,11 +335,9 @@ async def test_a_deleted_task_is_followed_to_its_end(
 # ---------------------------------------------------------------- workers and stores that die
 
 
-async def test_another_worker_takes_over_the_polls_of_one_that_died(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_another_worker_takes_over_the_polls_of_one_that_died(open_house: OpenHouse) -> None:
     """In the middle of a poll even: its lease lapses, and nothing is submitted again."""
-    async with open_house_factory(plan(manual=True, timeouts="lease_s = 0.3")) as house:
+    async with open_house(Plan(manual=True, timeouts="lease_s = 0.3")) as house:
         house.sim.faults.add(Fault("hold", "openai", "poll"))
         task = await watched(house, "openai")
         await house.sim.wait_for(lambda entry: entry.stalled)
@@ -370,11 +351,9 @@ async def test_another_worker_takes_over_the_polls_of_one_that_died(
         assert (house.sim.submits("openai"), house.sim.renders("openai")) == (1, 1)
 
 
-async def test_tasks_survive_the_end_of_every_worker(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_tasks_survive_the_end_of_every_worker(open_house: OpenHouse) -> None:
     """A restart of the only worker: what was rendering meanwhile is found again."""
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         worker = await house.another_worker()
         await house.server.tracker.aclose()
         task = await watched(house, "kling")
@@ -391,12 +370,10 @@ async def test_tasks_survive_the_end_of_every_worker(
         assert house.sim.submits("kling") == 1
 
 
-async def test_a_store_that_dies_and_comes_back_has_lost_nothing(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_store_that_dies_and_comes_back_has_lost_nothing(open_house: OpenHouse) -> None:
     """Meanwhile clients are told to come back; afterwards the task goes on where it was."""
     # A poll under way at the kill is not recorded; its lease has to end within the test.
-    async with open_house_factory(plan(manual=True, timeouts="lease_s = 2")) as house:
+    async with open_house(Plan(manual=True, timeouts="lease_s = 2")) as house:
         task = await watched(house, "openai")
         task.step("in_progress", 30)
         await task.until("in_progress", 30)

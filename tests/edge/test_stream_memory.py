@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.rig.downloads import PROMPT, content
+from tests.rig.house import OpenHouse, Plan
 from tests.rig.worker import drain_away, worker
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[[Plan], AbstractAsyncContextManager[House]]
 
 MIB = 1 << 20
 ALLOWED = 40 * MIB
@@ -25,14 +18,14 @@ GIB_BY_TIER = {"splice": 1024 * MIB, "pipe": 256 * MIB, "copy": 256 * MIB}
 
 @pytest.mark.parametrize(("tier", "size"), GIB_BY_TIER.items())
 def test_a_long_video_takes_no_memory(
-    tier: str, size: int, open_house_factory: OpenHouse, plan: type[Plan], tmp_path: Path
+    tier: str, size: int, open_house: OpenHouse, tmp_path: Path
 ) -> None:
     """Not a coroutine, so that the gigabyte is sent once: the worker has its own loop."""
 
     async def run() -> None:
         limits = f'relay_tiers = ["{tier}"]'
         async with (
-            open_house_factory(plan()) as house,
+            open_house(Plan()) as house,
             worker(house, tmp_path, limits=limits) as beside,
         ):
             small = content(await house.completed(prompt=PROMPT))

@@ -6,10 +6,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from aiohttp import FormData
@@ -18,6 +17,7 @@ from proxy.model import DialectName, Stage, Task
 from proxy.sim.faults import Fault
 from proxy.sim.log import SUBMITS, Entry
 from proxy.store import keys
+from tests.rig.house import Answer, House, OpenHouse, Plan
 from tests.rig.refusals import (
     DOORS,
     JSON,
@@ -27,11 +27,6 @@ from tests.rig.refusals import (
     peer_of,
     until_logged,
 )
-
-if TYPE_CHECKING:
-    from tests.conftest import Answer, House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 MODELS = {"openai": "sora-2", "kling": "sora-2-on-kling", "jimeng": "sora-2-on-jimeng"}
 EACH_SERVICE = pytest.mark.parametrize("service", list(MODELS))
@@ -258,12 +253,12 @@ UNKNOWNS: dict[str, tuple[Fault, int]] = {  # and how many renders it leaves beh
 
 @EACH_SERVICE
 async def test_an_outcome_nobody_knows_is_one_task_and_one_submit(
-    open_house_factory: OpenHouse, plan: type[Plan], service: str
+    open_house: OpenHouse, service: str
 ) -> None:
     """Never resent. Kling is asked for the job by the id we gave it: found, it ends as if
     nothing had happened; unknown there, it never was. Nobody else can be asked, so the client
     gets a task that has failed already, and says why."""
-    async with open_house_factory(plan(timeouts=HASTY + "600")) as house:
+    async with open_house(Plan(timeouts=HASTY + "600")) as house:
         tasks: dict[str, tuple[str, int]] = {}
         for number, (name, (fault, renders)) in enumerate(UNKNOWNS.items(), start=1):
             house.lines.clear()
@@ -316,12 +311,10 @@ price = { per_video = "0.25" }
 """
 
 
-async def test_a_submit_nobody_can_confirm_is_settled_at_once(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_submit_nobody_can_confirm_is_settled_at_once(open_house: OpenHouse) -> None:
     """Its hold is free again, the ledger keeps a loss for the operator, and the client's own
     retry under its key gets the same task: no second render."""
-    async with open_house_factory(plan(routes=PRICED)) as house:
+    async with open_house(Plan(routes=PRICED)) as house:
         house.sim.faults.add(Fault("lost", "openai", "submit"))
         key = {"Idempotency-Key": "once"}
         body = {"model": "priced", "prompt": "a cat"}
@@ -343,12 +336,10 @@ async def test_a_submit_nobody_can_confirm_is_settled_at_once(
         assert await house.server.store.tasks.open_count() == 0
 
 
-async def test_a_job_found_again_is_the_one_that_was_lost(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_job_found_again_is_the_one_that_was_lost(open_house: OpenHouse) -> None:
     """By our own id as Kling's `external_task_id`, never by its prompt or time: here two lost
     submits are alike to the letter, and each gets its own video."""
-    async with open_house_factory(plan(timeouts=HASTY + "10")) as house:
+    async with open_house(Plan(timeouts=HASTY + "10")) as house:
         house.sim.faults.add(Fault("lost", "kling", "submit", times=2))
         ids = [await house.create("sora-2-on-kling") for _ in range(2)]
         for task_id in ids:
@@ -360,11 +351,9 @@ async def test_a_job_found_again_is_the_one_that_was_lost(
         assert house.sim.submits("kling") == 2
 
 
-async def test_a_look_up_that_fails_is_repeated_not_believed(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_look_up_that_fails_is_repeated_not_believed(open_house: OpenHouse) -> None:
     """Only Kling's own word that it knows no such task counts."""
-    async with open_house_factory(plan(timeouts=HASTY + "30")) as house:
+    async with open_house(Plan(timeouts=HASTY + "30")) as house:
         faults = house.sim.faults
         faults.add(Fault("lost", "kling", "submit"))
         faults.add(Fault("status", "kling", "poll", status=500, times=1))
@@ -391,9 +380,7 @@ async def either(house: House) -> Answer:
     return await house.post("/v1/videos", json={"model": "either", "prompt": "a cat"})
 
 
-async def test_what_one_upstream_refuses_the_next_one_renders_once(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_what_one_upstream_refuses_the_next_one_renders_once(open_house: OpenHouse) -> None:
     refusals = {
         "rate": Fault("status", "openai", "submit", status=429),
         "key": Fault("status", "openai", "submit", status=401),
@@ -401,7 +388,7 @@ async def test_what_one_upstream_refuses_the_next_one_renders_once(
         "moved": Fault("redirect", "openai", "submit", status=307, location="/v1/videos"),
         "not there": None,
     }
-    async with open_house_factory(plan(routes=EITHER)) as house:
+    async with open_house(Plan(routes=EITHER)) as house:
         sim = house.sim
         for number, (name, fault) in enumerate(refusals.items(), start=1):
             house.lines.clear()
@@ -430,7 +417,7 @@ async def test_what_one_upstream_refuses_the_next_one_renders_once(
 
 
 async def test_what_is_wrong_everywhere_or_may_be_under_way_goes_nowhere_else(
-    open_house_factory: OpenHouse, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
     faults = [
         (Fault("status", "openai", "submit", status=400, code="invalid_value"), 400),
@@ -440,7 +427,7 @@ async def test_what_is_wrong_everywhere_or_may_be_under_way_goes_nowhere_else(
         (Fault("status", "openai", "submit", status=500), 200),
         (Fault("malformed", "openai", "submit"), 200),
     ]
-    async with open_house_factory(plan(routes=EITHER)) as house:
+    async with open_house(Plan(routes=EITHER)) as house:
         for number, (fault, status) in enumerate(faults, start=1):
             house.lines.clear()
             house.sim.faults.add(fault)
@@ -450,7 +437,7 @@ async def test_what_is_wrong_everywhere_or_may_be_under_way_goes_nowhere_else(
 
 
 async def test_when_all_refuse_nothing_is_rendered_and_the_client_is_told(
-    open_house_factory: OpenHouse, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
     """A verdict on the request itself counts more than an account's trouble."""
     cases: list[tuple[Fault, tuple[int, str]]] = [
@@ -458,7 +445,7 @@ async def test_when_all_refuse_nothing_is_rendered_and_the_client_is_told(
         (Fault("status", "kling", "submit", status=400, code=1201), (400, "invalid_value")),
         (Fault("status", "kling", "submit", status=400, code=1301), (400, "moderation_blocked")),
     ]
-    async with open_house_factory(plan(routes=EITHER)) as house:
+    async with open_house(Plan(routes=EITHER)) as house:
         for number, (fault, told) in enumerate(cases, start=1):
             house.lines.clear()
             await forgiven(house)
@@ -508,10 +495,10 @@ async def test_a_client_that_leaves_inside_a_submit_changes_nothing(
 
 
 async def test_a_worker_that_stops_inside_a_submit_waits_for_its_outcome(
-    open_house_factory: OpenHouse, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
     """Closing the worker while the upstream thinks loses no paid job."""
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         worker = await house.another_worker()
         hold = house.sim.faults.add(Fault("hold", "openai", "submit"))
         asked = asyncio.ensure_future(
@@ -583,11 +570,9 @@ async def test_an_upload_is_given_back_whatever_becomes_of_its_submit(
     assert (reply.status, house.server.spool.held_bytes) == (404, 0)
 
 
-async def test_a_full_spool_is_503_before_anything_is_submitted(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_full_spool_is_503_before_anything_is_submitted(open_house: OpenHouse) -> None:
     limits = "spool_bytes = 500000\nupload_bytes = 450000\njson_bytes = 100000"
-    async with open_house_factory(plan(limits=limits)) as house:
+    async with open_house(Plan(limits=limits)) as house:
         hold = house.sim.faults.add(Fault("hold", "openai", "submit"))
         first = asyncio.ensure_future(house.post("/v1/videos", data=picture_form("sora-2")))
         await house.sim.wait_for(lambda entry: entry.stalled)

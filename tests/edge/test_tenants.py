@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from tests.rig.house import Answer, House
 from tests.rig.refusals import JIMENG
-
-if TYPE_CHECKING:
-    from tests.conftest import Answer, House
 
 NOBODYS = "0" * 46
 # Method, path, JSON body; {id} is the task's.

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jwt
 import pytest
@@ -21,10 +21,8 @@ from proxy.cli import main
 from proxy.server.bootstrap import signing_secrets
 from proxy.store import OwnerRecord, TokenRecord
 from proxy.tokens import MadeToken, rotate_token
+from tests.rig.house import Answer, House
 from tests.rig.refusals import DOORS, JSON, WAIT_S, error_of
-
-if TYPE_CHECKING:
-    from tests.conftest import Answer, House
 
 BODY = b'{"prompt":"a cat"}'
 

@@ -14,10 +14,10 @@ import logging
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -29,15 +29,9 @@ from proxy.http.trace_context import TraceParent, parse
 from proxy.sim.faults import Fault
 from proxy.telemetry.otlp import check_collector, traces_url
 from proxy.telemetry.spans import attempt_id, trace_id_of
+from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.programs import ROOT, program, run
 from tests.rig.receivers import receiving
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-else:
-    House = Plan = object
-
-Opener: TypeAlias = Callable[..., AbstractAsyncContextManager[House]]
 
 WAIT_S = 20.0  # only a hang gets here
 PARENT = TraceParent("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
@@ -180,11 +174,9 @@ def span_in(headers: dict[str, str]) -> TraceParent:
 # ---------------------------------------------------------------- one trace
 
 
-async def test_a_task_is_one_trace_that_joins_its_clients(
-    open_house_factory: Opener, plan: type[Plan]
-) -> None:
+async def test_a_task_is_one_trace_that_joins_its_clients(open_house: OpenHouse) -> None:
     async with collecting() as collector:
-        async with open_house_factory(plan(sections=tracing(collector.url))) as house:
+        async with open_house(Plan(sections=tracing(collector.url))) as house:
             reply = await house.post("/v1/videos", json={"prompt": PROMPT}, headers=TRACED)
             task_id = reply.json()["id"]
             await house.finished(task_id)
@@ -210,10 +202,10 @@ async def test_a_task_is_one_trace_that_joins_its_clients(
 
 
 async def test_a_task_without_a_trace_of_its_clients_has_one_made_of_its_id(
-    open_house_factory: Opener, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
     async with collecting() as collector:
-        async with open_house_factory(plan(sections=tracing(collector.url))) as house:
+        async with open_house(Plan(sections=tracing(collector.url))) as house:
             task_id = await house.completed(prompt=PROMPT)
             submit_heard = heard(house, "submit")
             task = await house.server.store.tasks.get(task_id)
@@ -255,13 +247,11 @@ async def test_a_task_without_a_trace_of_its_clients_has_one_made_of_its_id(
         )
 
 
-async def test_another_worker_ends_the_trace_the_first_began(
-    open_house_factory: Opener, plan: type[Plan]
-) -> None:
+async def test_another_worker_ends_the_trace_the_first_began(open_house: OpenHouse) -> None:
     """The first leaves with the render under way, and keeps nothing of its trace."""
     async with collecting() as collector:
-        wanted = plan(sections=tracing(collector.url), manual=True)
-        async with open_house_factory(wanted) as house:
+        wanted = Plan(sections=tracing(collector.url), manual=True)
+        async with open_house(wanted) as house:
             await house.server.tracker.aclose()  # it looks at no task any more
             await house.post("/v1/videos", json={"prompt": PROMPT}, headers=TRACED)
             await collector.named("submit")
@@ -275,12 +265,10 @@ async def test_another_worker_ends_the_trace_the_first_began(
         assert submit.parent == root.id
 
 
-async def test_a_failed_task_is_an_error_and_so_is_a_refused_one(
-    open_house_factory: Opener, plan: type[Plan]
-) -> None:
+async def test_a_failed_task_is_an_error_and_so_is_a_refused_one(open_house: OpenHouse) -> None:
     async with collecting() as collector:
-        wanted = plan(sections=tracing(collector.url), manual=True)
-        async with open_house_factory(wanted) as house:
+        wanted = Plan(sections=tracing(collector.url), manual=True)
+        async with open_house(wanted) as house:
             await house.create(prompt=PROMPT)
             [upstream] = house.sim.tasks.of("openai")
             house.sim.fail(upstream.id)
@@ -301,12 +289,12 @@ async def test_a_failed_task_is_an_error_and_so_is_a_refused_one(
 
 
 async def test_webhooks_and_deletes_belong_to_it_and_status_polls_do_not(
-    open_house_factory: Opener, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
     async with collecting() as collector, receiving(500) as receiver:
         hooks = f'[webhooks]\nallow = ["{receiver.host_port}"]\nfirst_pause_s = 0.02\n'
-        wanted = plan(sections=tracing(collector.url) + hooks)
-        async with open_house_factory(wanted) as house:
+        wanted = Plan(sections=tracing(collector.url) + hooks)
+        async with open_house(wanted) as house:
             task_id = await house.completed(prompt=PROMPT, webhook=receiver.url)
             again = await house.get(f"/v1/videos/{task_id}?wait=1")
             assert again.status == 200
@@ -328,10 +316,10 @@ async def test_webhooks_and_deletes_belong_to_it_and_status_polls_do_not(
 
 
 async def test_a_client_that_wants_no_record_gets_none_and_is_handed_on_as_it_came(
-    open_house_factory: Opener, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
     async with collecting() as collector:
-        async with open_house_factory(plan(sections=tracing(collector.url))) as house:
+        async with open_house(Plan(sections=tracing(collector.url))) as house:
             reply = await house.post("/v1/videos", json={"prompt": PROMPT}, headers=UNSAMPLED)
             await house.finished(reply.json()["id"])
             assert heard(house, "submit") == UNSAMPLED
@@ -340,12 +328,10 @@ async def test_a_client_that_wants_no_record_gets_none_and_is_handed_on_as_it_ca
         assert collector.one("task create")
 
 
-async def test_with_a_share_of_none_only_clients_traces_are_recorded(
-    open_house_factory: Opener, plan: type[Plan]
-) -> None:
+async def test_with_a_share_of_none_only_clients_traces_are_recorded(open_house: OpenHouse) -> None:
     async with collecting() as collector:
-        wanted = plan(sections=tracing(collector.url, "sample = 0.0"))
-        async with open_house_factory(wanted) as house:
+        wanted = Plan(sections=tracing(collector.url, "sample = 0.0"))
+        async with open_house(wanted) as house:
             await house.completed()
             assert heard(house, "submit") == {}
             reply = await house.post("/v1/videos", json={"prompt": PROMPT}, headers=TRACED)
@@ -354,13 +340,13 @@ async def test_with_a_share_of_none_only_clients_traces_are_recorded(
 
 
 async def test_no_span_says_what_opens_doors_or_what_a_client_wants_rendered(
-    open_house_factory: Opener, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
     """Of a day on which things went wrong, and providers quoted what they were asked."""
     async with collecting() as collector, receiving() as receiver:
         hooks = f'[webhooks]\nallow = ["{receiver.host_port}"]\n'
-        wanted = plan(sections=tracing(collector.url) + hooks)
-        async with open_house_factory(wanted) as house:
+        wanted = Plan(sections=tracing(collector.url) + hooks)
+        async with open_house(wanted) as house:
             told = f"http://{receiver.host_port}/private-path?sig=hush"
             task_id = await house.completed("kling-v2-6", PROMPT, webhook=told)
             video = await house.get(f"/v1/videos/{task_id}/content")
@@ -385,8 +371,7 @@ async def test_no_span_says_what_opens_doors_or_what_a_client_wants_rendered(
 
 @pytest.mark.parametrize("how", [{"hangs": True}, {"status": 401}])
 async def test_a_collector_that_fails_costs_one_line_and_no_render(
-    open_house_factory: Opener,
-    plan: type[Plan],
+    open_house: OpenHouse,
     how: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -394,7 +379,7 @@ async def test_a_collector_that_fails_costs_one_line_and_no_render(
     """One that hangs would be waited for longer than this test may take."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "600")
     async with collecting(**how) as collector, asyncio.timeout(WAIT_S):
-        async with open_house_factory(plan(sections=tracing(collector.url))) as house:
+        async with open_house(Plan(sections=tracing(collector.url))) as house:
             for _ in range(3):
                 await house.completed()
             await collector.asked.wait()
@@ -403,11 +388,11 @@ async def test_a_collector_that_fails_costs_one_line_and_no_render(
 
 
 async def test_nobody_at_the_collectors_address_costs_one_line_and_no_render(
-    open_house_factory: Opener, plan: type[Plan], free_port: int, tmp_path: Path
+    open_house: OpenHouse, free_port: int, tmp_path: Path
 ) -> None:
     async with asyncio.timeout(WAIT_S):
-        wanted = plan(sections=tracing(f"http://127.0.0.1:{free_port}"))
-        async with open_house_factory(wanted) as house:
+        wanted = Plan(sections=tracing(f"http://127.0.0.1:{free_port}"))
+        async with open_house(wanted) as house:
             await house.completed()
     log = (tmp_path / "gateway.log").read_text()
     assert 1 <= log.count("traces are not exported") <= 2  # the second of them is the last
@@ -416,11 +401,11 @@ async def test_nobody_at_the_collectors_address_costs_one_line_and_no_render(
 
 
 async def test_headers_are_those_of_the_standard_variable(
-    open_house_factory: Opener, plan: type[Plan], monkeypatch: pytest.MonkeyPatch
+    open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=blue")
     async with collecting() as collector:
-        async with open_house_factory(plan(sections=tracing(collector.url + "/"))) as house:
+        async with open_house(Plan(sections=tracing(collector.url + "/"))) as house:
             await house.completed()
         assert collector.headers["x-tenant"] == "blue"
 

@@ -6,34 +6,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from proxy.model import Credential
+from proxy.server.worker import Server
 from proxy.sim import Account, Entry, Fault
 from proxy.store import keys
 from proxy.tasks.tracker import AT_ONCE_EACH
+from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.site import open_site
-
-if TYPE_CHECKING:
-    from proxy.server.worker import Server
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 WAIT_S = 20.0  # only a hang gets here
 FAR_S = 100_000.0
 
 
 @pytest.fixture
-async def held(open_house_factory: OpenHouse, plan: type[Plan]) -> AsyncIterator[House]:
+async def held(open_house: OpenHouse) -> AsyncIterator[House]:
     """A house whose renders move only when a test says so."""
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         yield house
 
 
@@ -314,9 +309,7 @@ async def test_an_account_that_hangs_puts_its_tasks_off_and_keeps_them(held: Hou
         assert (await held.finished(open_task))["status"] == "completed"
 
 
-async def test_a_route_says_how_old_a_task_may_get(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_a_route_says_how_old_a_task_may_get(open_house: OpenHouse) -> None:
     routes = """
 [[routes]]
 model = "hasty"
@@ -324,7 +317,7 @@ upstream = "sim-openai"
 upstream_model = "sora-2"
 max_age_s = 0.3
 """
-    async with open_house_factory(plan(manual=True, routes=routes)) as house:
+    async with open_house(Plan(manual=True, routes=routes)) as house:
         patient = await house.create()
         hasty = await house.create("hasty")
         video = await house.finished(hasty)
@@ -382,11 +375,11 @@ async def test_how_late_tasks_are_looked_at_is_measured(held: House) -> None:
 
 
 async def test_a_retired_credential_ends_what_it_began_and_begins_nothing(
-    open_house_factory: OpenHouse, plan: type[Plan]
+    open_house: OpenHouse,
 ) -> None:
     """The credential that made a task is the only one that asks after it."""
     accounts = (Account(), Account(openai_api_key="sk-new"))
-    async with open_house_factory(plan(manual=True, sim={"accounts": accounts})) as house:
+    async with open_house(Plan(manual=True, sim={"accounts": accounts})) as house:
         old = await house.create()
         upstream = house.server.config.upstreams["sim-openai"]
         keys_now = (

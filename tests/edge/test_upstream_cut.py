@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pytest
 import uvloop
@@ -33,11 +32,7 @@ from tests.rig.downloads import (
     told,
     tune,
 )
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[[Plan], AbstractAsyncContextManager[House]]
+from tests.rig.house import House, OpenHouse, Plan
 
 FILM = pattern(0, SIZE)
 WITHOUT_RANGES: tuple[tuple[Place, tuple[Kind, ...]], ...] = (
@@ -48,9 +43,9 @@ BORDERS = (1 << 16, 1 << 17, 1 << 18, 1 << 19)
 
 
 @pytest.fixture
-async def impatient(open_house_factory: OpenHouse, plan: type[Plan]) -> AsyncIterator[House]:
+async def impatient(open_house: OpenHouse) -> AsyncIterator[House]:
     """A house with a short deadline for a silent upstream."""
-    async with open_house_factory(plan(timeouts="idle_upstream_s = 0.3")) as house:
+    async with open_house(Plan(timeouts="idle_upstream_s = 0.3")) as house:
         yield house
 
 
@@ -365,13 +360,13 @@ def cases(draw: st.DrawFn) -> Case:
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_any_cuts_under_any_range_yield_exactly_its_bytes(
-    loop: str, tier: str, open_house_factory: OpenHouse, plan: type[Plan]
+    loop: str, tier: str, open_house: OpenHouse
 ) -> None:
     """Whatever the upstream cannot do, and wherever it breaks."""
     factory = uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         stack = AsyncExitStack()
-        opened = open_house_factory(plan(limits=f'relay_tiers = ["{tier}"]'))
+        opened = open_house(Plan(limits=f'relay_tiers = ["{tier}"]'))
         house = runner.run(stack.enter_async_context(opened))
         try:
             task_id = runner.run(house.completed(prompt=PROMPT))

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
-
 from proxy.model import Limits
 from proxy.store import OwnerRecord
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[[Plan], AbstractAsyncContextManager[House]]
+from tests.rig.house import House, OpenHouse, Plan
 
 PRICED = """
 [[routes]]
@@ -24,10 +16,8 @@ price = { per_second = "0.10" }
 NOTHING = {"total": "0.00", "day": "0.00", "month": "0.00"}
 
 
-async def test_a_token_is_told_what_it_spent_holds_and_has_left(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
-    async with open_house_factory(plan(routes=PRICED, manual=True)) as house:
+async def test_a_token_is_told_what_it_spent_holds_and_has_left(open_house: OpenHouse) -> None:
+    async with open_house(Plan(routes=PRICED, manual=True)) as house:
         made = await house.new_token(
             owner="acme", budget_micro=2_000_000, budget_day_micro=1_000_000, max_in_flight=3
         )

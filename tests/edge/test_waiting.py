@@ -7,10 +7,10 @@ import json
 import resource
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
@@ -25,20 +25,16 @@ from proxy.tasks.changes import Watch
 from proxy.telemetry.exchange import Exchange, Head
 from proxy.telemetry.logs import make_logger
 from tests.rig.downloads import Raw, connected, connected_to, line_of, told
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
+from tests.rig.house import House, OpenHouse, Plan
 
 WAIT_S = 20.0  # only a hang gets here
 QUERY = "Version=2022-08-31&Action=CVSync2AsyncGetResult"
 
 
 @pytest.fixture
-async def manual(open_house_factory: OpenHouse, plan: type[Plan]) -> AsyncIterator[House]:
+async def manual(open_house: OpenHouse) -> AsyncIterator[House]:
     """A house whose renders move only when told to."""
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         yield house
 
 
@@ -225,12 +221,10 @@ async def test_a_drain_ends_every_wait_at_once(manual: House) -> None:
 # ---------------------------------------------------------------- when to ask again
 
 
-async def test_who_asks_is_told_when_it_is_worth_asking_again(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_who_asks_is_told_when_it_is_worth_asking_again(open_house: OpenHouse) -> None:
     """In the schedule's own rhythm, in every unfinished answer; the SDK needs an integer."""
     rhythm = "poll_first_s = 2\npoll_interval_s = 7\npoll_max_s = 30"
-    async with open_house_factory(plan(manual=True, poll=rhythm)) as house:
+    async with open_house(Plan(manual=True, poll=rhythm)) as house:
         made = await house.post("/v1/videos", json={"model": "sora-2", "prompt": "a cat"})
         asked = await house.get(f"/v1/videos/{made.json()['id']}")
         for reply in (made, asked):
@@ -560,12 +554,10 @@ async def test_a_task_that_is_gone_ends_the_stream() -> None:
 
 
 @pytest.fixture
-async def large(open_house_factory: OpenHouse, plan: type[Plan]) -> AsyncIterator[House]:
+async def large(open_house: OpenHouse) -> AsyncIterator[House]:
     """One that lets a single client wait two thousand times, and has patience with a poll."""
     limits = "streams_per_token = 5000\nstreams_per_address = 5000"
-    async with open_house_factory(
-        plan(manual=True, limits=limits, timeouts="poll_s = 100")
-    ) as house:
+    async with open_house(Plan(manual=True, limits=limits, timeouts="poll_s = 100")) as house:
         yield house
 
 

@@ -4,11 +4,10 @@ nowhere else; a receiver that fails is told again."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 import pytest
@@ -20,13 +19,9 @@ from proxy.store import StoreFault, keys
 from proxy.store.notice import Hook
 from proxy.tokens import webhook_secret
 from tests.rig.downloads import fetch
+from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.programs import ROOT, Program, program, run
 from tests.rig.receivers import HANG, Receiver, Told, allowing, receiving
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 WAIT_S = 20.0  # only a hang gets here
 
@@ -38,21 +33,17 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 @pytest.fixture
-async def house(
-    open_house_factory: OpenHouse, plan: type[Plan], receiver: Receiver
-) -> AsyncIterator[House]:
+async def house(open_house: OpenHouse, receiver: Receiver) -> AsyncIterator[House]:
     """A house that may call the receiver."""
-    async with open_house_factory(plan(sections=allowing(receiver))) as opened:
+    async with open_house(Plan(sections=allowing(receiver))) as opened:
         yield opened
 
 
 @pytest.fixture
-async def patient(
-    open_house_factory: OpenHouse, plan: type[Plan], receiver: Receiver
-) -> AsyncIterator[House]:
+async def patient(open_house: OpenHouse, receiver: Receiver) -> AsyncIterator[House]:
     """The same, which tries again only after a long time."""
     sections = allowing(receiver, first_pause_s=1000)
-    async with open_house_factory(plan(sections=sections)) as opened:
+    async with open_house(Plan(sections=sections)) as opened:
         yield opened
 
 
@@ -188,11 +179,11 @@ async def test_a_token_may_name_a_place_for_all_its_tasks(house: House, receiver
 
 
 async def test_a_kling_client_is_told_every_change_of_status(
-    open_house_factory: OpenHouse, plan: type[Plan], receiver: Receiver
+    open_house: OpenHouse, receiver: Receiver
 ) -> None:
     """The bare task object, in order, as it was at each change; the video by our own link. The
     provider has our address, never the client's."""
-    async with open_house_factory(plan(manual=True, sections=allowing(receiver))) as house:
+    async with open_house(Plan(manual=True, sections=allowing(receiver))) as house:
         body = {"model_name": "kling-v2-6", "prompt": "a cat", "callback_url": receiver.url}
         made = await house.post("/kling/v1/videos/text2video", json=body)
         task_id = made.json()["data"]["task_id"]
@@ -217,13 +208,13 @@ async def test_a_kling_client_is_told_every_change_of_status(
 
 
 async def test_changes_that_come_faster_than_a_receiver_answers_arrive_in_order(
-    open_house_factory: OpenHouse, plan: type[Plan], receiver: Receiver
+    open_house: OpenHouse, receiver: Receiver
 ) -> None:
     """One at a time, and each as it was."""
     receiver.answers.append(HANG)
     timeouts = "poll_s = 0.5"
-    wanted = plan(manual=True, sections=allowing(receiver), timeouts=timeouts)
-    async with open_house_factory(wanted) as house:
+    wanted = Plan(manual=True, sections=allowing(receiver), timeouts=timeouts)
+    async with open_house(wanted) as house:
         body = {"model_name": "kling-v2-6", "prompt": "a cat", "callback_url": receiver.url}
         made = await house.post("/kling/v1/videos/text2video", json=body)
         task_id = made.json()["data"]["task_id"]
@@ -341,12 +332,12 @@ async def test_a_receiver_that_fails_is_told_again(house: House, receiver: Recei
 
 
 async def test_a_receiver_that_hangs_holds_up_nobody_else(
-    open_house_factory: OpenHouse, plan: type[Plan], receiver: Receiver
+    open_house: OpenHouse, receiver: Receiver
 ) -> None:
     timeouts = "poll_s = 1.0"
     async with receiving(*[HANG] * 80) as hanging:
         sections = allowing(receiver, hanging)
-        async with open_house_factory(plan(sections=sections, timeouts=timeouts)) as house:
+        async with open_house(Plan(sections=sections, timeouts=timeouts)) as house:
             bad = await house.new_token(name="bad", webhook=hanging.url)
             headers = {"Authorization": f"Bearer {bad.token}"}
             body = {"model": "sora-2", "prompt": "a cat"}
@@ -363,10 +354,10 @@ async def test_a_receiver_that_hangs_holds_up_nobody_else(
 
 
 async def test_a_receiver_that_is_not_there_yet_is_told_once_it_is(
-    open_house_factory: OpenHouse, plan: type[Plan], free_port: int
+    open_house: OpenHouse, free_port: int
 ) -> None:
     sections = f'[webhooks]\nallow = ["127.0.0.1:{free_port}"]\nfirst_pause_s = 0.02'
-    async with open_house_factory(plan(sections=sections)) as house:
+    async with open_house(Plan(sections=sections)) as house:
         await house.create(webhook=f"http://127.0.0.1:{free_port}/hook")
         async with asyncio.timeout(WAIT_S):
             while True:
@@ -452,10 +443,8 @@ async def test_a_record_nobody_can_read_stops_nothing(house: House, receiver: Re
 # ---------------------------------------------------------------- workers
 
 
-async def test_two_workers_tell_each_thing_once(
-    open_house_factory: OpenHouse, plan: type[Plan], receiver: Receiver
-) -> None:
-    async with open_house_factory(plan(sections=allowing(receiver))) as house:
+async def test_two_workers_tell_each_thing_once(open_house: OpenHouse, receiver: Receiver) -> None:
+    async with open_house(Plan(sections=allowing(receiver))) as house:
         second = await house.another_worker()
         body = {"model": "sora-2", "prompt": "a cat", "webhook": receiver.url}
         made = await asyncio.gather(
@@ -474,12 +463,12 @@ async def test_two_workers_tell_each_thing_once(
 
 
 async def test_a_hook_survives_the_worker_that_was_to_send_it(
-    open_house_factory: OpenHouse, plan: type[Plan], receiver: Receiver, tmp_path: Path
+    open_house: OpenHouse, receiver: Receiver, tmp_path: Path
 ) -> None:
     """kill -9 between the change and its telling: whoever serves next tells it, once."""
     receiver.answers.append(503)
     sections = allowing(receiver, first_pause_s=3)
-    async with open_house_factory(plan(sections=sections)) as house:
+    async with open_house(Plan(sections=sections)) as house:
         config = tmp_path / "killed" / "config.toml"
         config.parent.mkdir()
         text = house.config_path.read_text()

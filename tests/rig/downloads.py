@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,9 +21,7 @@ from multidict import CIMultiDict
 
 from proxy.sim import Entry, Fault
 from proxy.sim.faults import Active, Kind
-
-if TYPE_CHECKING:
-    from tests.conftest import House
+from tests.rig.house import House
 
 WAIT_S = 20.0  # only a hang gets here
 SIZE = 700_001  # takes every tier, and is no multiple of anything

@@ -10,15 +10,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from multidict import CIMultiDict
 
 from proxy.model import DialectName
-
-if TYPE_CHECKING:
-    from tests.conftest import House
+from tests.rig.house import House
 
 WAIT_S = 20.0  # only a hang gets here
 SERVICES = ("openai", "kling", "jimeng", "cdn")

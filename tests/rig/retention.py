@@ -6,14 +6,11 @@ import asyncio
 import contextlib
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from proxy.store import Store
 from proxy.store.tasks import RECENT_MS
+from tests.rig.house import House
 from tests.rig.receivers import Receiver
-
-if TYPE_CHECKING:
-    from tests.conftest import House
 
 AT_ONCE = 50
 # Buffers of connections come and go.

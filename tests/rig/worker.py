@@ -11,15 +11,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import proxy
 from proxy.server.bootstrap import signing_secrets
 from tests.rig.downloads import until
-
-if TYPE_CHECKING:
-    from tests.conftest import House
+from tests.rig.house import House
 
 READ_BYTES = 1 << 20
 SERVING = b'"serving"'

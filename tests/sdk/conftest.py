@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import pytest
 from yarl import URL
@@ -14,9 +13,7 @@ from proxy.model import Operation
 from proxy.sim import Entry
 from proxy.sim.log import SUBMITS
 from proxy.sim.tasks import State
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
+from tests.rig.house import House, OpenHouse, Plan
 
 _WAIT_S = 20.0  # only a hang gets here
 _PROVIDERS = ("openai", "kling", "jimeng")
@@ -41,11 +38,9 @@ class Moved(Protocol):
 
 
 @pytest.fixture
-async def held(
-    open_house_factory: Callable[..., AbstractAsyncContextManager[House]], plan: type[Plan]
-) -> AsyncIterator[House]:
+async def held(open_house: OpenHouse) -> AsyncIterator[House]:
     """A house whose renders move only when a test says so."""
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         yield house
 
 

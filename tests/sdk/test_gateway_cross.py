@@ -18,6 +18,7 @@ import openai
 import pytest
 
 from proxy.sim import pattern_sha256
+from tests.rig.house import House
 
 with pytest.MonkeyPatch.context() as _no_home:
     # At import it reads keys from the environment and ~/.volc; ours must win.
@@ -26,7 +27,6 @@ with pytest.MonkeyPatch.context() as _no_home:
 
 if TYPE_CHECKING:
     from proxy.tokens import MadeToken
-    from tests.conftest import House
     from tests.sdk.conftest import Moved, OneRender
 
 pytestmark = pytest.mark.filterwarnings(

@@ -10,7 +10,6 @@ import hmac
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -18,9 +17,9 @@ import jwt
 import pytest
 
 from proxy.sim import pattern, pattern_sha256
+from tests.rig.house import House, OpenHouse, Plan
 
 if TYPE_CHECKING:
-    from tests.conftest import House, Plan
     from tests.sdk.conftest import Moved, OneRender
 
 _SMALL = b"\x89PNG\r\n\x1a\n" + pattern(8, 5000)
@@ -235,11 +234,10 @@ async def test_the_generic_body_works_at_klings_paths(
 
 
 async def test_klings_lengths_and_shapes_are_fitted_to_sora(
-    open_house_factory: Callable[..., AbstractAsyncContextManager[House]],
-    plan: type[Plan],
+    open_house: OpenHouse,
     free_port: int,
 ) -> None:
-    fitted = plan(
+    fitted = Plan(
         manual=True,
         sim={"openai_port": free_port},
         sections=f"""
@@ -252,7 +250,7 @@ async def test_klings_lengths_and_shapes_are_fitted_to_sora(
         """,
         routes='[[routes]]\nmodel = "sora-fitted"\nupstream = "sora"\nupstream_model = "sora-2"\n',
     )
-    async with open_house_factory(fitted) as house, aiohttp.ClientSession() as session:
+    async with open_house(fitted) as house, aiohttp.ClientSession() as session:
         client = Client(house, session)
         await client.submit(
             model_name="sora-fitted", prompt="cat", duration="5", aspect_ratio="16:9", mode="std"

@@ -17,15 +17,13 @@ from openai.types import Video
 from yarl import URL
 
 from proxy.sim import Entry, Fault, pattern, pattern_sha256
+from tests.rig.house import House, OpenHouse, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractAsyncContextManager
 
-    from tests.conftest import House, Plan
     from tests.sdk.conftest import Moved, OneRender
 
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*permanently shut down:DeprecationWarning",
@@ -429,11 +427,9 @@ upstream = "sim-openai"
 """
 
 
-async def test_one_model_is_told_to_a_key_that_may_use_it(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_one_model_is_told_to_a_key_that_may_use_it(open_house: OpenHouse) -> None:
     """By the name a submit would use, a slash in it or not; else 404 says which there are."""
-    async with open_house_factory(plan(routes=_SLASHED)) as house:
+    async with open_house(Plan(routes=_SLASHED)) as house:
         narrow = await house.new_token(models=("Wan-AI/*", "sora-2-on-kling"))
         with _sdk(house, house.token) as client, _sdk(house, narrow.token) as limited:
             for name in ("sora-2", "Wan-AI/Wan2.2"):

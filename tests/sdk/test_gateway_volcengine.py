@@ -11,13 +11,13 @@ import base64
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import pytest
 
 from proxy.sim import pattern, pattern_sha256
+from tests.rig.house import House, OpenHouse, Plan
 
 with pytest.MonkeyPatch.context() as _no_home:
     # At import it reads keys from the environment and ~/.volc; ours must win.
@@ -28,7 +28,6 @@ with pytest.MonkeyPatch.context() as _no_home:
     from volcenginesdkcore.rest import ApiException
 
 if TYPE_CHECKING:
-    from tests.conftest import House, Plan
     from tests.sdk.conftest import Moved, OneRender
 
 _ACTIONS = ("CVSync2AsyncSubmitTask", "CVSync2AsyncGetResult")
@@ -155,13 +154,12 @@ async def test_a_jimeng_upstream_gets_what_its_client_wrote(
 
 
 async def test_frames_and_shape_are_fitted_to_other_providers(
-    open_house_factory: Callable[..., AbstractAsyncContextManager[House]],
-    plan: type[Plan],
+    open_house: OpenHouse,
     free_port: int,
     sdk: Sdk,
 ) -> None:
     """121 frames are 5 seconds: Kling renders them, Sora the next length up it has."""
-    fitted = plan(
+    fitted = Plan(
         manual=True,
         sim={"openai_port": free_port},
         sections=f"""
@@ -175,7 +173,7 @@ async def test_frames_and_shape_are_fitted_to_other_providers(
         routes='[[routes]]\nmodel = "sora-fitted"\nupstream = "sora"\nupstream_model = "sora-2"\n',
     )
     form = {"prompt": "cat", "frames": 121, "aspect_ratio": "9:16"}
-    async with open_house_factory(fitted) as house:
+    async with open_house(fitted) as house:
         visual = sdk(house)
         await _submit(visual, req_key="kling-v2-6", **form)
         await _submit(visual, req_key="sora-fitted", **form)
@@ -190,15 +188,14 @@ async def test_frames_and_shape_are_fitted_to_other_providers(
 
 @pytest.mark.parametrize(("model", "service"), [*_MODELS, ("jimeng_i2v_first_v30", "jimeng")])
 async def test_base64_pictures_arrive_byte_for_byte(
-    open_house_factory: Callable[..., AbstractAsyncContextManager[House]],
-    plan: type[Plan],
+    open_house: OpenHouse,
     sdk: Sdk,
     one_render: OneRender,
     model: str,
     service: str,
 ) -> None:
     routes = '[[routes]]\nmodel = "jimeng_i2v_*"\nupstream = "sim-jimeng"\n'
-    async with open_house_factory(plan(manual=True, routes=routes)) as house:
+    async with open_house(Plan(manual=True, routes=routes)) as house:
         for picture in (_SMALL, _LARGE):
             inline = base64.b64encode(picture).decode()
             task_id = await _submit(

@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import jwt
@@ -30,10 +30,8 @@ with pytest.MonkeyPatch.context() as _no_home:
 
 from proxy.gateway.idempotency import idempotency_by
 from proxy.store import keys
-
-if TYPE_CHECKING:
-    from proxy.tokens import MadeToken
-    from tests.conftest import Answer, House
+from proxy.tokens import MadeToken
+from tests.rig.house import Answer, House
 
 SUBMIT = "CVSync2AsyncSubmitTask"
 RESULT = "CVSync2AsyncGetResult"

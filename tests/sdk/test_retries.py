@@ -15,12 +15,12 @@ import pytest
 
 from proxy.sim import Fault
 from tests.rig.breaking_proxy import road
+from tests.rig.house import House
 from tests.rig.site import open_site
 
 if TYPE_CHECKING:
     from openai.types import Video
 
-    from tests.conftest import House
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*permanently shut down:DeprecationWarning",

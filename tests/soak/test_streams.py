@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -27,12 +26,8 @@ from tests.rig.downloads import (
     content,
     until,
 )
+from tests.rig.house import OpenHouse, Plan
 from tests.rig.worker import Worker, drain_away, worker
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[[Plan], AbstractAsyncContextManager[House]]
 
 LARGE = 24_000_000
 KEPT = 2 + 2 * KEPT_PIPES
@@ -83,14 +78,14 @@ async def back_to(beside: Worker, before: int) -> None:
 @each_tier
 @pytest.mark.timeout(600)
 def test_waves_of_dying_clients_leave_a_sound_worker(
-    tier: str, loop: str, open_house_factory: OpenHouse, plan: type[Plan], tmp_path: Path
+    tier: str, loop: str, open_house: OpenHouse, tmp_path: Path
 ) -> None:
     """The process lives, holds nothing of them, and its next download is whole."""
 
     async def run() -> None:
         limits = f'relay_tiers = ["{tier}"]\n{LIMITS}'
         async with (
-            open_house_factory(plan()) as house,
+            open_house(Plan()) as house,
             worker(house, tmp_path, limits=limits, timeouts=PATIENT, loop=loop) as beside,
         ):
             paths = [
@@ -123,7 +118,7 @@ def test_waves_of_dying_clients_leave_a_sound_worker(
 @each_tier
 @pytest.mark.timeout(900)
 def test_a_thousand_slow_readers_fit_in_one_worker(
-    tier: str, loop: str, open_house_factory: OpenHouse, plan: type[Plan], tmp_path: Path
+    tier: str, loop: str, open_house: OpenHouse, tmp_path: Path
 ) -> None:
     """Each gets its bytes in order at its own pace, at a bounded price; a fast download passes
     them by; and when they have left nothing of them is there."""
@@ -131,7 +126,7 @@ def test_a_thousand_slow_readers_fit_in_one_worker(
     async def run() -> None:
         limits = f'relay_tiers = ["{tier}"]\n{LIMITS}{NARROW}'
         async with (
-            open_house_factory(plan()) as house,
+            open_house(Plan()) as house,
             worker(house, tmp_path, limits=limits, loop=loop) as beside,
             AsyncExitStack() as stack,
         ):

@@ -7,25 +7,20 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from proxy.sim import Entry, Fault, pattern, pattern_sha256
 from tests.rig.breaking_proxy import road
 from tests.rig.downloads import TWO, Place, each_kind_of_place
+from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.receivers import allowing, receiving
 from tests.system.front import replaced
 from tests.system.node import JS, MODULES, node, sdk
 from tests.tools.pages import ROOT, pages
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 CLIP = ROOT / "proxy" / "sim" / "assets" / "clip.mp4"
 
@@ -44,16 +39,16 @@ LEFT = {
 
 
 @pytest.fixture
-async def held(open_house_factory: OpenHouse, plan: type[Plan]) -> AsyncIterator[House]:
+async def held(open_house: OpenHouse) -> AsyncIterator[House]:
     """A house whose renders stay queued."""
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         yield house
 
 
 @pytest.fixture
-async def brittle(open_house_factory: OpenHouse, plan: type[Plan]) -> AsyncIterator[House]:
+async def brittle(open_house: OpenHouse) -> AsyncIterator[House]:
     """A house that takes up a broken download once only."""
-    async with open_house_factory(plan(limits="heal_attempts = 1")) as house:
+    async with open_house(Plan(limits="heal_attempts = 1")) as house:
         yield house
 
 
@@ -406,13 +401,11 @@ async def test_a_key_may_come_from_a_function(house: House) -> None:
     assert house.sim.renders("openai") == 1
 
 
-async def test_our_webhooks_are_unwrapped_and_no_others(
-    open_house_factory: OpenHouse, plan: type[Plan]
-) -> None:
+async def test_our_webhooks_are_unwrapped_and_no_others(open_house: OpenHouse) -> None:
     """Another body, another key's secret and an old time are refused."""
     async with (
         receiving() as receiver,
-        open_house_factory(plan(sections=allowing(receiver))) as house,
+        open_house(Plan(sections=allowing(receiver))) as house,
     ):
         task_id = await house.create(webhook=receiver.url)
         [told] = await receiver.heard(1)

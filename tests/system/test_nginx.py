@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -29,6 +29,7 @@ from proxy.server.worker import Server
 from proxy.signing import sign_probe
 from proxy.sim import Fault, pattern, pattern_sha256
 from tests.rig.downloads import OPENAI, PROMPT, SIZE, add, content, until
+from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.site import Site, open_site
 from tests.rig.worker import worker
 from tests.system.front import Front, forget_peak, memory, nginx
@@ -37,11 +38,6 @@ with pytest.MonkeyPatch.context() as _no_home:
     # At import it reads keys from the environment and ~/.volc; ours must win.
     _no_home.delenv("VOLC_ACCESSKEY", raising=False)
     from volcengine.visual.VisualService import VisualService
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 WAIT_S = 20.0  # only a hang gets here
 MIB = 1 << 20
@@ -273,14 +269,13 @@ async def curl(*command: str) -> str:
 
 @ONE_LOOP
 async def test_a_gibibyte_passes_and_neither_grows(
-    open_house_factory: OpenHouse,
-    plan: type[Plan],
+    open_house: OpenHouse,
     behind: Behind,
     tool: Tool,
     tmp_path: Path,
 ) -> None:
     async with (
-        open_house_factory(plan()) as house,
+        open_house(Plan()) as house,
         worker(house, tmp_path) as gateway,
         behind(address(gateway.url)) as front,
     ):
@@ -306,12 +301,12 @@ async def test_a_gibibyte_passes_and_neither_grows(
 
 
 async def test_what_a_drain_cuts_is_resumed_where_it_broke(
-    open_house_factory: OpenHouse, plan: type[Plan], behind: Behind
+    open_house: OpenHouse, behind: Behind
 ) -> None:
     """The cut shows through nginx: a part is never taken for the whole. The gateway that is
     started next on the same address has the same validators."""
     async with AsyncExitStack() as stack:
-        house = await stack.enter_async_context(open_house_factory(plan(timeouts="drain_s = 0.2")))
+        house = await stack.enter_async_context(open_house(Plan(timeouts="drain_s = 0.2")))
         front = await stack.enter_async_context(behind(address(house.url)))
         path = content(await house.completed(prompt=PROMPT))
         add(house, OPENAI.fault("stall", at=200_000))
@@ -371,12 +366,10 @@ async def dialled(front: Front) -> tuple[asyncio.StreamReader, asyncio.StreamWri
 
 
 @pytest.fixture
-async def held(
-    open_house_factory: OpenHouse, plan: type[Plan], behind: Behind
-) -> AsyncIterator[tuple[House, Front]]:
+async def held(open_house: OpenHouse, behind: Behind) -> AsyncIterator[tuple[House, Front]]:
     """Renders move only when the test says so."""
     async with (
-        open_house_factory(plan(manual=True)) as house,
+        open_house(Plan(manual=True)) as house,
         behind(address(house.url)) as front,
     ):
         yield house, front

@@ -7,19 +7,15 @@ import asyncio
 import json
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prometheus_client import generate_latest
 
 from proxy.sim import Fault
 from proxy.telemetry.metrics_merge import merged
-
-if TYPE_CHECKING:
-    from tests.conftest import House, Plan
-
-    OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
+from tests.rig.house import House, OpenHouse, Plan
 
 WAIT_S = 60.0  # only a hang gets here
 CONFIG = """
@@ -88,14 +84,13 @@ async def test_promtool_likes_the_page_of_one_worker_and_of_several(
 
 
 async def test_a_real_prometheus_scrapes_a_gateway_and_raises_the_first_event(
-    open_house_factory: OpenHouse,
-    plan: type[Plan],
+    open_house: OpenHouse,
     tool: Callable[[str], str],
     deploy: Path,
     tmp_path: Path,
 ) -> None:
     """A submit nobody can confirm happens once, and once has to be enough."""
-    async with open_house_factory(plan(manual=True)) as house:
+    async with open_house(Plan(manual=True)) as house:
         target = house.server.admin_url.removeprefix("http://")
         rules = deploy / "prometheus" / "alerts.yml"
         async with prometheus(
