@@ -63,6 +63,7 @@ from proxy.tasks.offload import aside
 from proxy.tasks.planning import route_of
 from proxy.tasks.routing import listed_models
 from proxy.tasks.runtime import Runtime
+from proxy.tasks.schedule import asking_pause_ms, removed_due_ms
 from proxy.tasks.spool import Batch, Spool
 from proxy.tasks.submission import Ask, Submitter, has_outcome
 from proxy.tasks.tracker import Tracker
@@ -384,7 +385,7 @@ class Gateway:
             )
             if removed is None:
                 break
-            due_ms = lifecycle.removed_due_ms(removed, now_ms, self._schedule())
+            due_ms = removed_due_ms(removed, now_ms, self._schedule())
             event = "deleted by its owner"
             retention_s = self._config().limits.retention_s
             # Its names stay taken: a late retry of a submit must not undo its owner's delete.
@@ -539,7 +540,7 @@ class Gateway:
         if task.stage.is_final:
             return {}
         now_ms = self._now_ms()
-        pause_ms = lifecycle.asking_pause_ms(task, now_ms, self._schedule())
+        pause_ms = asking_pause_ms(task, now_ms, self._schedule())
         return {
             "openai-poll-after-ms": str(pause_ms),
             "Retry-After": str(max(1, round(pause_ms / 1000))),

@@ -23,7 +23,7 @@ from typing import Final, Literal
 from proxy.errors import ProxyError, RateLimited, TooManyInFlight, Unavailable
 from proxy.model import ACTIVE_MS, ANYBODY, WELL, Mood, Standing
 from proxy.providers.outcomes import Refused
-from proxy.tasks.lifecycle import MAX_DOUBLINGS, Schedule
+from proxy.tasks.schedule import MAX_DOUBLINGS, Schedule
 
 Verdict = Literal["go", "trial", "wait"]
 Why = Literal["busy", "cooling", "out", "broken"]

@@ -32,6 +32,7 @@ from proxy.tasks.fetch import Basket, Fetcher
 from proxy.tasks.offload import aside
 from proxy.tasks.planning import Attempt
 from proxy.tasks.runtime import Runtime
+from proxy.tasks.schedule import next_poll_ms, unconfirmed_due_ms
 from proxy.tasks.task_writer import Records
 from proxy.telemetry.exchange import Exchange
 from proxy.telemetry.metric_definitions import SUBMITS_REFUSED
@@ -485,7 +486,7 @@ class Dispatcher:
         def name(known: Task) -> Task:
             return lifecycle.bound(known, accepted, now_ms)
 
-        due_ms = lifecycle.next_poll_ms(
+        due_ms = next_poll_ms(
             name(task), now_ms, self._schedule(), self._random01(), expected_ms=expected_ms
         )
         event = f"accepted as {accepted.upstream_id}"
@@ -509,9 +510,7 @@ class Dispatcher:
                 return ended
 
             return await self.records.keep(task, end, None, event)
-        due_ms = lifecycle.unconfirmed_due_ms(
-            task, now_ms, self._schedule(), can_find=True, is_settled=False
-        )
+        due_ms = unconfirmed_due_ms(task, now_ms, self._schedule(), can_find=True, is_settled=False)
         return await self.records.keep(
             task, lambda k: lifecycle.unconfirmed(k, now_ms), due_ms, event
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from proxy.config import Config
-from proxy.tasks.lifecycle import Schedule
+from proxy.tasks.schedule import Schedule
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import NO_TRACING, Tracer
 

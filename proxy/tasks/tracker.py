@@ -30,6 +30,14 @@ from proxy.tasks.credentials import Keyring
 from proxy.tasks.lifecycle import Silence
 from proxy.tasks.planning import max_age_ms, places_of, reach_of
 from proxy.tasks.runtime import Runtime
+from proxy.tasks.schedule import (
+    confirm_end_ms,
+    is_overdue,
+    is_settled,
+    longest_wait_ms,
+    next_poll_ms,
+    unconfirmed_due_ms,
+)
 from proxy.telemetry.metric_definitions import POLL_LAG, TASKS_LOST, UNKNOWN_STATES
 from proxy.telemetry.metrics import OldestTasks
 from proxy.upstream import Answer, Upstreams, UpstreamTrouble
@@ -129,7 +137,7 @@ class Tracker:
             return
         self._pull_back_s = loop_s + PULL_BACK_EVERY_S
         lease_ms = round(self._lease_s * 1000)
-        longest_ms = lifecycle.longest_wait_ms(self._schedule(), lease_ms)
+        longest_ms = longest_wait_ms(self._schedule(), lease_ms)
         pulled = await self._store.tasks.pull_back(self._now_ms(), longest_ms)
         if pulled:
             self._log.warning("due times pulled back", tasks=pulled)
@@ -321,11 +329,11 @@ class Tracker:
         now_ms = self._now_ms()
         if isinstance(found, Accepted):
             named = lifecycle.bound(task, found, now_ms)
-            due_ms = lifecycle.next_poll_ms(named, now_ms, schedule, self._random01())
+            due_ms = next_poll_ms(named, now_ms, schedule, self._random01())
             await self._write(task, named, due_ms, f"found as {found.upstream_id}")
             return
-        is_settled = lifecycle.is_settled(task, now_ms, schedule)
-        if isinstance(found, Refused) and is_settled:
+        settled = is_settled(task, now_ms, schedule)
+        if isinstance(found, Refused) and settled:
             error = TaskError("not_submitted", "It never reached the provider.")
             event = "the upstream does not know it"
             await self._end(task, error, event, never_sent=True)
@@ -334,11 +342,11 @@ class Tracker:
             # Nobody can be asked, now or later. Whoever sent it did not live to write that down.
             await self._end(task, lifecycle.UNCONFIRMED, "unconfirmed: its sender is gone")
             return
-        if now_ms >= lifecycle.confirm_end_ms(task, schedule):
+        if now_ms >= confirm_end_ms(task, schedule):
             await self._end(task, lifecycle.UNCONFIRMED, "unconfirmed for too long")
             return
-        due_ms = lifecycle.unconfirmed_due_ms(
-            task, now_ms, schedule, can_find=draft is not None, is_settled=is_settled
+        due_ms = unconfirmed_due_ms(
+            task, now_ms, schedule, can_find=draft is not None, is_settled=settled
         )
         if task.unconfirmed:
             await self._store.tasks.reschedule(task.id, due_ms)
@@ -371,11 +379,11 @@ class Tracker:
             if await self._lose(task, said.kind, now_ms):
                 return
             noted = lifecycle.silent(task, said.kind, now_ms)
-        if lifecycle.is_overdue(task, now_ms, self._max_age_ms(task)):
+        if is_overdue(task, now_ms, self._max_age_ms(task)):
             error = TaskError("timeout", "The provider did not finish in time.")
             await self._end(task, error, "gave up waiting")
             return
-        due_ms = lifecycle.next_poll_ms(
+        due_ms = next_poll_ms(
             task,
             now_ms,
             self._schedule(),
@@ -431,7 +439,7 @@ class Tracker:
             moved = lifecycle.advanced(task, said, now_ms)
             if moved is None:
                 return False
-            due_ms = lifecycle.next_poll_ms(
+            due_ms = next_poll_ms(
                 moved, now_ms, self._schedule(), self._random01(), expected_ms=expected_ms
             )
             event = None if moved.stage is task.stage else moved.stage.value

@@ -29,21 +29,23 @@ from proxy.providers.outcomes import Accepted
 from proxy.store.notice import notice_of
 from proxy.tasks.lifecycle import (
     RESULT_LIFE_MS,
-    Schedule,
     advanced,
-    asking_pause_ms,
     bound,
     estimated_progress,
     expiry_text,
     failed,
-    is_overdue,
-    is_settled,
-    next_poll_ms,
     noted,
     refreshed,
     removed,
     sent,
     unconfirmed,
+)
+from proxy.tasks.schedule import (
+    Schedule,
+    asking_pause_ms,
+    is_overdue,
+    is_settled,
+    next_poll_ms,
     unconfirmed_due_ms,
 )
 

@@ -11,7 +11,6 @@ from proxy.providers import PROVIDERS
 from proxy.providers.openai import Options
 from proxy.providers.outcomes import TransientKind
 from proxy.tasks.lifecycle import (
-    Schedule,
     Silence,
     advanced,
     ended_by_operator,
@@ -20,6 +19,7 @@ from proxy.tasks.lifecycle import (
     loss_of,
     silent,
 )
+from proxy.tasks.schedule import Schedule
 
 T0 = 1_790_000_000_000
 SCHEDULE = Schedule(2_000, 5_000, 30_000, 70_000, 600_000, 300_000, 3_600_000)

@@ -13,7 +13,7 @@ from proxy.providers import PROVIDERS
 from proxy.providers.outcomes import Cooldown, Refused
 from proxy.tasks import breaker
 from proxy.tasks.breaker import Blocked
-from proxy.tasks.lifecycle import Schedule
+from proxy.tasks.schedule import Schedule
 
 NOW = 1_790_000_000_000
 

@@ -26,20 +26,17 @@ from proxy.providers import PROVIDERS
 from proxy.providers.outcomes import Refused
 from proxy.tasks.lifecycle import (
     CANCELLED,
-    Schedule,
-    confirm_end_ms,
     end_of_wait,
     failed,
     failure_of,
     fitted,
-    is_overdue,
     removed,
     sent,
-    unconfirmed_due_ms,
     waiting,
     withdrawn,
 )
 from proxy.tasks.planning import max_age_ms, places_of, reach_of
+from proxy.tasks.schedule import Schedule, confirm_end_ms, is_overdue, unconfirmed_due_ms
 
 T0 = 1_790_000_000_000
 DAY_MS = 86_400_000

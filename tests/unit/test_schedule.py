@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from proxy.model import Kind, Operation, Stage, Task
-from proxy.tasks.lifecycle import (
+from proxy.tasks.schedule import (
     LONGEST_RETRY_MS,
     Schedule,
     is_settled,
