@@ -258,19 +258,19 @@ class Route:
 
 # ---------------------------------------------------------------- how a credential fares
 
-Mood = Literal["well", "cooling", "out", "broken"]
+HealthState = Literal["well", "cooling", "out", "broken"]
 
 ACTIVE_MS: Final = 10 * 60 * 1000  # a key is active, and what its requests met counts, so long
 ANYBODY: Final = ""  # among the keys of a standing: it would have happened to any request
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class CredentialHealth:
     """`strikes` in a row brought it here, the last at `last_ms` with the provider's `code`;
     nothing is asked of it before `until_ms`. `keys` are the ids of the client keys whose requests
     met the strikes, the latest last; `ANYBODY` among them: a strike that any request would meet."""
 
-    mood: Mood = "well"
+    state: HealthState = "well"
     strikes: int = 0
     until_ms: int = 0
     code: str = ""
@@ -287,7 +287,7 @@ class Standing:
         return self.is_for_all or key is None or key in self.keys
 
 
-WELL: Final = Standing()
+HEALTHY: Final = CredentialHealth()
 
 
 # ---------------------------------------------------------------- what comes of it

@@ -274,4 +274,4 @@ async def _unusable(desk: Desk) -> dict[str, str]:
         found = await upstreams.wholes(desk)
     except Unavailable:
         return {}
-    return {name: whole.mood for name, whole in found.items() if whole.mood != "well"}
+    return {name: whole.state for name, whole in found.items() if whole.state != "well"}

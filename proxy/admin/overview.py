@@ -14,7 +14,7 @@ from proxy.admin.schemas import Item, Listing, Ms, NoBody, NoQuery, StandingItem
 from proxy.admin.upstreams import wholes
 from proxy.config.reload import Reloaded
 from proxy.errors import Unavailable
-from proxy.model import Standing
+from proxy.model import CredentialHealth
 from proxy.store.capabilities import facts
 from proxy.store.keys import day
 from proxy.tasks.routing import listed_models
@@ -99,7 +99,7 @@ async def overview(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> OverviewItem:
     store: StoreItem | None = None
     tasks_open: int | None = None
     refused: dict[str, int] | None = None
-    known: dict[str, Standing] = {}
+    known: dict[str, CredentialHealth] = {}
     try:
         found, tasks_open, known, refused = await asyncio.gather(
             facts(desk.store.batch),

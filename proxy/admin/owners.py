@@ -111,7 +111,7 @@ async def _tokens(desk: Desk) -> Counter[str]:
 
 async def _item(desk: Desk, record: OwnerRecord, tokens: int) -> OwnerItem:
     who = holders("", record.name, "")[1]
-    standing = await desk.store.ledger.standing(record.name, who, desk.now_ms())
+    use = await desk.store.ledger.budget_use(record.name, who, desk.now_ms())
     return OwnerItem(
         name=record.name,
         limits=LimitsItem.of(record.limits),
@@ -120,11 +120,11 @@ async def _item(desk: Desk, record: OwnerRecord, tokens: int) -> OwnerItem:
             for glob, limits in record.models
         ],
         tokens=tokens,
-        in_flight=standing.in_flight,
-        spent_micro=standing.total.spent_micro,
-        spent_day_micro=standing.day.spent_micro,
-        spent_month_micro=standing.month.spent_micro,
-        held_micro=standing.total.held_micro,
+        in_flight=use.in_flight,
+        spent_micro=use.total.spent_micro,
+        spent_day_micro=use.day.spent_micro,
+        spent_month_micro=use.month.spent_micro,
+        held_micro=use.total.held_micro,
     )
 
 

@@ -15,7 +15,7 @@ from annotated_types import Ge, Le
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from proxy.errors import Invalid
-from proxy.model import NO_LIMITS, Limits, Standing
+from proxy.model import NO_LIMITS, CredentialHealth, Limits
 from proxy.tokens import MOST_BYTES, MOST_COUNT, MOST_MICRO
 
 MOST_LISTED: Final = 200
@@ -29,7 +29,7 @@ MsGiven = Annotated[int, Strict(), Ge(0), Le(LAST_MS)]
 MicroGiven = Annotated[int, Strict(), Ge(0), Le(MOST_MICRO)]
 CountGiven = Annotated[int, Strict(), Ge(1), Le(MOST_COUNT)]
 BytesGiven = Annotated[int, Strict(), Ge(1), Le(MOST_BYTES)]
-Mood = Literal["well", "cooling", "out", "broken"]
+HealthState = Literal["well", "cooling", "out", "broken"]
 
 
 class Item(BaseModel):
@@ -88,16 +88,16 @@ class StandingItem(Item):
     """`cooling`: over its provider's rate; `out`: refused for its key or balance; `broken`: it
     failed too often. `code` is what it said last."""
 
-    mood: Mood
+    mood: HealthState
     strikes: int
     until_ms: Ms | None
     code: str | None
 
     @classmethod
-    def of(cls, standing: Standing) -> StandingItem:
-        is_well = standing.mood == "well"
+    def of(cls, standing: CredentialHealth) -> StandingItem:
+        is_well = standing.state == "well"
         return cls(
-            mood=standing.mood,
+            mood=standing.state,
             strikes=standing.strikes,
             until_ms=None if is_well else standing.until_ms,
             code=standing.code or None,

@@ -269,7 +269,7 @@ async def _with_secrets(desk: Desk, made: MadeToken) -> NewTokenItem:
 async def _fields(desk: Desk, record: TokenRecord) -> dict[str, Any]:
     now_ms = desk.now_ms()
     who = holders(record.id, record.owner, "")[0]
-    standing = await desk.store.ledger.standing(record.owner, who, now_ms)
+    use = await desk.store.ledger.budget_use(record.owner, who, now_ms)
     return {
         "id": record.id,
         "name": record.name,
@@ -287,9 +287,9 @@ async def _fields(desk: Desk, record: TokenRecord) -> dict[str, Any]:
         "shared": record.shared,
         "limits": LimitsItem.of(record.limits),
         "webhook": record.webhook or None,
-        "in_flight": standing.in_flight,
-        "spent_micro": standing.total.spent_micro,
-        "held_micro": standing.total.held_micro,
+        "in_flight": use.in_flight,
+        "spent_micro": use.total.spent_micro,
+        "held_micro": use.total.held_micro,
     }
 
 

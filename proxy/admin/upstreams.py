@@ -12,9 +12,9 @@ from pydantic import Field, JsonValue
 from proxy.admin.context import Action, Asked, Desk
 from proxy.admin.schemas import Item, Listing, NoBody, NoQuery, StandingItem
 from proxy.errors import NotFound
-from proxy.model import Credential, Standing, Upstream
+from proxy.model import Credential, CredentialHealth, Upstream
 from proxy.providers import PROVIDERS
-from proxy.tasks.breaker import as_a_whole
+from proxy.tasks.breaker import overall_health
 from proxy.tasks.credential_test import Key, model_for, probe
 from proxy.tasks.credentials import name_of
 
@@ -114,7 +114,7 @@ async def restore(desk: Desk, asked: Asked[NoQuery, NoBody]) -> UpstreamItem:
     name = upstream.name
     if "credential" in asked.params:
         name = name_of(upstream.name, _credential(upstream, asked).name)
-    if await desk.store.credentials.forgive(name):
+    if await desk.store.credentials.reset(name):
         desk.log.info("back in use, by the operator's word", name=name)
     return await _item(desk, upstream, await _open(desk))
 
@@ -160,18 +160,18 @@ def _credential(upstream: Upstream, asked: Asked[Any, Any]) -> Credential:
 
 async def standings(desk: Desk, names: list[str]) -> dict[str, StandingItem]:
     """Of upstreams, or of credentials by `upstream/credential`."""
-    found: tuple[Standing, ...] = await desk.store.credentials.standings(names)
+    found: tuple[CredentialHealth, ...] = await desk.store.credentials.health(names)
     return {name: StandingItem.of(standing) for name, standing in zip(names, found, strict=True)}
 
 
-async def wholes(desk: Desk) -> dict[str, Standing]:
+async def wholes(desk: Desk) -> dict[str, CredentialHealth]:
     """Every upstream as a whole: as well as its best usable key."""
     names: list[str] = []
     for upstream in desk.config().upstreams.values():
         names += [upstream.name, *_usable(upstream)]
-    known = dict(zip(names, await desk.store.credentials.standings(names), strict=True))
+    known = dict(zip(names, await desk.store.credentials.health(names), strict=True))
     return {
-        upstream.name: as_a_whole(
+        upstream.name: overall_health(
             known[upstream.name], [known[name] for name in _usable(upstream)], desk.now_ms()
         )
         for upstream in desk.config().upstreams.values()

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from proxy.admin.context import Action, Asked, Desk
 from proxy.admin.schemas import Item, Listing, Ms, NoBody, NoQuery, Page, cursor_of, place_of
 from proxy.store import Place
-from proxy.store.notice import Hook
+from proxy.store.notice import Webhook
 from proxy.tasks.webhooks import event_id_of, name_of, replay
 
 HookState = Literal["pending", "delivered", "dead"]
@@ -42,7 +42,7 @@ async def list_hooks(desk: Desk, asked: Asked[HookPage, NoBody]) -> Listing[Hook
     if asked.query.cursor is not None:
         waits, score, member = place_of(asked.query.cursor, bool, int, str)
         after = (bool(waits), Place(int(score), str(member)))
-    hooks, then = await desk.store.hooks.page(asked.query.limit, asked.query.state, after)
+    hooks, then = await desk.store.webhooks.page(asked.query.limit, asked.query.state, after)
     return Listing[HookItem](
         data=[_item(hook) for hook in hooks],
         next=None if then is None else cursor_of(then[0], then[1].score, then[1].member),
@@ -53,7 +53,7 @@ async def again(desk: Desk, asked: Asked[NoQuery, NoBody]) -> HookItem:
     return _item(await replay(desk.store, name_of(asked.params["id"]), desk.now_ms()))
 
 
-def _item(hook: Hook) -> HookItem:
+def _item(hook: Webhook) -> HookItem:
     return HookItem(
         id=hook.name,
         event_id=event_id_of(hook),

@@ -22,7 +22,7 @@ from proxy.cli.context import (
 )
 from proxy.cli.tables import columns
 from proxy.config import Config
-from proxy.model import Standing
+from proxy.model import CredentialHealth
 from proxy.store import Store
 from proxy.tasks.credentials import name_of
 
@@ -56,15 +56,13 @@ def credential_list(config_path: Path | None, as_json: bool) -> None:
 
     async def go(store: Store) -> None:
         now_ms = int(time.time() * 1000)
-        standings = await store.credentials.standings(list(names))
+        healths = await store.credentials.health(list(names))
         flights = await asyncio.gather(
             *(store.credentials.in_flight(name, now_ms) for name in names)
         )
         rows = [
-            _row(name, most, standing, flight)
-            for (name, most), standing, flight in zip(
-                names.items(), standings, flights, strict=True
-            )
+            _row(name, most, health, flight)
+            for (name, most), health, flight in zip(names.items(), healths, flights, strict=True)
         ]
         if as_json:
             say_json({"credentials": rows})
@@ -87,7 +85,7 @@ def credential_restore(name: str, config_path: Path | None, as_json: bool) -> No
         raise click.ClickException(f"there is no {name}; `credential list` shows them")
 
     async def go(store: Store) -> None:
-        changed = await store.credentials.forgive(name)
+        changed = await store.credentials.reset(name)
         if as_json:
             say_json({"name": name, "restored": changed})
         else:
@@ -96,14 +94,14 @@ def credential_restore(name: str, config_path: Path | None, as_json: bool) -> No
     with_store(config, go)
 
 
-def _row(name: str, most: int | None, standing: Standing, flight: int) -> dict[str, object]:
-    is_well = standing.mood == "well"
+def _row(name: str, most: int | None, health: CredentialHealth, flight: int) -> dict[str, object]:
+    is_well = health.state == "well"
     return {
         "name": name,
-        "state": standing.mood,
-        "until": None if is_well else when_ms(standing.until_ms),
-        "strikes": standing.strikes,
-        "code": standing.code or None,
+        "state": health.state,
+        "until": None if is_well else when_ms(health.until_ms),
+        "strikes": health.strikes,
+        "code": health.code or None,
         "in_flight": None if most is None else flight,
         "max_in_flight": most,
     }

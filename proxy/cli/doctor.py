@@ -30,9 +30,8 @@ from proxy.providers import PROVIDERS
 from proxy.server.bootstrap import CannotServe, signing_secrets
 from proxy.store import Store, StoreDown
 from proxy.store.capabilities import Finding, findings, latency
-from proxy.tasks.breaker import as_a_whole, mood_now
-from proxy.tasks.credential_test import SKEW_S, model_for, probe
-from proxy.tasks.credential_test import Finding as Told
+from proxy.tasks.breaker import overall_health, state_now
+from proxy.tasks.credential_test import SKEW_S, CredentialCheck, model_for, probe
 from proxy.tasks.credentials import name_of
 from proxy.telemetry.explain import cause_of
 from proxy.telemetry.metrics import Metrics
@@ -70,7 +69,7 @@ def _store(config: Config) -> list[Finding]:
     async def look(store: Store) -> None:
         found.extend(await findings(store.batch, config.redis.durability))
         found.append(await latency(store.batch))
-        found.extend(await _standings(config, store))
+        found.extend(await _health(config, store))
 
     try:
         with_store(config, look)
@@ -91,20 +90,20 @@ def _store(config: Config) -> list[Finding]:
     return found
 
 
-async def _standings(config: Config, store: Store) -> list[Finding]:
+async def _health(config: Config, store: Store) -> list[Finding]:
     """How the upstreams stand with the gateway that runs: as well as their best usable key."""
     now_ms, found = int(time.time() * 1000), []
     for upstream in config.upstreams.values():
         keys = [name_of(upstream.name, key.name) for key in upstream.credentials if not key.retired]
-        own, *others = await store.credentials.standings([upstream.name, *keys])
-        whole = as_a_whole(own, others, now_ms)
+        own, *others = await store.credentials.health([upstream.name, *keys])
+        whole = overall_health(own, others, now_ms)
         out = [
-            f"{name} ({standing.code})"
-            for name, standing in zip(keys, others, strict=True)
-            if mood_now(standing, now_ms) == "out"
+            f"{name} ({health.code})"
+            for name, health in zip(keys, others, strict=True)
+            if state_now(health, now_ms) == "out"
         ]
-        if whole.mood in ("out", "broken"):
-            text = f"is {whole.mood} ({whole.code or 'no code'}): it takes no submit"
+        if whole.state in ("out", "broken"):
+            text = f"is {whole.state} ({whole.code or 'no code'}): it takes no submit"
             found.append(Finding("error", f"upstream {upstream.name}: {text}"))
         elif out:
             text = f"upstream {upstream.name}: out of use: {', '.join(out)}"
@@ -177,7 +176,7 @@ async def _collector(config: Config) -> list[Finding]:
     return [Finding("ok", f"[tracing] endpoint: {endpoint} takes traces")]
 
 
-def _is_on_time(told: Told) -> bool:
+def _is_on_time(told: CredentialCheck) -> bool:
     return told.skew_s is None or abs(told.skew_s) <= SKEW_S
 
 

@@ -164,7 +164,7 @@ async def _accounts(
     now_ms = int(time.time() * 1000)
 
     async def account(whose: str, who: str, limits: Limits) -> dict[str, Json]:
-        return account_of(limits, await store.ledger.standing(whose, who, now_ms))
+        return account_of(limits, await store.ledger.budget_use(whose, who, now_ms))
 
     if owner is not None:
         _, who, _ = holders("", owner, "")

@@ -28,7 +28,7 @@ from proxy.cli.plain import plain
 from proxy.cli.tables import columns
 from proxy.errors import Conflict, NotFound
 from proxy.model import Status, Task
-from proxy.store import LineEntry, Place, Refusal, Store
+from proxy.store import LineEntry, Place, RefusedSubmit, Store
 from proxy.tasks.lifecycle import BY_OPERATOR, ended_by_operator
 from proxy.tasks.operator import fail_task
 from proxy.tasks.pricing import money
@@ -170,7 +170,7 @@ def task_fail(task_id: str, reason: str, config_path: Path | None) -> None:
     with_store(config, go)
 
 
-def _say_refused(refusals: Sequence[Refusal], *, as_json: bool) -> None:
+def _say_refused(refusals: Sequence[RefusedSubmit], *, as_json: bool) -> None:
     rows = [{"at": when_ms(each.ms), **_without_ms(each)} for each in refusals]
     if as_json:
         say_json({"refused": rows})
@@ -183,7 +183,7 @@ def _say_refused(refusals: Sequence[Refusal], *, as_json: bool) -> None:
     say(columns(names, cells))
 
 
-def _without_ms(refusal: Refusal) -> dict[str, object]:
+def _without_ms(refusal: RefusedSubmit) -> dict[str, object]:
     return {name: value for name, value in asdict(refusal).items() if name != "ms"}
 
 

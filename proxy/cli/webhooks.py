@@ -21,7 +21,7 @@ from proxy.cli.context import (
 from proxy.cli.tables import columns
 from proxy.errors import NotFound
 from proxy.store import Store
-from proxy.store.notice import Hook
+from proxy.store.notice import Webhook
 from proxy.tasks.webhooks import event_id_of, name_of, replay
 
 _STATES = ("pending", "delivered", "dead")
@@ -48,7 +48,7 @@ def webhook_list(state: str | None, limit: int, config_path: Path | None, as_jso
     """
 
     async def go(store: Store) -> None:
-        hooks, has_more = await store.hooks.list(limit, state)
+        hooks, has_more = await store.webhooks.list(limit, state)
         if as_json:
             say_json({"webhooks": [_public(hook) for hook in hooks], "has_more": has_more})
             return
@@ -100,7 +100,7 @@ def webhook_replay(name: str, config_path: Path | None, as_json: bool) -> None:
     with_store(load_config(config_path, FOR_STORE), go)
 
 
-def _public(hook: Hook) -> dict[str, object]:
+def _public(hook: Webhook) -> dict[str, object]:
     return {
         "id": hook.name,
         "event_id": event_id_of(hook),

@@ -36,7 +36,7 @@ from proxy.signing import (
     volc_time,
 )
 from proxy.store import OwnerRecord, StoreDown, TokenRecord, principal
-from proxy.store.cache import Mirror
+from proxy.store.cache import ReadCache
 from proxy.telemetry.exchange import Head
 
 # Clocks of clients differ from ours. Volcengine's own window is not documented; 15 minutes is
@@ -76,8 +76,8 @@ class Authenticator:
 
     def __init__(
         self,
-        records: Mirror[TokenRecord],
-        owners: Mirror[OwnerRecord],
+        records: ReadCache[TokenRecord],
+        owners: ReadCache[OwnerRecord],
         secrets: Sequence[bytes],
         clock: Callable[[], float],
     ) -> None:
@@ -97,7 +97,7 @@ class Authenticator:
         known = self._known.get(values[0]) if len(values) == 1 else None
         if known is not None:
             of, owner, admission = known
-            if self._records.held(of.id) is of and self._owners.held(of.owner) is owner:
+            if self._records.peek(of.id) is of and self._owners.peek(of.owner) is owner:
                 return admission
             del self._known[values[0]]
         if not values:
@@ -167,7 +167,7 @@ class Authenticator:
         """`owner` is the one `found` was made of."""
         if not hash_matches(secret, record.secret_sha256):
             return  # a secret on its way out is looked at anew each time
-        if owner is None or self._owners.held(record.owner) is not owner:
+        if owner is None or self._owners.peek(record.owner) is not owner:
             return  # nobody would tell us of its changes
         if len(self._known) >= PRINCIPALS_KEPT:
             del self._known[next(iter(self._known))]

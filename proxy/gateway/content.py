@@ -38,7 +38,7 @@ from proxy.http.ranges import (
 )
 from proxy.model import Call, Principal, Status, Task
 from proxy.providers.base import Provider
-from proxy.store.cache import Mirror
+from proxy.store.cache import ReadCache
 from proxy.tasks.runtime import Runtime
 from proxy.tasks.tracker import Tracker
 from proxy.telemetry.exchange import Exchange
@@ -72,7 +72,7 @@ class ContentServer:
         runtime: Runtime,
         providers: Mapping[str, Provider],
         auth: Authenticator,
-        tasks: Mirror[Task],
+        tasks: ReadCache[Task],
         tracker: Tracker,
         upstreams: Upstreams,
         stopping: asyncio.Event,

@@ -19,7 +19,7 @@ from proxy.errors import ProxyError, Unavailable
 from proxy.gateway.listener import StreamReply, cut
 from proxy.http.headers import whole_number
 from proxy.model import Principal, Task
-from proxy.tasks.changes import Watch
+from proxy.tasks.changes import TaskChanges
 from proxy.telemetry.exchange import Exchange
 
 HEARTBEAT_S = 15.0
@@ -37,13 +37,13 @@ class EventStreams:
 
     def __init__(
         self,
-        watch: Watch,
+        changes: TaskChanges,
         show: Show,
         may_go_on: Callable[[Principal], Awaitable[bool]],
         log: structlog.stdlib.BoundLogger,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
-        self._watch = watch
+        self._changes = changes
         self._show = show
         self._may_go_on = may_go_on
         self._log = log
@@ -104,7 +104,7 @@ class EventStreams:
             seen = max(seen, task.version)
             if task.status.is_final:
                 return "done"
-            if self._watch.is_closed:
+            if self._changes.is_closed:
                 return "drain"
             found = await self._next(task, seen)
             if found is None or found.deleted:
@@ -114,11 +114,11 @@ class EventStreams:
     async def _next(self, task: Task, seen: int) -> Task | None:
         """The task once it has changed, or as it is when the client should hear a heartbeat."""
         try:
-            return await self._watch.until(task.id, _newer_than(seen), self._heartbeat_s)
+            return await self._changes.wait_until(task.id, _newer_than(seen), self._heartbeat_s)
         except Unavailable:
             # The store is away for a moment. A client whose stream broke now would be refused
             # when it comes back, and an EventSource that is refused never tries again.
-            await self._watch.pause(_RETRY_S)
+            await self._changes.pause(_RETRY_S)
             return task
 
     def _event(self, task: Task) -> bytes:

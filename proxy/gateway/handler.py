@@ -55,17 +55,17 @@ from proxy.http import cors
 from proxy.http.headers import forwarded
 from proxy.model import Call, DialectName, Operation, Principal, Reply, Task, VideoRequest
 from proxy.store import Store, StoreDown
-from proxy.store.cache import Mirror, Reach
+from proxy.store.cache import ReadCache, StoreHealth
 from proxy.tasks import lifecycle
-from proxy.tasks.changes import Watch
+from proxy.tasks.changes import TaskChanges
 from proxy.tasks.links import Links
-from proxy.tasks.offload import aside
+from proxy.tasks.offload import offload
 from proxy.tasks.planning import route_of
 from proxy.tasks.routing import listed_models
 from proxy.tasks.runtime import Runtime
 from proxy.tasks.schedule import asking_pause_ms, removed_due_ms
 from proxy.tasks.spool import Batch, Spool
-from proxy.tasks.submission import Ask, Submitter, has_outcome
+from proxy.tasks.submission import SubmitRequest, Submitter, has_outcome
 from proxy.tasks.tracker import Tracker
 from proxy.tasks.usage import quote, usage
 from proxy.telemetry.access_log import AccessLog
@@ -101,13 +101,13 @@ class Gateway:
         dialects: Mapping[DialectName, Dialect],
         auth: Authenticator,
         store: Store,
-        tasks: Mirror[Task],
-        reach: Reach,
+        tasks: ReadCache[Task],
+        store_health: StoreHealth,
         spool: Spool,
         submitter: Submitter,
         content: ContentServer,
         tracker: Tracker,
-        watch: Watch,
+        changes: TaskChanges,
         links: Links,
         access_log: AccessLog,
         new_request_id: Callable[[], str],
@@ -121,14 +121,14 @@ class Gateway:
         self._auth = auth
         self._store = store
         self._tasks = tasks
-        self._reach = reach
+        self._store_health = store_health
         self._spool = spool
         self._submitter = submitter
         self._content = content
         self._tracker = tracker
-        self._watch = watch
+        self._changes = changes
         self._schedule = runtime.schedule
-        self._events = EventStreams(watch, self._shown, auth.stands, runtime.log)
+        self._events = EventStreams(changes, self._shown, auth.stands, runtime.log)
         self._links = links
         self._access_log = access_log
         self._new_request_id = new_request_id
@@ -245,13 +245,13 @@ class Gateway:
         """Raises `RateLimited` when the token or its owner asks too often. While the store is
         down nobody is: a submit is refused anyway, and the rest is served from memory."""
         rates = rates_of(principal, call)
-        if not rates or (self._reach.is_down and not self._store.is_listening):
+        if not rates or (self._store_health.is_down and not self._store.is_listening):
             return
         now_ms = self._now_ms()
         try:
             admitted = await self._store.rates.admit(principal.owner, rates, now_ms)
         except StoreDown:
-            self._reach.is_down = True  # whoever reads next need not find it out again
+            self._store_health.is_down = True  # whoever reads next need not find it out again
             return
         exchange.told = told_of(admitted)
         if admitted.denied is not None:
@@ -276,9 +276,9 @@ class Gateway:
             headers = exchange.head.headers
             body = await timed(exchange, "body", self._read(request, call, admission, batch))
             default = config.defaults.model.get(call.dialect, "")
-            ask = Ask(
-                await aside(body.size, dialect.submission, call, Fields(body.fields), default),
-                await aside(body.size, fingerprint, call, body.fields),
+            ask = SubmitRequest(
+                await offload(body.size, dialect.submission, call, Fields(body.fields), default),
+                await offload(body.size, fingerprint, call, body.fields),
                 None if is_quote else await self._idempotency(headers, admission),
                 retries_of(headers),
                 forwarded(headers),
@@ -301,7 +301,7 @@ class Gateway:
         return dialect.created(self._view(born.task), exchange.id)
 
     async def _quote(
-        self, exchange: Exchange, dialect: Dialect, principal: Principal, ask: Ask
+        self, exchange: Exchange, dialect: Dialect, principal: Principal, ask: SubmitRequest
     ) -> Reply:
         """What the submit would cost; it is not made."""
         task = await self._submitter.quote(principal, ask)
@@ -317,7 +317,7 @@ class Gateway:
         wait_s = wait_of(call.query, exchange.head.headers)
         reference, task = await self._find(request, exchange, call, admission)
         if task is not None and wait_s and not task.status.is_final:
-            until = self._watch.until(task.id, _has_ended, wait_s)
+            until = self._changes.wait_until(task.id, _has_ended, wait_s)
             task = await timed(exchange, "wait", until)
             if not await self._auth.stands(admission.principal):
                 raise Unauthenticated("This API key was revoked.", AuthFault.REVOKED)

@@ -25,7 +25,7 @@ from proxy.http.documents import json_fields, opens_object
 from proxy.http.headers import content_length
 from proxy.http.multipart import FormLimits, FormParser
 from proxy.model import DialectName
-from proxy.tasks.offload import aside
+from proxy.tasks.offload import offload
 from proxy.tasks.spool import Batch
 
 _FORMS: tuple[DialectName, ...] = ("openai", "generic")  # who may send multipart
@@ -86,7 +86,7 @@ async def read_fields(
     if not is_json and read:
         _check_opening(read[:_HEAD_BYTES], word, dialect)
     batch.weigh(BODY_WEIGHT * len(read))
-    return await aside(len(read), _read_json, read, _charset_of(kind))
+    return await offload(len(read), _read_json, read, _charset_of(kind))
 
 
 def _unread(word: str, dialect: DialectName) -> UnsupportedMediaType:
@@ -136,7 +136,7 @@ async def read_whole(
         batch.weigh(body.size)
         if check is not None and check(body.head()):
             check = None
-    return await aside(body.size, body.whole)
+    return await offload(body.size, body.whole)
 
 
 class _Pieces:
@@ -196,7 +196,7 @@ async def _read_form(
         parser.feed(chunk)
         batch.weigh(parser.text_bytes)
     batch.weigh(BODY_WEIGHT * parser.text_bytes)
-    fields = await aside(parser.text_bytes, parser.finish)
+    fields = await offload(parser.text_bytes, parser.finish)
     return Body(fields, "", received, parser.text_bytes)
 
 

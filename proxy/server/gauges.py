@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from proxy.errors import ProxyError
-from proxy.model import Mood
+from proxy.model import HealthState
 from proxy.store import Store
-from proxy.tasks.breaker import mood_now
+from proxy.tasks.breaker import state_now
 from proxy.tasks.credentials import name_of
 from proxy.tasks.runtime import Runtime
 from proxy.telemetry.metric_definitions import (
@@ -34,7 +34,7 @@ REFRESH_S: Final = 5.0
 NAP_S: Final = 0.5
 
 # The label of each state a credential can be in; `broken` is an upstream's alone.
-_STATES: Final[dict[Mood, str]] = {"well": "ok", "cooling": "cooling", "out": "out"}
+_STATES: Final[dict[HealthState, str]] = {"well": "ok", "cooling": "cooling", "out": "out"}
 
 
 class Gauges:
@@ -118,22 +118,22 @@ class Gauges:
             for upstream in self._config().upstreams.values()
             for key in upstream.credentials
         ]
-        moods = await self._moods([name_of(*names) for names in labels])
+        states = await self._states([name_of(*names) for names in labels])
         return {
-            (*names, state): float(mood == now)
-            for names, now in zip(labels, moods, strict=True)
-            for mood, state in _STATES.items()
+            (*names, state): float(health == now)
+            for names, now in zip(labels, states, strict=True)
+            for health, state in _STATES.items()
         }
 
     async def _open_breakers(self) -> dict[Labels, float]:
         names = list(self._config().upstreams)
-        moods = await self._moods(names)
-        return {(name,): float(now == "broken") for name, now in zip(names, moods, strict=True)}
+        states = await self._states(names)
+        return {(name,): float(now == "broken") for name, now in zip(names, states, strict=True)}
 
-    async def _moods(self, names: list[str]) -> list[Mood]:
-        standings = await self._store.credentials.standings(names)
+    async def _states(self, names: list[str]) -> list[HealthState]:
+        healths = await self._store.credentials.health(names)
         now_ms = self._now_ms()
-        return [mood_now(standing, now_ms) for standing in standings]
+        return [state_now(health, now_ms) for health in healths]
 
     async def _in_flight(self) -> dict[Labels, float]:
         labels = [

@@ -53,18 +53,18 @@ from proxy.server.embedded_store import Embedded
 from proxy.server.gauges import Gauges, watch_loop
 from proxy.server.signals import let_go
 from proxy.store import LineEntry, OwnerRecord, Store, StoreDown, TokenRecord
-from proxy.store.cache import Mirror, Reach
+from proxy.store.cache import ReadCache, StoreHealth
 from proxy.store.capabilities import FULL_MARK
-from proxy.tasks.changes import Watch
+from proxy.tasks.changes import TaskChanges
 from proxy.tasks.dispatch import Dispatcher
 from proxy.tasks.fetch import Fetcher
 from proxy.tasks.links import Links
-from proxy.tasks.queue import Queue
+from proxy.tasks.queue import QueueSender
 from proxy.tasks.runtime import Runtime
 from proxy.tasks.spool import Spool
 from proxy.tasks.submission import Submitter
 from proxy.tasks.tracker import Tracker
-from proxy.tasks.webhooks import Notifier
+from proxy.tasks.webhooks import WebhookSender
 from proxy.telemetry.access_log import AccessLog
 from proxy.telemetry.logs import sink_of, tune
 from proxy.telemetry.metric_definitions import CONNECTIONS, LIMIT_REACHED, RELOAD_FAILED, STREAMS
@@ -179,7 +179,7 @@ class Server:
             return
         self._draining = True
         self.log.info("draining", seconds=self.config.timeouts.drain_s)
-        self.watch.close()
+        self.changes.close()
         drain_s = self.config.timeouts.drain_s
         kept_s = min(KEPT_S, drain_s / 10)
         await self.listener.stop_accepting(kept_s)
@@ -213,11 +213,11 @@ class Server:
             stack.enter_context(back)
         await self._open_store()
         runtime = self._runtime()
-        reach = Reach()
+        store_health = StoreHealth()
         heard, grace_s = self._is_listening, self._grace_s
-        tokens = Mirror(self.store.tokens.get, heard, TOKENS_KEPT, grace_s, reach=reach)
-        owners = Mirror(self._owner, heard, OWNERS_KEPT, grace_s, reach=reach)
-        tasks = Mirror(self.store.tasks.get, heard, TASKS_KEPT, grace_s, reach=reach)
+        tokens = ReadCache(self.store.tokens.get, heard, TOKENS_KEPT, grace_s, health=store_health)
+        owners = ReadCache(self._owner, heard, OWNERS_KEPT, grace_s, health=store_health)
+        tasks = ReadCache(self.store.tasks.get, heard, TASKS_KEPT, grace_s, health=store_health)
         self.spool = Spool(
             config.server.state_dir,
             upload_bytes=config.limits.upload_bytes,
@@ -238,7 +238,7 @@ class Server:
         auth = Authenticator(tokens, owners, signing_secrets(config), self._clock)
         self.tracker = Tracker(runtime, PROVIDERS, self.store, upstreams)
         stack.push_async_callback(self.tracker.aclose)
-        self.watch = Watch(tasks.get)
+        self.changes = TaskChanges(tasks.get)
         self._beside(self._watch_fullness(), "watch the store's memory")
         self._beside(self._sweep(), "sweep the store's indexes")
 
@@ -250,22 +250,22 @@ class Server:
         )
         stack.callback(self.content.close)
         links = Links(signing_secrets(config), lambda: self.public_url)
-        self.notifier = Notifier(
+        self.webhook_sender = WebhookSender(
             runtime, DIALECTS, self.store, upstreams, links, signing_secrets(config)
         )
-        stack.push_async_callback(self.notifier.aclose)
+        stack.push_async_callback(self.webhook_sender.aclose)
         self.gateway = Gateway(
             runtime,
             DIALECTS,
             auth,
             self.store,
             tasks,
-            reach,
+            store_health,
             self.spool,
             submitter,
             self.content,
             self.tracker,
-            self.watch,
+            self.changes,
             links,
             self.access_log,
             request_ids(os.urandom),
@@ -284,7 +284,7 @@ class Server:
             await self._start_admin(back)
         self.tracker.start()
         self.queue.start()
-        self.notifier.start()
+        self.webhook_sender.start()
         if self._supervised is None:
             self.log.info("serving", url=self.url, admin_url=self.admin_url)
 
@@ -331,7 +331,7 @@ class Server:
             Fetcher(upstreams, self.spool, lambda: self.config.media),
         )
         self._stack.push_async_callback(dispatcher.aclose)
-        self.queue = Queue(
+        self.queue = QueueSender(
             runtime,
             PROVIDERS,
             self.store,
@@ -343,7 +343,7 @@ class Server:
             runtime,
             PROVIDERS,
             self.store,
-            self.watch,
+            self.changes,
             dispatcher,
             self.queue,
             callback_url,
@@ -408,33 +408,33 @@ class Server:
         self._stack.push_async_callback(_ended, asyncio.create_task(work, name=name))
 
     async def _follow(
-        self, tokens: Mirror[TokenRecord], owners: Mirror[OwnerRecord], tasks: Mirror[Task]
+        self, tokens: ReadCache[TokenRecord], owners: ReadCache[OwnerRecord], tasks: ReadCache[Task]
     ) -> None:
         """Keep the mirrors true by the store's channel."""
 
-        mirrors: dict[str, Mirror[TokenRecord] | Mirror[OwnerRecord] | Mirror[Task]] = {
+        caches: dict[str, ReadCache[TokenRecord] | ReadCache[OwnerRecord] | ReadCache[Task]] = {
             "token": tokens,
             "owner": owners,
             "task": tasks,
         }
 
         def changed(kind: str, key: str, _version: int) -> None:
-            for name, mirror in mirrors.items():
+            for name, cache in caches.items():
                 if name == kind:
-                    mirror.drop(key)
+                    cache.invalidate(key)
                 else:
-                    mirror.heard()
+                    cache.invalidate_reads()
             if kind == "task":
-                self.watch.heard(key)
+                self.changes.notify(key)
             elif kind == "hook":
-                self.notifier.wake()
+                self.webhook_sender.wake()
             elif kind == "place":
                 self.queue.wake()
 
         def lost() -> None:
-            for mirror in mirrors.values():
-                mirror.forget()
-            self.watch.lost()
+            for cache in caches.values():
+                cache.invalidate_all()
+            self.changes.notify_all()
             self.queue.wake()
 
         await self.store.listen(changed, lost)

@@ -20,38 +20,40 @@ from proxy.store.codec import Booking, LineEntry, OwnerRecord, TokenRecord
 from proxy.store.credentials import Credentials
 from proxy.store.durations import Durations
 from proxy.store.errors import StoreDown, StoreFault, StoreFull, StoreUnsafe, StoreUnusable
-from proxy.store.expiry import Ended
+from proxy.store.expiry import ExpirySweep
 from proxy.store.keys import new_task_id, shard_of, shard_of_task
-from proxy.store.ledger import Balance, Findings, Ledger, Standing
-from proxy.store.listing import Made, Place
+from proxy.store.ledger import Balance, BudgetUse, Ledger, LedgerCheck
+from proxy.store.listing import Listing, Place
 from proxy.store.observer import NOBODY, Observer
 from proxy.store.owners import Owners
-from proxy.store.pipeline import Answer, Batcher, Durability
-from proxy.store.queue import Waiting
+from proxy.store.pipeline import Answer, Durability, Pipeline
+from proxy.store.queue import TaskQueues
 from proxy.store.rates import Admitted, Rate, Rates
-from proxy.store.refusals import Refusal, Refusals
+from proxy.store.refusals import RefusedSubmit, RefusedSubmits
 from proxy.store.signatures import Signatures
 from proxy.store.stream_leases import Streams
-from proxy.store.subscription import Heard, Listener
-from proxy.store.tasks import Allowance, Taken, Tasks, Why
+from proxy.store.subscription import Heard, Subscription
+from proxy.store.tasks import Allowance, NotReserved, NotReservedWhy, Tasks
 from proxy.store.tokens import Tokens, principal
 from proxy.store.usage import Usage, Use
-from proxy.store.webhooks import Hooks
+from proxy.store.webhooks import Webhooks
 
 __all__ = [
     "Admitted",
     "Allowance",
     "Balance",
     "Booking",
+    "BudgetUse",
     "Durability",
-    "Findings",
+    "LedgerCheck",
     "LineEntry",
+    "NotReserved",
+    "NotReservedWhy",
     "Observer",
     "OwnerRecord",
     "Place",
     "Rate",
-    "Refusal",
-    "Standing",
+    "RefusedSubmit",
     "Store",
     "StoreDown",
     "StoreFault",
@@ -59,12 +61,10 @@ __all__ = [
     "StoreUnsafe",
     "StoreUnusable",
     "Streams",
-    "Taken",
     "Tasks",
     "TokenRecord",
     "Tokens",
     "Use",
-    "Why",
     "new_task_id",
     "principal",
     "shard_of",
@@ -85,24 +85,24 @@ class Store:
     ) -> None:
         self._connections = connections
         self._timeout_s = timeout_s
-        self._listener: Listener | None = None
+        self._listener: Subscription | None = None
         self._born: Answer = None  # which store this is, as `rw:meta` names it
-        self.batch = Batcher(connections.commands, timeout_s, observer)
+        self.batch = Pipeline(connections.commands, timeout_s, observer)
         self.tokens = Tokens(self.batch)
         self.owners = Owners(self.batch)
         self.tasks = Tasks(self.batch, observer)
         self.ledger = Ledger(self.batch, self.tasks)
         self.streams = Streams(self.batch)
-        self.hooks = Hooks(self.batch)
-        self.ended = Ended(self.batch)
-        self.made = Made(self.batch, self.tasks)
+        self.webhooks = Webhooks(self.batch)
+        self.ended = ExpirySweep(self.batch)
+        self.made = Listing(self.batch, self.tasks)
         self.usage = Usage(self.batch)
-        self.refusals = Refusals(self.batch)
+        self.refusals = RefusedSubmits(self.batch)
         self.rates = Rates(self.batch)
         self.signatures = Signatures(self.batch)
         self.credentials = Credentials(self.batch)
         self.durations = Durations(self.batch)
-        self.waiting = Waiting(self.batch)
+        self.waiting = TaskQueues(self.batch)
 
     @classmethod
     async def open(
@@ -164,7 +164,9 @@ class Store:
         """
         if self._listener is not None:
             raise RuntimeError("a store has one listener")
-        self._listener = Listener(self._connections.listener, self._timeout_s, callback, on_lost)
+        self._listener = Subscription(
+            self._connections.listener, self._timeout_s, callback, on_lost
+        )
         try:
             await self._listener.open()
         except BaseException:

@@ -24,7 +24,7 @@ T = TypeVar("T")
 PROBE_S = 1.0
 
 
-class Reach:
+class StoreHealth:
     """Whether the store answered when it was last read, and the second at which it is worth
     another look. The mirrors of one store share it: what one has waited for in vain, the next
     does not wait for again."""
@@ -36,7 +36,7 @@ class Reach:
         self.probe_s = 0.0
 
 
-class Mirror(Generic[T]):
+class ReadCache(Generic[T]):
     """At most `room` values by key, the least recently used leaves first. Only what was found
     is kept: a missing key is asked for again each time. `grace_s` is how long a stale value is
     good; `clock` counts seconds and never goes back."""
@@ -44,10 +44,10 @@ class Mirror(Generic[T]):
     __slots__ = (
         "_clock",
         "_grace_s",
+        "_health",
         "_is_listening",
         "_load",
         "_messages",
-        "_reach",
         "_reads",
         "_room",
         "_stale",
@@ -61,7 +61,7 @@ class Mirror(Generic[T]):
         room: int,
         grace_s: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.monotonic,
-        reach: Reach | None = None,
+        health: StoreHealth | None = None,
     ) -> None:
         self._load = load
         self._is_listening = is_listening
@@ -72,9 +72,9 @@ class Mirror(Generic[T]):
         self._stale: dict[str, tuple[float, T]] = {}  # with the second each ends
         self._reads: dict[str, asyncio.Task[T | None]] = {}
         self._messages = 0
-        self._reach = reach or Reach()
+        self._health = health or StoreHealth()
 
-    def held(self, key: str) -> T | None:
+    def peek(self, key: str) -> T | None:
         """What is at hand and true; None says nothing."""
         value = self._values.get(key)
         if value is not None:
@@ -88,10 +88,10 @@ class Mirror(Generic[T]):
             self._values.move_to_end(key)
             return value
         stale = self._stale_value(key)
-        if stale is not None and self._reach.is_down and not self._is_listening():
+        if stale is not None and self._health.is_down and not self._is_listening():
             now_s = self._clock()
-            if now_s >= self._reach.probe_s:
-                self._reach.probe_s = now_s + PROBE_S
+            if now_s >= self._health.probe_s:
+                self._health.probe_s = now_s + PROBE_S
                 self._reading(key)
             return stale
         try:
@@ -115,9 +115,9 @@ class Mirror(Generic[T]):
         try:
             value = await self._load(key)
         except StoreDown:
-            self._reach.is_down, self._reach.probe_s = True, self._clock() + PROBE_S
+            self._health.is_down, self._health.probe_s = True, self._clock() + PROBE_S
             raise
-        self._reach.is_down = False
+        self._health.is_down = False
         self._stale.pop(key, None)  # also when it is gone: the store has said so
         if value is not None and messages == self._messages and self._is_listening():
             self._values[key] = value
@@ -133,18 +133,18 @@ class Mirror(Generic[T]):
         end_s, value = self._stale.get(key, (0.0, None))
         return value if self._clock() < end_s else None
 
-    def drop(self, key: str) -> None:
+    def invalidate(self, key: str) -> None:
         """A message named this key: a read under way may be older than it."""
         self._messages += 1
         self._values.pop(key, None)
         self._stale.pop(key, None)
         self._reads.pop(key, None)
 
-    def heard(self) -> None:
+    def invalidate_reads(self) -> None:
         """A message named something else."""
         self._messages += 1
 
-    def forget(self) -> None:
+    def invalidate_all(self) -> None:
         """The subscription was lost: changes may have been missed."""
         self._messages += 1
         now_s = self._clock()

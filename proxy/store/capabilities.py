@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final, Literal
 
-from proxy.store.pipeline import Answer, Batcher, Durability
+from proxy.store.pipeline import Answer, Durability, Pipeline
 
 MIN_VERSION: Final = (6, 2)
 FULL_MARK: Final = 0.8  # of maxmemory: above it new tasks are refused
@@ -27,7 +27,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ServerInfo:
     """Of all servers together. `max_bytes` None: no limit on one of them at least; `persistence`
     "aof" when all log every change, else "snapshots", at best."""
 
@@ -39,7 +39,7 @@ class Facts:
     persistence: Literal["aof", "snapshots"]
 
 
-async def facts(batch: Batcher) -> Facts:
+async def facts(batch: Pipeline) -> ServerInfo:
     """Raises StoreDown when the store does not answer."""
     sizes = await batch.everywhere("DBSIZE")
     infos = [_flat(info) for info in await batch.everywhere("INFO")]
@@ -47,7 +47,7 @@ async def facts(batch: Batcher) -> Facts:
     first = infos[0]
     logged = all(info.get("aof_enabled") == "1" for info in infos)
     name = first.get("server_name", "redis")
-    return Facts(
+    return ServerInfo(
         server=name,
         version=first.get(f"{name}_version", first.get("redis_version", "")),
         used_bytes=sum(int(info.get("used_memory", 0)) for info in infos),
@@ -57,7 +57,7 @@ async def facts(batch: Batcher) -> Facts:
     )
 
 
-async def findings(batch: Batcher, durability: Durability) -> list[Finding]:
+async def findings(batch: Pipeline, durability: Durability) -> list[Finding]:
     """One of each subject: of several servers the one that promises least. Raises StoreDown when
     the store does not answer."""
     infos = [_flat(info) for info in await batch.everywhere("INFO")]
@@ -71,7 +71,7 @@ async def findings(batch: Batcher, durability: Durability) -> list[Finding]:
     return [max(found, key=lambda each: _LEVELS.index(each.level)) for found in by_subject]
 
 
-async def latency(batch: Batcher, clock: Callable[[], float] = time.perf_counter) -> Finding:
+async def latency(batch: Pipeline, clock: Callable[[], float] = time.perf_counter) -> Finding:
     """How long a round trip takes: the median of some, of several servers always the slowest.
     `clock` gives seconds. Raises StoreDown when the store does not answer."""
     await batch.everywhere("PING")  # opens the connection, which counts once and not each time

@@ -26,7 +26,7 @@ from proxy.model import (
     Task,
     TaskError,
 )
-from proxy.store.notice import Hook
+from proxy.store.notice import Webhook
 
 MAX_TASK_BYTES: Final = 32 * 1024
 MAX_OPEN_BYTES: Final = 24 * 1024  # the rest is room for how the task ends
@@ -353,15 +353,15 @@ def decode_booking(document: bytes) -> Booking:
 # ---------------------------------------------------------------- webhooks
 
 
-def encode_hook(hook: Hook) -> bytes:
+def encode_hook(hook: Webhook) -> bytes:
     return orjson.dumps(hook)
 
 
-def decode_hook(document: bytes) -> Hook:
+def decode_hook(document: bytes) -> Webhook:
     raw = _object(document)
     raw["status"] = Status(raw["status"])
     raw["log"] = tuple((int(ms), str(what)) for ms, what in raw["log"])
-    return Hook(**raw)
+    return Webhook(**raw)
 
 
 # ---------------------------------------------------------------- tokens and owners

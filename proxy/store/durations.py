@@ -7,7 +7,7 @@ from statistics import median
 from typing import Final
 
 from proxy.store import keys
-from proxy.store.pipeline import Batcher
+from proxy.store.pipeline import Pipeline
 
 KEPT: Final = 64
 LIFE_S: Final = 30 * 24 * 3600
@@ -16,7 +16,7 @@ FRESH_S: Final = 30.0  # how long an answer is used again: one worker's own rend
 
 
 class Durations:
-    def __init__(self, batch: Batcher) -> None:
+    def __init__(self, batch: Pipeline) -> None:
         self._batch = batch
         self._known: dict[tuple[str, str], tuple[float, int | None]] = {}
 

@@ -10,13 +10,13 @@ import asyncio
 from typing import Final
 
 from proxy.store import keys
-from proxy.store.pipeline import Batcher, Script
+from proxy.store.pipeline import Pipeline, Script
 
 SWEPT_AT_ONCE: Final = 500
 
 
-class Ended:
-    def __init__(self, batch: Batcher) -> None:
+class ExpirySweep:
+    def __init__(self, batch: Pipeline) -> None:
         self._batch = batch
         self._sweep = Script.load("sweep")
 

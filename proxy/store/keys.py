@@ -155,12 +155,12 @@ def in_flight(owner: str, who: str) -> str:
     return f"rw:{{{shard_of(owner)}}}:fly:{who}"
 
 
-def places(credential: str) -> str:
+def slots(credential: str) -> str:
     """zset: open task id → ms when it is taken for lost. `credential`: `upstream/name`."""
     return f"rw:{{c:{credential}}}:fly"
 
 
-def standing(name: str) -> str:
+def health(name: str) -> str:
     """string: how a credential (`upstream/name`) or an upstream (its name) stands."""
     return f"rw:{{c:{name}}}:state"
 
@@ -171,7 +171,7 @@ def active(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
+class QueueKeys:
     """The keys of an upstream's queue, all in one slot."""
 
     upstream: str

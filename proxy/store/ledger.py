@@ -16,7 +16,7 @@ from proxy.model import Task
 from proxy.store import keys
 from proxy.store.codec import Booking, BookingKind, decode_booking
 from proxy.store.errors import StoreFault
-from proxy.store.pipeline import Answer, Batcher, Script
+from proxy.store.pipeline import Answer, Pipeline, Script
 from proxy.store.tasks import DAY_KEPT_MS, Tasks
 
 PAGE: Final = 1000  # entries read at once
@@ -30,7 +30,7 @@ class Balance:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class BudgetUse:
     """Of one token or owner: for ever, this UTC day, this UTC month; and its open tasks."""
 
     total: Balance
@@ -40,7 +40,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class LedgerCheck:
     """What a check looked at, and what it found wrong, a sentence each."""
 
     owners: int = 0
@@ -67,12 +67,12 @@ class _Account:
 
 
 class Ledger:
-    def __init__(self, batch: Batcher, tasks: Tasks) -> None:
+    def __init__(self, batch: Pipeline, tasks: Tasks) -> None:
         self._batch = batch
         self._tasks = tasks
         self._snapshot = Script.load("ledger_snapshot")
 
-    async def standing(self, owner: str, who: str, now_ms: int) -> Standing:
+    async def budget_use(self, owner: str, who: str, now_ms: int) -> BudgetUse:
         """`who`: see `keys.holders`."""
         periods = ("", keys.day(now_ms), keys.month(now_ms))
         total, day, month, count = await asyncio.gather(
@@ -83,7 +83,7 @@ class Ledger:
             self._batch.call("ZCOUNT", keys.in_flight(owner, who), f"({now_ms}", "+inf"),
         )
         assert isinstance(count, int)
-        return Standing(_balance(total), _balance(day), _balance(month), count)
+        return BudgetUse(_balance(total), _balance(day), _balance(month), count)
 
     # ------------------------------------------------------------ entries
 
@@ -135,7 +135,7 @@ class Ledger:
 
     # ------------------------------------------------------------ the check
 
-    async def check(self, now_ms: int, owner: str | None = None) -> Findings:
+    async def check(self, now_ms: int, owner: str | None = None) -> LedgerCheck:
         """Compare entries, balances and tasks, beside a gateway at work: an owner's balances and
         the ends of its ledgers are read in one step."""
         months = await self.months(owner)
@@ -147,7 +147,7 @@ class Ledger:
             known[whose] = accounts
             entries += count
         await self._check_open(owner, known, problems)
-        return Findings(
+        return LedgerCheck(
             len(months), sum(map(len, known.values())), entries, tuple(sorted(set(problems)))
         )
 

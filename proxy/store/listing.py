@@ -13,7 +13,7 @@ from typing import Final
 
 from proxy.model import Task
 from proxy.store import keys
-from proxy.store.pipeline import Answer, Batcher
+from proxy.store.pipeline import Answer, Pipeline
 from proxy.store.tasks import Tasks
 
 WINDOW: Final = 64  # entries of a shard read in one step
@@ -31,7 +31,7 @@ class Place:
 class Walk:
     """The members of these sorted sets in order: by score, then name, both down or both up."""
 
-    def __init__(self, batch: Batcher, names: Sequence[str], *, down: bool) -> None:
+    def __init__(self, batch: Pipeline, names: Sequence[str], *, down: bool) -> None:
         self._batch = batch
         self._names = names
         self._down = down
@@ -76,8 +76,8 @@ class Walk:
         return place.score, name
 
 
-class Made:
-    def __init__(self, batch: Batcher, tasks: Tasks) -> None:
+class Listing:
+    def __init__(self, batch: Pipeline, tasks: Tasks) -> None:
         self._batch = batch
         self._tasks = tasks
 

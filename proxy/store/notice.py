@@ -9,7 +9,7 @@ from proxy.model import DialectName, Status, Task
 
 
 @dataclass(frozen=True, slots=True)
-class Hook:
+class Webhook:
     """One webhook: that a task came to `status`, to be told to `url`.
 
     `state` is pending, delivered or dead; `log` has the last attempts as (ms, what came of it).
@@ -27,13 +27,13 @@ class Hook:
     log: tuple[tuple[int, str], ...] = ()
 
 
-def notice_of(old: Task, new: Task) -> Hook | None:
+def notice_of(old: Task, new: Task) -> Webhook | None:
     """The webhook a change causes. Kling tells every change of status, the others the end."""
     if new.webhook is None or new.deleted or new.status is old.status:
         return None
     if not new.status.is_final and new.dialect != "kling":
         return None
-    return Hook(
+    return Webhook(
         name=f"{new.id}:{new.version}",
         task_id=new.id,
         token_id=new.token_id,

@@ -8,14 +8,14 @@ import asyncio
 from proxy.store import keys
 from proxy.store.codec import OwnerRecord, decode_owner, encode_owner
 from proxy.store.errors import StoreFault
-from proxy.store.pipeline import Batcher, Script
+from proxy.store.pipeline import Pipeline, Script
 from proxy.store.tokens import LISTED_AT_ONCE
 
 
 class Owners:
     """Every change is told on the channel as `owner|<name>|<version>`."""
 
-    def __init__(self, batch: Batcher) -> None:
+    def __init__(self, batch: Pipeline) -> None:
         self._batch = batch
         self._put = Script.load("owner_put")
 

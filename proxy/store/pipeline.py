@@ -63,7 +63,7 @@ class _Call:
         return ("EVAL", self.script.text, *self.args[2:])
 
 
-class Batcher:
+class Pipeline:
     """Commands in no particular order: calls made together may run in any order and on several
     connections; await one before making another that depends on it."""
 

@@ -15,14 +15,14 @@ from typing import Final
 from proxy.errors import ProxyError
 from proxy.model import Task
 from proxy.store import keys
-from proxy.store.pipeline import Batcher, Script
+from proxy.store.pipeline import Pipeline, Script
 from proxy.store.queued_requests import MAX_PIECES, KeptRequest, Packed, unpack
 
 LIFE_MS: Final = 8 * 24 * 3600 * 1000  # of a queue nobody has joined: no task waits so long
 
 
-class Waiting:
-    def __init__(self, batch: Batcher) -> None:
+class TaskQueues:
+    def __init__(self, batch: Pipeline) -> None:
         self._batch = batch
         self._join = Script.load("wait_join")
         self._next = Script.load("wait_next")
@@ -40,7 +40,7 @@ class Waiting:
     ) -> bool:
         """Put it in its place, by its token and when it was made; True also when it is there
         already. False: `most` wait. Nobody is handed it before `held_until_ms`."""
-        queue = keys.Queue(upstream)
+        queue = keys.QueueKeys(upstream)
         joined = await self._batch.run(
             self._join,
             [queue.tasks, queue.ring, queue.of(task.token_id), queue.leases],
@@ -61,7 +61,7 @@ class Waiting:
         """Lease the task whose turn it is until `until_ms`: tokens take turns, each sends in the
         order of its submits. Those in `passed` are passed over, after all tokens that have none
         of them in front. None: nobody waits who could be handed out."""
-        queue = keys.Queue(upstream)
+        queue = keys.QueueKeys(upstream)
         found = await self._batch.run(
             self._next, [queue.ring, queue.leases], [now_ms, until_ms, LIFE_MS, *passed]
         )
@@ -69,27 +69,30 @@ class Waiting:
 
     async def hold(self, upstream: str, task_id: str, now_ms: int, until_ms: int) -> bool:
         """Lease this one, whoever's turn it is; False when somebody else has."""
-        leases = keys.Queue(upstream).leases
+        leases = keys.QueueKeys(upstream).leases
         await self._batch.call("ZREMRANGEBYSCORE", leases, "-inf", now_ms)
         return await self._batch.call("ZADD", leases, "NX", until_ms, task_id) == 1
 
     async def release(self, upstream: str, task_id: str) -> None:
         """End a lease: its turn is still to come."""
-        await self._batch.call("ZREM", keys.Queue(upstream).leases, task_id)
+        await self._batch.call("ZREM", keys.QueueKeys(upstream).leases, task_id)
 
     async def leave(self, upstream: str, task_id: str, *, served: bool = False) -> None:
         """`served`: it was sent, so the next turn is another token's."""
-        queue = keys.Queue(upstream)
+        queue = keys.QueueKeys(upstream)
         await self._batch.run(
             self._leave, [queue.tasks, queue.ring, queue.leases], [task_id, int(served)]
         )
 
     async def has(self, upstream: str, task_id: str) -> bool:
-        return await self._batch.call("HEXISTS", keys.Queue(upstream).tasks, task_id) in (1, True)
+        return await self._batch.call("HEXISTS", keys.QueueKeys(upstream).tasks, task_id) in (
+            1,
+            True,
+        )
 
     async def count(self, upstream: str) -> int:
         """How many wait."""
-        found = await self._batch.call("HLEN", keys.Queue(upstream).tasks)
+        found = await self._batch.call("HLEN", keys.QueueKeys(upstream).tasks)
         assert isinstance(found, int)
         return found
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from proxy.store import keys
-from proxy.store.pipeline import Batcher, Script
+from proxy.store.pipeline import Pipeline, Script
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Admitted:
 
 
 class Rates:
-    def __init__(self, batch: Batcher) -> None:
+    def __init__(self, batch: Pipeline) -> None:
         self._batch = batch
         self._admit = Script.load("admit")
 

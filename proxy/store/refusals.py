@@ -15,7 +15,7 @@ import orjson
 
 from proxy.model import Task
 from proxy.store import keys
-from proxy.store.pipeline import Batcher, Script
+from proxy.store.pipeline import Pipeline, Script
 from proxy.store.usage import KEPT_MS
 
 MOST_KEPT: Final = 1000  # of each shard
@@ -25,7 +25,7 @@ _NAME_CHARS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RefusedSubmit:
     """One refused submit. `reason` is what it is counted by: a limit that was reached or the code
     of the error; `upstream` and `credential` are of the last attempt, empty when none was made."""
 
@@ -43,12 +43,12 @@ class Refusal:
     task_id: str = ""
 
 
-class Refusals:
-    def __init__(self, batch: Batcher) -> None:
+class RefusedSubmits:
+    def __init__(self, batch: Pipeline) -> None:
         self._batch = batch
         self._note = Script.load("refusal")
 
-    async def note(self, refusal: Refusal) -> None:
+    async def note(self, refusal: RefusedSubmit) -> None:
         shard = keys.shard_of(refusal.owner)
         await self._batch.run(
             self._note,
@@ -56,7 +56,7 @@ class Refusals:
             [orjson.dumps(refusal), MOST_KEPT, KEPT_LINES_MS, refusal.reason, KEPT_MS],
         )
 
-    async def latest(self, limit: int, owner: str | None = None) -> list[Refusal]:
+    async def latest(self, limit: int, owner: str | None = None) -> list[RefusedSubmit]:
         """At most `limit`, the latest first."""
         found = await asyncio.gather(
             *(
@@ -65,7 +65,7 @@ class Refusals:
             )
         )
         refusals = [
-            Refusal(**orjson.loads(line))
+            RefusedSubmit(**orjson.loads(line))
             for answer in found
             if isinstance(answer, list)
             for line in answer
@@ -88,8 +88,8 @@ class Refusals:
 
 def refusal_of(
     task: Task, reason: str, code: str, message: str, status: int, now_ms: int
-) -> Refusal:
-    return Refusal(
+) -> RefusedSubmit:
+    return RefusedSubmit(
         now_ms,
         reason,
         code,

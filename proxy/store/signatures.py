@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from proxy.store import keys
-from proxy.store.pipeline import Batcher, Script
+from proxy.store.pipeline import Pipeline, Script
 
 
 class Signatures:
-    def __init__(self, batch: Batcher) -> None:
+    def __init__(self, batch: Pipeline) -> None:
         self._batch = batch
         self._bind = Script.load("bind")
 

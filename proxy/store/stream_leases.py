@@ -11,13 +11,13 @@ from typing import Final
 
 from proxy.store import keys
 from proxy.store.errors import StoreDown
-from proxy.store.pipeline import Batcher, Script
+from proxy.store.pipeline import Pipeline, Script
 
 LEASE_MS: Final = 30_000
 
 
 class Streams:
-    def __init__(self, batch: Batcher) -> None:
+    def __init__(self, batch: Pipeline) -> None:
         self._batch = batch
         self._take = Script.load("stream_take")
 

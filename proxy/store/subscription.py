@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 _PAUSES_S: Final = (0.05, 1.0)  # between attempts to subscribe again: first, longest
 
 
-class Listener:
+class Subscription:
     """Start it with `open`, which returns once subscribed; stop it with `close`."""
 
     def __init__(

@@ -38,8 +38,8 @@ from proxy.store.codec import (
 from proxy.store.errors import StoreFault
 from proxy.store.notice import notice_of
 from proxy.store.observer import NOBODY, Observer
-from proxy.store.pipeline import Answer, Batcher, Durability, Script
-from proxy.store.queue import Waiting
+from proxy.store.pipeline import Answer, Durability, Pipeline, Script
+from proxy.store.queue import TaskQueues
 from proxy.store.transport import Arg
 
 # No task is open longer; with the retention it bounds how old a live index entry can be.
@@ -60,7 +60,7 @@ DAY_KEPT_MS: Final = 40 * 24 * 3600 * 1000
 MONTH_KEPT_MS: Final = 400 * 24 * 3600 * 1000
 
 
-class Why(StrEnum):
+class NotReservedWhy(StrEnum):
     """What a reservation met."""
 
     SAME = "same"  # itself, made before
@@ -73,10 +73,10 @@ class Why(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class NotReserved:
     """`what` is a task's id, or the name of an exhausted limit."""
 
-    why: Why
+    why: NotReservedWhy
     what: str
 
 
@@ -106,7 +106,7 @@ _Args: TypeAlias = list[Arg]
 
 
 class Tasks:
-    def __init__(self, batch: Batcher, observer: Observer = NOBODY) -> None:
+    def __init__(self, batch: Pipeline, observer: Observer = NOBODY) -> None:
         self._batch = batch
         self._observer = observer
         self._reserve = Script.load("reserve")
@@ -115,14 +115,14 @@ class Tasks:
         self._claim = Script.load("claim")
         self._pull_back = Script.load("pull_back")
         self._secure = Script.load("secure")
-        self._free = Script.load("leave")
-        self._waiting = Waiting(batch)
+        self._free = Script.load("slot_release")
+        self._waiting = TaskQueues(batch)
 
     # ------------------------------------------------------------ changes
 
     async def reserve(
         self, task: Task, due_ms: int, retries: int = 0, allowance: Allowance = FREE
-    ) -> Taken | None:
+    ) -> NotReserved | None:
         """Write a new task. None: written. Else nothing was: somebody was there before, or
         `allowance` has no room for it. TooLarge when its record would leave no room for its end.
 
@@ -160,7 +160,7 @@ class Tasks:
             self._observer.task_moved(None, task)
             return None
         why, what = _texts(answer)
-        return Taken(Why(why), what)
+        return NotReserved(NotReservedWhy(why), what)
 
     async def swap(
         self,
@@ -452,13 +452,13 @@ class Tasks:
         return sum(count for count in counts if isinstance(count, int))
 
 
-async def free(batch: Batcher, script: Script, name: str, task_id: str) -> None:
+async def free(batch: Pipeline, script: Script, name: str, task_id: str) -> None:
     """Give back the task's place at a credential, if it has one, and say so on the channel."""
-    await batch.run(script, [keys.places(name)], [task_id, keys.CHANNEL, f"place|{name}|0"])
+    await batch.run(script, [keys.slots(name)], [task_id, keys.CHANNEL, f"place|{name}|0"])
 
 
 async def claim(
-    batch: Batcher,
+    batch: Pipeline,
     script: Script,
     key: Callable[[str], str],
     now_ms: int,
@@ -507,7 +507,7 @@ def _sound(answers: dict[str, Answer | BaseException], lost: LostShard) -> dict[
 
 
 async def pull_back(
-    batch: Batcher, script: Script, key: Callable[[str], str], now_ms: int, longest_ms: int
+    batch: Pipeline, script: Script, key: Callable[[str], str], now_ms: int, longest_ms: int
 ) -> int:
     """The same for the zset `key(shard)` of every shard that can be read."""
     latest_ms = now_ms + longest_ms

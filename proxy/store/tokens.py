@@ -21,7 +21,7 @@ from proxy.store.codec import (
     token_fields,
 )
 from proxy.store.errors import StoreFault
-from proxy.store.pipeline import Answer, Batcher, Script
+from proxy.store.pipeline import Answer, Pipeline, Script
 
 LISTED_AT_ONCE: Final = 1000  # a bound on what waits for the store at once
 # So that "expired" is not "unknown", and what was paid for stays readable.
@@ -53,7 +53,7 @@ def principal(record: TokenRecord, owner: OwnerRecord | None = None) -> Principa
 class Tokens:
     """Every change is told on the channel as `token|<id>|<generation>`."""
 
-    def __init__(self, batch: Batcher) -> None:
+    def __init__(self, batch: Pipeline) -> None:
         self._batch = batch
         self._create = Script.load("token_create")
         self._change = Script.load("token_change")

@@ -31,7 +31,7 @@ _SCRIPTS: Final = frozenset({"EVAL", "EVALSHA"})
 _LEFT: Final = (rx.ConnectionError, rx.TimeoutError, rx.ClusterDownError, OSError)
 
 
-class Wire(Protocol):
+class Transport(Protocol):
     """Each call raises one of `FOREIGN` when nothing could be asked; an error of a single
     command stands in its place."""
 
@@ -45,13 +45,13 @@ class Wire(Protocol):
         """The answers of all servers that take writes."""
 
 
-def wire_of(client: Client, timeout_s: float) -> Wire:
+def wire_of(client: Client, timeout_s: float) -> Transport:
     if isinstance(client, RedisCluster):
-        return ClusterWire(client)
-    return PlainWire(client, timeout_s)
+        return ClusterTransport(client)
+    return PlainTransport(client, timeout_s)
 
 
-class PlainWire:
+class PlainTransport:
     """One server, or the primary that Sentinels name. A round trip ends after `timeout_s`."""
 
     def __init__(self, client: Redis, timeout_s: float) -> None:
@@ -73,7 +73,7 @@ class PlainWire:
         return await self.send([command])
 
 
-class ClusterWire:
+class ClusterTransport:
     """Asks each node for what it holds, all nodes at once. A node that fails takes only its own
     commands with it; the map of slots is then asked for before the next round trip."""
 

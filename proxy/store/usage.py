@@ -15,7 +15,7 @@ import orjson
 
 from proxy.model import Stage, Task
 from proxy.store import keys
-from proxy.store.pipeline import Answer, Batcher
+from proxy.store.pipeline import Answer, Pipeline
 from proxy.store.transport import Arg
 
 KEPT_DAYS: Final = 100
@@ -37,7 +37,7 @@ class Use:
 
 
 class Usage:
-    def __init__(self, batch: Batcher) -> None:
+    def __init__(self, batch: Pipeline) -> None:
         self._batch = batch
 
     async def of_day(self, day: str, owner: str | None = None) -> tuple[Use, ...]:

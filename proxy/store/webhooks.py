@@ -15,19 +15,19 @@ from proxy.store import keys
 from proxy.store.codec import decode_hook, encode_hook
 from proxy.store.errors import StoreFault
 from proxy.store.listing import MOST_LOOKED_AT, Place, Walk
-from proxy.store.notice import Hook
-from proxy.store.pipeline import Batcher, Script
+from proxy.store.notice import Webhook
+from proxy.store.pipeline import Pipeline, Script
 from proxy.store.tasks import LostShard, claim, ignore_shard, pull_back
 
 KEPT_MS: Final = 7 * 24 * 3600 * 1000
 KEPT_OPEN_MS: Final = 24 * 3600 * 1000  # of a task still under way, whose own end is not known
 MAX_ENDED: Final = 10_000
 
-_Hooks: TypeAlias = list[Hook]  # inside the class, `list` is its method
+_Webhooks: TypeAlias = list[Webhook]  # inside the class, `list` is its method
 
 
-class Hooks:
-    def __init__(self, batch: Batcher) -> None:
+class Webhooks:
+    def __init__(self, batch: Pipeline) -> None:
         self._batch = batch
         self._claim = Script.load("claim")
         self._pull_back = Script.load("pull_back")
@@ -44,7 +44,7 @@ class Hooks:
         claimed = await claim(self._batch, self._claim, keys.hooks, now_ms, lease_ms, limit, lost)
         return tuple(claimed)
 
-    async def get(self, name: str) -> Hook | None:
+    async def get(self, name: str) -> Webhook | None:
         """None for what is no hook, or is gone; StoreFault for a record nobody can read."""
         if _shard_of(name) is None:
             return None
@@ -56,7 +56,7 @@ class Hooks:
         except (ValueError, TypeError, KeyError) as exc:
             raise StoreFault(f"a webhook's record is unreadable: {exc}") from exc
 
-    async def write(self, hook: Hook, now_ms: int, due_ms: int | None) -> None:
+    async def write(self, hook: Webhook, now_ms: int, due_ms: int | None) -> None:
         """What came of an attempt; `due_ms` None when it was the last."""
         shard = keys.shard_of_task(hook.task_id)
         assert shard is not None
@@ -91,7 +91,7 @@ class Hooks:
         if shard is not None:
             await self._batch.call("ZREM", keys.hooks(shard), name)
 
-    async def list(self, limit: int, state: str | None = None) -> tuple[tuple[Hook, ...], bool]:
+    async def list(self, limit: int, state: str | None = None) -> tuple[tuple[Webhook, ...], bool]:
         """The latest `limit` of those that wait or have ended (or are in `state`), the oldest
         first, and whether there are more."""
         rooms = [room(shard) for shard in keys.ALL_SHARDS for room in (keys.hooks, keys.told)]
@@ -109,12 +109,12 @@ class Hooks:
 
     async def page(
         self, limit: int, state: str | None = None, after: tuple[bool, Place] | None = None
-    ) -> tuple[_Hooks, tuple[bool, Place] | None]:
+    ) -> tuple[_Webhooks, tuple[bool, Place] | None]:
         """Up to `limit` of those in `state`, and where to go on, None at the end: first those
         that wait, the soonest due first, then those that have ended, of which the ones kept
         longest come first. A place is (whether it waits, its entry). A page may be short, even
         empty, before the end."""
-        found: _Hooks = []
+        found: _Webhooks = []
         last = after
         looked = 0
         waits = after is None or after[0]
@@ -143,8 +143,8 @@ class Hooks:
         assert place is not None
         return found, (waits, place)
 
-    async def _known(self, names: Sequence[str]) -> _Hooks:
-        hooks: _Hooks = []
+    async def _known(self, names: Sequence[str]) -> _Webhooks:
+        hooks: _Webhooks = []
         for first in range(0, len(names), 1000):  # a bound on what waits for the store at once
             some = await asyncio.gather(*(self.get(name) for name in names[first : first + 1000]))
             hooks += [hook for hook in some if hook is not None]

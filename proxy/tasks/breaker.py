@@ -1,10 +1,9 @@
-"""Which credentials may take a submit now: what their refusals and their upstream's failures
-taught, and when each is tried again.
+"""Which credentials may take a submit now: the circuit breakers of credentials and upstreams.
 
-Pure; a `Standing` is shared by all workers through the store. A credential is *cooling* after
-its provider's "too fast" and "too many", and *out* after what no waiting mends (its key, its
-balance). An upstream is *broken* after failures in a row: the circuit breaker. What is out or
-broken comes back through one trial submit after a pause that grows, while all others wait.
+Pure; all workers share a `CredentialHealth` through the store. A credential is *cooling* after its
+provider's "too fast" and "too many", and *out* after what no waiting mends (its key, its balance).
+An upstream is *broken* after failures in a row: its circuit is open. What is out or broken comes
+back through one trial submit after a pause that grows, while all others wait: it is half open.
 
 Rule: one client's requests close nothing to other clients. A failure to connect, or a documented
 word about the account, counts from anybody. A verdict that may be about the request alone (a 500,
@@ -21,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from proxy.errors import ProxyError, RateLimited, TooManyInFlight, Unavailable
-from proxy.model import ACTIVE_MS, ANYBODY, WELL, Mood, Standing
+from proxy.model import ACTIVE_MS, ANYBODY, HEALTHY, CredentialHealth, HealthState
 from proxy.providers.outcomes import Refused
 from proxy.tasks.schedule import MAX_DOUBLINGS, Schedule
 
@@ -31,7 +30,7 @@ Why = Literal["busy", "cooling", "out", "broken"]
 TRIP_AFTER: Final = 5  # failures in a row
 # Pauses in ms: the first, and the longest it doubles to. Kling's page asks for a back-off of at
 # least a second that grows exponentially (read 2026-08).
-PAUSES: Final[dict[Mood, tuple[int, int]]] = {
+PAUSES: Final[dict[HealthState, tuple[int, int]]] = {
     "cooling": (1000, 60_000),
     "out": (30_000, 3_600_000),
     "broken": (5000, 60_000),
@@ -39,7 +38,7 @@ PAUSES: Final[dict[Mood, tuple[int, int]]] = {
 LONGEST_NAMED_MS: Final = 3_600_000  # of a pause the provider names itself
 BUSY_RETRY_S: Final = 5.0  # nobody knows when a render ends
 MOST_KEYS: Final = 8  # remembered of those whose requests met a failure
-PLACE_LIFE_MS: Final = 15 * 60 * 1000
+SLOT_LIFE_MS: Final = 15 * 60 * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,121 +57,121 @@ class Blocked:
     wait_ms: int
 
 
-def verdict(standing: Standing, now_ms: int, key: str | None = None) -> Verdict:
+def verdict(health: CredentialHealth, now_ms: int, key: str | None = None) -> Verdict:
     """Whether a submit of this client key may go out now; of `key` None, one of any key.
 
-    `trial`: one submit may try it, once `on_trial` is written and nobody else did first.
+    `trial`: one submit may try it, once `half_open` is written and nobody else did first.
     """
-    if standing.mood == "well" or not standing.concerns(key):
+    if health.state == "well" or not health.concerns(key):
         return "go"
-    if now_ms < _until_ms(standing, key):
+    if now_ms < _until_ms(health, key):
         return "wait"
-    return "go" if standing.mood == "cooling" else "trial"
+    return "go" if health.state == "cooling" else "trial"
 
 
-def blocked(standing: Standing, now_ms: int, key: str | None = None) -> Blocked:
-    """Of a standing whose verdict is to wait."""
-    assert standing.mood != "well"
-    return Blocked(standing.mood, max(0, _until_ms(standing, key) - now_ms))
+def blocked(health: CredentialHealth, now_ms: int, key: str | None = None) -> Blocked:
+    """What keeps a submit away whose verdict is to wait."""
+    assert health.state != "well"
+    return Blocked(health.state, max(0, _until_ms(health, key) - now_ms))
 
 
-def _until_ms(standing: Standing, key: str | None) -> int:
+def _until_ms(health: CredentialHealth, key: str | None) -> int:
     """When this key may try it: the keys whose requests closed it to all come later, by the first
     pause of its kind, so that one of the others has the trial."""
-    if key is None or key not in standing.keys or not standing.is_for_all:
-        return standing.until_ms
-    return standing.until_ms + PAUSES[standing.mood][0]
+    if key is None or key not in health.keys or not health.is_for_all:
+        return health.until_ms
+    return health.until_ms + PAUSES[health.state][0]
 
 
-def on_trial(standing: Standing, now_ms: int, lease_ms: int) -> Standing:
+def half_open(health: CredentialHealth, now_ms: int, lease_ms: int) -> CredentialHealth:
     """Whoever writes this has the trial; a worker that dies with it loses it after `lease_ms`."""
-    return replace(standing, until_ms=now_ms + lease_ms)
+    return replace(health, until_ms=now_ms + lease_ms)
 
 
 def after_refusal(
-    standing: Standing,
+    health: CredentialHealth,
     refusal: Refused,
     now_ms: int,
     *,
     trial: bool = False,
     witness: Witness | None = None,
-) -> Standing:
+) -> CredentialHealth:
     """A credential after what its provider said. What was sent before a pause began, and is
     refused in it, is no further strike: ten submits at once are one mistake."""
     if refusal.doubtful and witness is not None and refusal.cooldown == "take_out":
-        return _after_doubt(standing, refusal, now_ms, trial=trial, witness=witness)
+        return _after_doubt(health, refusal, now_ms, trial=trial, witness=witness)
     if refusal.cooldown == "none":
         # Wrong in itself, so it was read: the key is good.
-        return standing if refusal.elsewhere else WELL
-    mood: Mood = "cooling" if refusal.cooldown == "back_off" else "out"
+        return health if refusal.elsewhere else HEALTHY
+    state: HealthState = "cooling" if refusal.cooldown == "back_off" else "out"
     code = refusal.provider_code or refusal.error.code
     named_ms = 0
-    if mood == "cooling" and refusal.retry_after_s is not None:
+    if state == "cooling" and refusal.retry_after_s is not None:
         named_ms = min(round(refusal.retry_after_s * 1000), LONGEST_NAMED_MS)
-    is_paused = standing.until_ms > now_ms and not trial and standing.is_for_all
-    if is_paused and standing.mood == "out" and mood == "cooling":
-        return standing
-    if is_paused and standing.mood == mood:
-        return replace(standing, until_ms=max(standing.until_ms, now_ms + named_ms))
-    strikes = standing.strikes + 1 if standing.mood == mood else 1
-    return Standing(mood, strikes, now_ms + max(_pause_ms(mood, strikes), named_ms), code)
+    is_paused = health.until_ms > now_ms and not trial and health.is_for_all
+    if is_paused and health.state == "out" and state == "cooling":
+        return health
+    if is_paused and health.state == state:
+        return replace(health, until_ms=max(health.until_ms, now_ms + named_ms))
+    strikes = health.strikes + 1 if health.state == state else 1
+    return CredentialHealth(state, strikes, now_ms + max(_pause_ms(state, strikes), named_ms), code)
 
 
 def _after_doubt(
-    standing: Standing, refusal: Refused, now_ms: int, *, trial: bool, witness: Witness
-) -> Standing:
+    health: CredentialHealth, refusal: Refused, now_ms: int, *, trial: bool, witness: Witness
+) -> CredentialHealth:
     """A credential after a refusal that may be about the request alone."""
-    known = _still_counts(standing, now_ms)
+    known = _still_counts(health, now_ms)
     keys = _with(known.keys, witness.key)
-    is_paused = known.mood != "well" and known.until_ms > now_ms and not trial
+    is_paused = known.state != "well" and known.until_ms > now_ms and not trial
     if is_paused and known.concerns(witness.key):
-        return standing
+        return health
     code = refusal.provider_code or refusal.error.code
-    strikes = known.strikes + 1 if known.mood in ("well", "out") else 1
-    found = Standing("well", strikes, 0, code, keys, now_ms)
+    strikes = known.strikes + 1 if known.state in ("well", "out") else 1
+    found = CredentialHealth("well", strikes, 0, code, keys, now_ms)
     if not found.is_for_all and not witness.is_alone:
-        return standing if known.mood == "cooling" else found
-    pauses = strikes if known.mood == "out" else 1
-    return replace(found, mood="out", strikes=pauses, until_ms=now_ms + _pause_ms("out", pauses))
+        return health if known.state == "cooling" else found
+    pauses = strikes if known.state == "out" else 1
+    return replace(found, state="out", strikes=pauses, until_ms=now_ms + _pause_ms("out", pauses))
 
 
 def after_failure(
-    standing: Standing,
+    health: CredentialHealth,
     reason: str,
     now_ms: int,
     *,
     trial: bool = False,
     witness: Witness | None = None,
-) -> Standing:
+) -> CredentialHealth:
     """An upstream after a submit it could not be reached for, or gave no sound answer to. With a
     `witness` the failure may be about the request alone."""
-    known = _still_counts(standing, now_ms)
+    known = _still_counts(health, now_ms)
     key = ANYBODY if witness is None else witness.key
-    is_paused = known.mood == "broken" and known.until_ms > now_ms and not trial
+    is_paused = known.state == "broken" and known.until_ms > now_ms and not trial
     if is_paused and known.concerns(key):
-        return standing
+        return health
     strikes = known.strikes + 1
-    found = Standing("well", strikes, 0, reason, _with(known.keys, key), now_ms)
+    found = CredentialHealth("well", strikes, 0, reason, _with(known.keys, key), now_ms)
     is_one_client = not found.is_for_all and witness is not None and not witness.is_alone
     if strikes < TRIP_AFTER or is_one_client:
         return replace(found, strikes=min(strikes, TRIP_AFTER - 1))
     pause_ms = _pause_ms("broken", strikes - TRIP_AFTER + 1)
-    return replace(found, mood="broken", until_ms=now_ms + pause_ms)
+    return replace(found, state="broken", until_ms=now_ms + pause_ms)
 
 
-def _still_counts(standing: Standing, now_ms: int) -> Standing:
+def _still_counts(health: CredentialHealth, now_ms: int) -> CredentialHealth:
     """What one client met long ago is forgotten."""
-    is_old = standing.last_ms and now_ms - standing.last_ms > ACTIVE_MS
-    is_open = standing.mood == "well" or not standing.is_for_all
-    return WELL if is_old and is_open and standing.until_ms <= now_ms else standing
+    is_old = health.last_ms and now_ms - health.last_ms > ACTIVE_MS
+    is_open = health.state == "well" or not health.is_for_all
+    return HEALTHY if is_old and is_open and health.until_ms <= now_ms else health
 
 
 def _with(keys: tuple[str, ...], key: str) -> tuple[str, ...]:
     return (*(other for other in keys if other != key), key)[-MOST_KEYS:]
 
 
-def _pause_ms(mood: Mood, strikes: int) -> int:
-    first, longest = PAUSES[mood]
+def _pause_ms(state: HealthState, strikes: int) -> int:
+    first, longest = PAUSES[state]
     return min(first << min(strikes - 1, 20), longest)
 
 
@@ -211,23 +210,25 @@ def told(model: str, reasons: Sequence[Blocked]) -> ProxyError:
     )
 
 
-def as_a_whole(upstream: Standing, keys: Sequence[Standing], now_ms: int) -> Standing:
+def overall_health(
+    upstream: CredentialHealth, keys: Sequence[CredentialHealth], now_ms: int
+) -> CredentialHealth:
     """How an upstream is for whoever wants a video: as well as its best usable key."""
     if verdict(upstream, now_ms) != "go" or not keys:
         return upstream
-    moods: tuple[Mood, ...] = ("well", "cooling", "out", "broken")
-    best = min(keys, key=lambda key: (moods.index(mood_now(key, now_ms)), key.until_ms))
-    return WELL if mood_now(best, now_ms) == "well" else best
+    states: tuple[HealthState, ...] = ("well", "cooling", "out", "broken")
+    best = min(keys, key=lambda key: (states.index(state_now(key, now_ms)), key.until_ms))
+    return HEALTHY if state_now(best, now_ms) == "well" else best
 
 
-def mood_now(standing: Standing, now_ms: int) -> Mood:
+def state_now(health: CredentialHealth, now_ms: int) -> HealthState:
     """One that has cooled down is well again, though nothing was written. One that is out or
     broken is so until a trial has succeeded."""
-    return "well" if verdict(standing, now_ms) == "go" else standing.mood
+    return "well" if verdict(health, now_ms) == "go" else health.state
 
 
-def place_life_ms(schedule: Schedule) -> int:
+def slot_life_ms(schedule: Schedule) -> int:
     """How long a task's place among those in flight outlives the last look at the task: longer
     than the longest pause between two looks, so that only a lost release ends that way."""
     longest_ms = max(schedule.max_ms << MAX_DOUBLINGS, schedule.confirm_ms, schedule.settle_ms)
-    return max(PLACE_LIFE_MS, 2 * longest_ms)
+    return max(SLOT_LIFE_MS, 2 * longest_ms)

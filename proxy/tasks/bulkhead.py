@@ -11,45 +11,45 @@ from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 
 
-class TurnedAway(Exception):
+class BulkheadFull(Exception):
     """All places under this name are taken and stay so: come again later."""
 
 
-class _Gate:
-    __slots__ = ("moved_s", "places")
+class _Compartment:
+    __slots__ = ("moved_s", "slots")
 
-    def __init__(self, places: int) -> None:
-        self.places = asyncio.Semaphore(places)
+    def __init__(self, slots: int) -> None:
+        self.slots = asyncio.Semaphore(slots)
         self.moved_s = 0.0  # on the loop's clock: when somebody last came or went
 
 
-class Turnstile:
-    """`places` under each name. Names are few: those of configured things."""
+class Bulkhead:
+    """`slots` under each name. Names are few: those of configured things."""
 
-    def __init__(self, places: int) -> None:
-        self._places = places
-        self._gates: dict[Hashable, _Gate] = {}
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._compartments: dict[Hashable, _Compartment] = {}
 
     @asynccontextmanager
-    async def turn(self, name: Hashable, patience_s: float) -> AsyncIterator[None]:
+    async def enter(self, name: Hashable, patience_s: float) -> AsyncIterator[None]:
         """Hold one place; TurnedAway after `patience_s`, or at once where that would be in vain."""
         clock = asyncio.get_running_loop().time
-        gate = self._gates.get(name)
-        if gate is None:
-            gate = self._gates[name] = _Gate(self._places)
-        if gate.places.locked():
-            if clock() - gate.moved_s > patience_s:
-                raise TurnedAway
+        compartment = self._compartments.get(name)
+        if compartment is None:
+            compartment = self._compartments[name] = _Compartment(self._slots)
+        if compartment.slots.locked():
+            if clock() - compartment.moved_s > patience_s:
+                raise BulkheadFull
             try:
                 async with asyncio.timeout(patience_s):
-                    await gate.places.acquire()
+                    await compartment.slots.acquire()
             except TimeoutError as exc:
-                raise TurnedAway from exc
+                raise BulkheadFull from exc
         else:
-            await gate.places.acquire()
-        gate.moved_s = clock()
+            await compartment.slots.acquire()
+        compartment.moved_s = clock()
         try:
             yield
         finally:
-            gate.moved_s = clock()
-            gate.places.release()
+            compartment.moved_s = clock()
+            compartment.slots.release()

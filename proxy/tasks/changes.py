@@ -28,7 +28,7 @@ class _Change:
         self.waiters = 0
 
 
-class Watch:
+class TaskChanges:
     """Fed by the store's channel through `heard` and `lost`. `look_s` is how often a waiter
     looks when nobody says that anything changed."""
 
@@ -38,28 +38,28 @@ class Watch:
         self._waiting: dict[str, _Change] = {}
         self.is_closed = False
 
-    def heard(self, task_id: str) -> None:
+    def notify(self, task_id: str) -> None:
         change = self._waiting.pop(task_id, None)
         if change is not None:
             change.future.set_result(None)
 
-    def lost(self) -> None:
+    def notify_all(self) -> None:
         """Changes may have been missed: everybody looks."""
         for task_id in list(self._waiting):
-            self.heard(task_id)
+            self.notify(task_id)
 
     def close(self) -> None:
         """A drain began: nobody waits any longer."""
         self.is_closed = True
-        self.lost()
+        self.notify_all()
 
     @property
     def waiters(self) -> int:
         """How many wait."""
         return sum(change.waiters for change in self._waiting.values())
 
-    async def until(
-        self, task_id: str, is_it: Callable[[Task], bool], seconds: float
+    async def wait_until(
+        self, task_id: str, is_wanted: Callable[[Task], bool], seconds: float
     ) -> Task | None:
         """The task as soon as it is as wanted, or as it is when the time is over or `close` was
         called; None when there is none (any more)."""
@@ -69,7 +69,7 @@ class Watch:
             with self._change_of(task_id) as change:  # before the look: none falls between
                 task = await self._load(task_id)
                 left = deadline - loop.time()
-                if task is None or is_it(task) or left <= 0 or self.is_closed:
+                if task is None or is_wanted(task) or left <= 0 or self.is_closed:
                     return task
                 # `wait`, because a waiter that leaves must not cancel what others wait for.
                 # One millisecond more: uvloop's timers count whole ones, and one that ends early

@@ -27,7 +27,7 @@ Key = Literal["accepted", "refused", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CredentialCheck:
     """`ok`: reached, and the key was accepted. `what` says it in a sentence, or what to do.
 
     `status` is the HTTP status, None without an answer; `skew_s` how far the provider's clock
@@ -50,7 +50,7 @@ async def probe(
     provider: Provider,
     upstreams: Upstreams,
     clock: Callable[[], float],
-) -> Finding:
+) -> CredentialCheck:
     """Ask once, within [timeouts] poll_s; never raises for what the provider does. `model` is
     one of its own names (`model_for`); `clock` gives seconds since the epoch."""
     began_s = clock()
@@ -62,7 +62,7 @@ async def probe(
         ms = round((clock() - began_s) * 1000)
         why = cause_of(trouble.__cause__ or trouble)
         what = f"{upstream.base_url} cannot be asked: {why}; look at base_url and the way there."
-        return Finding(False, what, "unknown", False, None, None, ms)
+        return CredentialCheck(False, what, "unknown", False, None, None, ms)
     ended_s = clock()
     key, what = _read(provider, answer, upstream)
     skew_s = _skew_s(answer.headers, (began_s + ended_s) / 2)
@@ -70,7 +70,7 @@ async def probe(
         way = "ahead of" if skew_s > 0 else "behind"
         what += f" Its clock is {abs(skew_s)} s {way} ours: set this machine's clock."
     ms = round((ended_s - began_s) * 1000)
-    return Finding(key == "accepted", what, key, True, answer.status, skew_s, ms)
+    return CredentialCheck(key == "accepted", what, key, True, answer.status, skew_s, ms)
 
 
 def model_for(routes: Sequence[Route], upstream: str) -> str:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from proxy.errors import ProxyError, UpstreamUnreachable
-from proxy.model import WELL, Credential, Standing, Task, Upstream
+from proxy.model import HEALTHY, Credential, CredentialHealth, Task, Upstream
 from proxy.providers.outcomes import Accepted, Outcome, Refused, Unknown
 from proxy.store import Store
 from proxy.tasks.breaker import (
@@ -21,8 +21,8 @@ from proxy.tasks.breaker import (
     after_failure,
     after_refusal,
     blocked,
-    on_trial,
-    place_life_ms,
+    half_open,
+    slot_life_ms,
     verdict,
 )
 from proxy.tasks.runtime import Runtime
@@ -32,15 +32,15 @@ TRIES = 4  # at writing a standing that others write as well
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Slot:
     """A credential that takes this submit. `trial`: it is the one that finds out whether the
     credential, or its upstream, is in order again."""
 
     task_id: str
     upstream: str
     name: str
-    key_standing: Standing
-    upstream_standing: Standing
+    key_health: CredentialHealth
+    upstream_health: CredentialHealth
     witness: Witness
     key_trial: bool = False
     upstream_trial: bool = False
@@ -51,7 +51,7 @@ def name_of(upstream: str, credential: str) -> str:
     return f"{upstream}/{credential}"
 
 
-class Keyring:
+class CredentialPool:
     """`clock` gives seconds since the epoch; `schedule` how long a submit may take and how often
     its task is looked at."""
 
@@ -68,68 +68,70 @@ class Keyring:
         self._log = runtime.log
         self._now_ms = runtime.now_ms
 
-    async def enter(
+    async def acquire(
         self, task: Task, upstream: Upstream, credential: Credential
-    ) -> Entry | Blocked:
+    ) -> Slot | Blocked:
         """Take a place; raises StoreDown when nobody can tell whether there is one."""
-        entered = await self._enter(task, upstream, credential)
-        if isinstance(entered, Blocked):
-            self._metrics.count(SUBMITS, upstream.name, credential.name, entered.why)
-        return entered
+        acquired = await self._acquire(task, upstream, credential)
+        if isinstance(acquired, Blocked):
+            self._metrics.count(SUBMITS, upstream.name, credential.name, acquired.why)
+        return acquired
 
-    async def _enter(
+    async def _acquire(
         self, task: Task, upstream: Upstream, credential: Credential
-    ) -> Entry | Blocked:
+    ) -> Slot | Blocked:
         task_id, client = task.id, task.token_id
         name = name_of(upstream.name, credential.name)
         now_ms = self._now_ms()
         (key, whole), is_alone = await asyncio.gather(
-            self._known.standings((name, upstream.name)),
+            self._known.health((name, upstream.name)),
             self._known.is_alone(upstream.name, client, now_ms),
         )
-        for standing in (whole, key):
-            if verdict(standing, now_ms, client) == "wait":
-                return blocked(standing, now_ms, client)
+        for health in (whole, key):
+            if verdict(health, now_ms, client) == "wait":
+                return blocked(health, now_ms, client)
         most = credential.max_in_flight
         if most is not None:
             until_ms = now_ms + self._life_ms
-            if not await self._known.take(name, task_id, most, now_ms, until_ms):
+            if not await self._known.take_slot(name, task_id, most, now_ms, until_ms):
                 return Blocked("busy", 0)
         trials = []
-        for called, standing in ((upstream.name, whole), (name, key)):
-            trials.append(verdict(standing, now_ms, client) == "trial")
+        for called, health in ((upstream.name, whole), (name, key)):
+            trials.append(verdict(health, now_ms, client) == "trial")
             if trials[-1]:
-                claimed = on_trial(standing, now_ms, self._schedule().settle_ms)
-                if not await self._known.swap(called, standing, claimed):
-                    await self._leave(name, task_id)
+                claimed = half_open(health, now_ms, self._schedule().settle_ms)
+                if not await self._known.swap(called, health, claimed):
+                    await self._release(name, task_id)
                     return blocked(claimed, now_ms)
-                self._log.info("on trial", name=called, code=standing.code)
+                self._log.info("on trial", name=called, code=health.code)
         witness = Witness(client, is_alone)
-        return Entry(task_id, upstream.name, name, key, whole, witness, trials[1], trials[0])
+        return Slot(task_id, upstream.name, name, key, whole, witness, trials[1], trials[0])
 
-    async def bar(
+    async def blocked_by(
         self, upstream: Upstream, credential: Credential, client: str | None = None
     ) -> Blocked | None:
         """What keeps it from submits of this client key beside its places; raises StoreDown.
         None: what keeps it from submits of every key."""
         names = (upstream.name, name_of(upstream.name, credential.name))
         now_ms = self._now_ms()
-        for standing in await self._known.standings(names):
-            if client is None and not standing.is_for_all:
+        for health in await self._known.health(names):
+            if client is None and not health.is_for_all:
                 continue
-            if verdict(standing, now_ms, client) == "wait":
-                return blocked(standing, now_ms, client)
+            if verdict(health, now_ms, client) == "wait":
+                return blocked(health, now_ms, client)
         return None
 
-    async def has_room(
-        self, places: Collection[tuple[Upstream, Credential]], client: str | None = None
+    async def has_free_slot(
+        self, candidates: Collection[tuple[Upstream, Credential]], client: str | None = None
     ) -> bool:
         """Whether one of these would take a submit of this client key now, or with None of some
         key; somebody else may be faster. Raises StoreDown."""
-        rooms = (self._has_room(upstream, credential, client) for upstream, credential in places)
+        rooms = (
+            self._has_free_slot(upstream, credential, client) for upstream, credential in candidates
+        )
         return any(await asyncio.gather(*rooms))
 
-    async def _has_room(
+    async def _has_free_slot(
         self, upstream: Upstream, credential: Credential, client: str | None
     ) -> bool:
         most = credential.max_in_flight
@@ -137,89 +139,93 @@ class Keyring:
             name = name_of(upstream.name, credential.name)
             if await self._known.in_flight(name, self._now_ms()) >= most:
                 return False
-        return await self.bar(upstream, credential, client) is None
+        return await self.blocked_by(upstream, credential, client) is None
 
-    async def leave(self, entry: Entry) -> None:
+    async def release(self, slot: Slot) -> None:
         """Of a submit that was refused: its task is not in flight."""
-        await self._leave(entry.name, entry.task_id)
+        await self._release(slot.name, slot.task_id)
 
-    async def _leave(self, name: str, task_id: str) -> None:
+    async def _release(self, name: str, task_id: str) -> None:
         with suppress(ProxyError):
-            await self._known.leave(name, task_id)
+            await self._known.release_slot(name, task_id)
 
-    async def has_place(
-        self, task_id: str, places: Collection[tuple[Upstream, Credential]]
+    async def has_slot(
+        self, task_id: str, candidates: Collection[tuple[Upstream, Credential]]
     ) -> bool:
         """Whether this task has a place at one of them. Raises StoreDown."""
-        known = (self._known.has(name, task_id) for name in _counted(places))
+        known = (self._known.has_slot(name, task_id) for name in _counted(candidates))
         return any(await asyncio.gather(*known))
 
-    async def vacate(self, task_id: str, places: Collection[tuple[Upstream, Credential]]) -> None:
+    async def release_all(
+        self, task_id: str, candidates: Collection[tuple[Upstream, Credential]]
+    ) -> None:
         """Of a task nobody is sending: whoever was about to has died with its place."""
-        await asyncio.gather(*(self._leave(name, task_id) for name in _counted(places)))
+        await asyncio.gather(*(self._release(name, task_id) for name in _counted(candidates)))
 
-    async def keep(self, task: Task, credential: Credential) -> None:
+    async def renew(self, task: Task, credential: Credential) -> None:
         """An open task was looked at: it is still in flight."""
         if credential.max_in_flight is None:
             return
         now_ms = self._now_ms()
         name = name_of(task.upstream, credential.name)
-        await self._known.renew(name, task.id, now_ms, now_ms + self._life_ms)
+        await self._known.renew_slot(name, task.id, now_ms, now_ms + self._life_ms)
         # Its provider's callback may have ended it since it was read, and given the place back
         # before this took it again.
         if not await self._tasks.is_due(task.id):
-            await self._leave(name, task.id)
+            await self._release(name, task.id)
 
-    async def learn(self, entry: Entry, outcome: Outcome) -> None:
+    async def report(self, slot: Slot, outcome: Outcome) -> None:
         """What an answer says about the credential and its upstream; told once of each submit."""
         now_ms = self._now_ms()
         unreachable = isinstance(outcome, Refused) and isinstance(
             outcome.error, UpstreamUnreachable
         )
         word = "unreachable" if unreachable else type(outcome).__name__.lower()
-        credential = entry.name.removeprefix(f"{entry.upstream}/")
-        self._metrics.count(SUBMITS, entry.upstream, credential, word)
+        credential = slot.name.removeprefix(f"{slot.upstream}/")
+        self._metrics.count(SUBMITS, slot.upstream, credential, word)
         try:
             if unreachable or isinstance(outcome, Unknown):
                 reason = outcome.reason if isinstance(outcome, Unknown) else "unreachable"
-                trial = entry.upstream_trial
-                witness = None if unreachable else entry.witness
+                trial = slot.upstream_trial
+                witness = None if unreachable else slot.witness
                 await self._change(
-                    entry.upstream,
+                    slot.upstream,
                     lambda s: after_failure(s, reason[:200], now_ms, trial=trial, witness=witness),
                 )
                 return
-            if entry.upstream_standing != WELL:
-                await self._recover(entry.upstream)
+            if slot.upstream_health != HEALTHY:
+                await self._recover(slot.upstream)
             if isinstance(outcome, Refused):
-                refusal, trial = outcome, entry.key_trial
+                refusal, trial = outcome, slot.key_trial
                 await self._change(
-                    entry.name,
-                    lambda s: after_refusal(s, refusal, now_ms, trial=trial, witness=entry.witness),
+                    slot.name,
+                    lambda s: after_refusal(s, refusal, now_ms, trial=trial, witness=slot.witness),
                 )
-            elif isinstance(outcome, Accepted) and entry.key_standing != WELL:
-                await self._recover(entry.name)
+            elif isinstance(outcome, Accepted) and slot.key_health != HEALTHY:
+                await self._recover(slot.name)
         except ProxyError as fault:
-            self._log.warning("standing not recorded", name=entry.name, why=str(fault))
+            self._log.warning("standing not recorded", name=slot.name, why=str(fault))
 
     async def _recover(self, name: str) -> None:
-        if await self._known.forgive(name):
+        if await self._known.reset(name):
             self._log.info("back in use", name=name)
 
-    async def _change(self, name: str, change: Callable[[Standing], Standing]) -> None:
+    async def _change(
+        self, name: str, change: Callable[[CredentialHealth], CredentialHealth]
+    ) -> None:
         """Others learn at the same time: what they wrote meanwhile is where we go on from."""
         for _attempt in range(TRIES):
-            (old,) = await self._known.standings((name,))
+            (old,) = await self._known.health((name,))
             new = change(old)
             if new == old:
                 return
             if not await self._known.swap(name, old, new):
                 continue
-            if new.mood != "well":
+            if new.state != "well":
                 self._log.warning(
                     "not in use for a while",
                     name=name,
-                    mood=new.mood,
+                    state=new.state,
                     code=new.code,
                     strikes=new.strikes,
                     seconds=round((new.until_ms - self._now_ms()) / 1000, 1),
@@ -228,9 +234,9 @@ class Keyring:
 
     @property
     def _life_ms(self) -> int:
-        return place_life_ms(self._schedule())
+        return slot_life_ms(self._schedule())
 
 
-def _counted(places: Collection[tuple[Upstream, Credential]]) -> list[str]:
+def _counted(candidates: Collection[tuple[Upstream, Credential]]) -> list[str]:
     """The names of those whose places are counted."""
-    return [name_of(up.name, key.name) for up, key in places if key.max_in_flight is not None]
+    return [name_of(up.name, key.name) for up, key in candidates if key.max_in_flight is not None]

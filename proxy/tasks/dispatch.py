@@ -27,13 +27,13 @@ from proxy.store import Store, StoreDown
 from proxy.store.refusals import refusal_of
 from proxy.tasks import lifecycle
 from proxy.tasks.breaker import Blocked, told
-from proxy.tasks.credentials import Entry, Keyring
+from proxy.tasks.credentials import CredentialPool, Slot
 from proxy.tasks.fetch import Basket, Fetcher
-from proxy.tasks.offload import aside
+from proxy.tasks.offload import offload
 from proxy.tasks.planning import Attempt
 from proxy.tasks.runtime import Runtime
 from proxy.tasks.schedule import next_poll_ms, unconfirmed_due_ms
-from proxy.tasks.task_writer import Records
+from proxy.tasks.task_writer import TaskWriter
 from proxy.telemetry.exchange import Exchange
 from proxy.telemetry.metric_definitions import SUBMITS_REFUSED
 from proxy.telemetry.timing import timed
@@ -41,7 +41,7 @@ from proxy.upstream import Ambiguous, NotSent, Upstreams
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class SubmitPlan:
     """What a task is sent with: its attempts in order, the client's headers that the upstream
     hears as well, and the bytes of the request they were made from."""
 
@@ -50,7 +50,7 @@ class Load:
     size: int
 
 
-class Line(Protocol):
+class QueuePort(Protocol):
     """The queues of one route's upstreams, for one request."""
 
     async def ahead(self, upstreams: Collection[str]) -> frozenset[str]:
@@ -68,14 +68,15 @@ class Line(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Stopped:
-    """Nobody took it. `refusal` is the last of those asked, None: nobody was; `closed` those that
-    could not be; `is_for_now`: another time one of them may take it."""
+class NoneAccepted:
+    """No credential took the task. `refusal`: the last one's answer, None when none was tried.
+    `unavailable`: credentials that could not be tried, and why. `may_retry`: one of them may
+    accept later."""
 
     task: Task
     refusal: Refused | None
-    closed: Mapping[str, Blocked]
-    is_for_now: bool
+    unavailable: Mapping[str, Blocked]
+    may_retry: bool
 
 
 class Dispatcher:
@@ -99,139 +100,141 @@ class Dispatcher:
         self._random01 = runtime.random01
         self._log = runtime.log
         self._metrics = runtime.metrics
-        self._keyring = Keyring(runtime, store)
-        self.records = Records(runtime, store)
+        self._pool = CredentialPool(runtime, store)
+        self.writer = TaskWriter(runtime, store)
         self._now_ms = runtime.now_ms
 
     async def aclose(self) -> None:
-        await self.records.aclose()
+        await self.writer.aclose()
 
-    async def drive(
-        self, exchange: Exchange, task: Task, load: Load, line: Line | None = None
+    async def submit_new(
+        self, exchange: Exchange, task: Task, plan: SubmitPlan, queues: QueuePort | None = None
     ) -> Task:
         """A first submit. Returns the task: taken, perhaps taken, or in the queue of an upstream
         (`line`, of a route that has one). Raises the refusal, what stands in the way when nobody
         could be asked, or Unavailable when the store failed before anything was sent."""
         behind: Collection[str] = ()
-        if line is not None:
+        if queues is not None:
             try:
-                behind = await line.ahead({attempt.upstream.name for attempt in load.attempts})
+                behind = await queues.ahead({attempt.upstream.name for attempt in plan.attempts})
             except ProxyError:
-                self.records.give_up(task.id)
+                self.writer.give_up(task.id)
                 raise
-        tried = await self._try(task, load, exchange=exchange, behind=behind)
+        tried = await self._try(task, plan, exchange=exchange, behind=behind)
         if isinstance(tried, Task):
             return tried
         refusal = tried.refusal
-        closed = None
+        unavailable = None
         if refusal is None:
             error: ProxyError | None = None
-            if line is not None:
-                waits = await self._line_up(task, load, tried.closed, line)
+            if queues is not None:
+                waits = await self._enqueue(task, plan, tried.unavailable, queues)
                 if isinstance(waits, Task):
                     exchange.upstream, exchange.reason = waits.queue, "queued"
                     return waits
                 error = waits
-            closed = None if error is not None else _closed_by(tried.closed)
-            error = error or told(task.model, list(tried.closed.values()))
+            unavailable = None if error is not None else _unavailable_because(tried.unavailable)
+            error = error or told(task.model, list(tried.unavailable.values()))
             refusal = Refused(error, elsewhere=True)
             self._log.warning(
                 "no credential is free",
                 task_id=task.id,
                 model=task.model,
-                why={name: block.why for name, block in tried.closed.items()},
+                why={name: block.why for name, block in tried.unavailable.items()},
             )
         kept = TaskError(refusal.error.code, refusal.error.message, refusal.provider_code)
-        await self.records.close(tried.task, kept, f"refused: {_reason(refusal)}")
-        await self.note_refused(tried.task, refusal.error, closed)
+        await self.writer.close(tried.task, kept, f"refused: {_reason(refusal)}")
+        await self.note_refused(tried.task, refusal.error, unavailable)
         raise refusal.error
 
-    async def note_refused(self, task: Task, error: ProxyError, closed: str | None = None) -> None:
-        """Count a submit whose client was told no, and keep a line about it. `closed`: what stood
-        in the way when no upstream was asked."""
-        reason = closed or error.limit or error.code
+    async def note_refused(
+        self, task: Task, error: ProxyError, unavailable: str | None = None
+    ) -> None:
+        """Count a refused submit, and keep a record of it for the operator. `unavailable`: what
+        stood in the way when no upstream was asked."""
+        reason = unavailable or error.limit or error.code
         self._metrics.count(SUBMITS_REFUSED, reason)
-        line = refusal_of(task, reason, error.code, error.message, error.status, self._now_ms())
+        record = refusal_of(task, reason, error.code, error.message, error.status, self._now_ms())
         with suppress(ProxyError):
-            await self._store.refusals.note(line)
+            await self._store.refusals.note(record)
 
-    async def forward(self, task: Task, load: Load, sent: Callable[[], None]) -> Task:
+    async def submit_queued(self, task: Task, plan: SubmitPlan, sent: Callable[[], None]) -> Task:
         """A task that waits, in its turn. Returns it as it is then: taken, perhaps taken, refused
         for good, moved on by somebody else, or waiting still, for nobody takes it now. `sent` is
         called before the first byte goes out. Raises Unavailable when the store failed before
         that: it goes on waiting."""
         assert task.is_waiting
-        tried = await self._try(task, load, sent=sent)
+        tried = await self._try(task, plan, sent=sent)
         if isinstance(tried, Task):
             return tried
         if tried.refusal is None:
             return tried.task
         reason = _reason(tried.refusal)
-        if tried.is_for_now:
-            return await self.records.wait(
+        if tried.may_retry:
+            return await self.writer.wait(
                 tried.task, task.queue, f"refused, {reason}: waiting again"
             )
         error = lifecycle.failure_of(tried.refusal)
-        await self.records.close(tried.task, error, f"refused: {reason}")
+        await self.writer.close(tried.task, error, f"refused: {reason}")
         return lifecycle.failed(tried.task, error, self._now_ms()) or tried.task
 
     async def _try(
         self,
         task: Task,
-        load: Load,
+        plan: SubmitPlan,
         *,
         exchange: Exchange | None = None,
         sent: Callable[[], None] | None = None,
         behind: Collection[str] = (),
-    ) -> Task | Stopped:
+    ) -> Task | NoneAccepted:
         """Try the attempts in order until one is taken, perhaps taken, or the last is refused. A
         credential that takes none now is passed over, and so are an upstream where others wait
         (`behind`) and the rest of one that cannot be reached. The time upstreams take is that of
         `exchange`, where one waits for it."""
         with self._fetcher.basket(self._config().timeouts.lease_s / 2) as basket:
             return await self._try_each(
-                task, load, basket, exchange=exchange, sent=sent, behind=behind
+                task, plan, basket, exchange=exchange, sent=sent, behind=behind
             )
 
     async def _try_each(
         self,
         task: Task,
-        load: Load,
+        plan: SubmitPlan,
         basket: Basket,
         *,
         exchange: Exchange | None,
         sent: Callable[[], None] | None,
         behind: Collection[str],
-    ) -> Task | Stopped:
+    ) -> Task | NoneAccepted:
         refusal: Refused | None = None
-        is_for_now = False
-        closed: dict[str, Blocked] = {}
+        may_retry = False
+        unavailable: dict[str, Blocked] = {}
         unreachable: set[str] = set()
-        for attempt in load.attempts:
+        for attempt in plan.attempts:
             if attempt.upstream.name in unreachable:
                 continue
-            ready, entry = await self._admitted(
+            ready, slot = await self._admitted(
                 task, attempt, basket, exchange, is_behind=attempt.upstream.name in behind
             )
-            if isinstance(entry, Refused):
-                refusal = entry
-                is_for_now |= entry.error.retryable
+            if isinstance(slot, Refused):
+                refusal = slot
+                may_retry |= slot.error.retryable
                 continue
-            if isinstance(entry, Blocked):
-                closed[_place(attempt)] = entry
-                is_for_now = True
+            if isinstance(slot, Blocked):
+                unavailable[_place(attempt)] = slot
+                may_retry = True
                 continue
             if exchange is not None:
                 exchange.upstream = attempt.upstream.name
                 exchange.credential = attempt.credential.name
             try:
-                outbound = await self._sealed(task, ready, load, basket.size)
+                outbound = await self._sealed(task, ready, plan, basket.size)
                 marked = await self._mark_sent(task, attempt, refusal)
             except BaseException:
-                await self._keyring.leave(entry)
+                await self._pool.release(slot)
                 raise
             if marked is None:
-                return await self._overtaken(task, entry)
+                return await self._overtaken(task, slot)
             task = marked
             if sent is not None:
                 sent()
@@ -244,15 +247,15 @@ class Dispatcher:
             )
             if isinstance(outcome, Accepted):
                 task = await self._bind(task, outcome, expected_ms)
-                await self._keyring.learn(entry, outcome)
+                await self._pool.report(slot, outcome)
                 return task
             if isinstance(outcome, Unknown):
                 task = await self._unconfirmed(task, attempt, outcome)
-                await self._keyring.learn(entry, outcome)
+                await self._pool.report(slot, outcome)
                 return task
             refusal = outcome
-            await self._keyring.leave(entry)
-            await self._keyring.learn(entry, outcome)
+            await self._pool.release(slot)
+            await self._pool.report(slot, outcome)
             if isinstance(outcome.error, UpstreamUnreachable):
                 unreachable.add(attempt.upstream.name)
             self._log.warning(
@@ -265,11 +268,11 @@ class Dispatcher:
                 prompt=task.prompt,
             )
             if not outcome.elsewhere:
-                is_for_now = False
+                may_retry = False
                 break
             # What pauses the account may be over later; what it says of the request alone is not.
-            is_for_now |= outcome.cooldown != "none" or attempt.upstream.name in unreachable
-        return Stopped(task, refusal, closed, is_for_now)
+            may_retry |= outcome.cooldown != "none" or attempt.upstream.name in unreachable
+        return NoneAccepted(task, refusal, unavailable, may_retry)
 
     async def _admitted(
         self,
@@ -279,7 +282,7 @@ class Dispatcher:
         exchange: Exchange | None,
         *,
         is_behind: bool,
-    ) -> tuple[Attempt, Entry | Blocked | Refused]:
+    ) -> tuple[Attempt, Slot | Blocked | Refused]:
         """The attempt as it can be sent, and its place at the credential; or why there is none.
         Refused: something it needs could not be fetched."""
         try:
@@ -308,7 +311,7 @@ class Dispatcher:
             return replace(attempt, draft=await basket.filled(attempt.draft))
         try:
             place = attempt.upstream, attempt.credential
-            if is_behind or not await self._keyring.has_room([place]):
+            if is_behind or not await self._pool.has_free_slot([place]):
                 return attempt
         except ProxyError:
             return attempt  # the store is down: entering will say so
@@ -318,30 +321,32 @@ class Dispatcher:
         except ProxyError:
             raise
         except BaseException:
-            self._let_go(task, why="its media could not be fetched")
+            self._release_task(task, why="its media could not be fetched")
             raise
         return replace(attempt, draft=draft)
 
-    async def _enter(self, task: Task, attempt: Attempt, *, is_behind: bool) -> Entry | Blocked:
+    async def _enter(self, task: Task, attempt: Attempt, *, is_behind: bool) -> Slot | Blocked:
         try:
             if is_behind:
-                bar = await self._keyring.bar(attempt.upstream, attempt.credential, task.token_id)
+                bar = await self._pool.blocked_by(
+                    attempt.upstream, attempt.credential, task.token_id
+                )
                 return bar or Blocked("busy", 0)
-            return await self._keyring.enter(task, attempt.upstream, attempt.credential)
+            return await self._pool.acquire(task, attempt.upstream, attempt.credential)
         except ProxyError:
-            self._let_go(task)
+            self._release_task(task)
             raise
 
     async def _sealed(
-        self, task: Task, attempt: Attempt, load: Load, fetched_bytes: int
+        self, task: Task, attempt: Attempt, plan: SubmitPlan, fetched_bytes: int
     ) -> Outbound:
-        headers = load.forwarded
+        headers = plan.forwarded
         headers = self._tracing.attempt_headers(task, headers)
         try:
             key = submit_key(task.id, task.attempt + 1)
-            return await aside(load.size + fetched_bytes, self._seal, attempt, headers, key)
+            return await offload(plan.size + fetched_bytes, self._seal, attempt, headers, key)
         except BaseException:
-            self._let_go(task, why="it could not be written out")
+            self._release_task(task, why="it could not be written out")
             raise
 
     def _seal(self, attempt: Attempt, forwarded: Mapping[str, str], key: str) -> Outbound:
@@ -376,14 +381,14 @@ class Dispatcher:
             event += f": attempt {task.attempt} was refused, {_reason(refusal)}"
         due_ms = now_ms + self._schedule().settle_ms
         if task.is_waiting:
-            return await self.records.take_over(task, mark(task), due_ms, event)
+            return await self.writer.take_over(task, mark(task), due_ms, event)
         try:
-            marked = await self.records.write_safely(task, mark, due_ms, event)
+            marked = await self.writer.write_safely(task, mark, due_ms, event)
         except ProxyError as fault:
             # It may stand as sent although nothing was: say so as soon as the store listens.
             why = getattr(fault, "reason", fault.message)
             self._log.warning("not sent: the store failed", task_id=task.id, why=why)
-            self._let_go(task, mark(task))
+            self._release_task(task, mark(task))
             if isinstance(fault, NotFound):
                 raise StoreDown(f"the store has lost {task.id}") from fault
             raise
@@ -394,57 +399,57 @@ class Dispatcher:
             )
         return marked
 
-    def _let_go(self, *ours: Task, why: str = "the store failed") -> None:
+    def _release_task(self, *ours: Task, why: str = "the store failed") -> None:
         """Nothing more is sent now of a task that stands as one of `ours`. One that came from a
         queue was promised to its client and waits again; one that waits still needs nothing."""
         task = ours[0]
         if not task.queue:
-            self.records.give_up(task.id, why)
+            self.writer.give_up(task.id, why)
         elif not task.is_waiting:
-            self.records.put_back(*ours, why=why)
+            self.writer.put_back(*ours, why=why)
 
     # ------------------------------------------------------------ waiting
 
-    async def _line_up(
-        self, task: Task, load: Load, closed: Mapping[str, Blocked], line: Line
+    async def _enqueue(
+        self, task: Task, plan: SubmitPlan, unavailable: Mapping[str, Blocked], queues: QueuePort
     ) -> Task | ProxyError | None:
         """Into the queue of an upstream that is busy, or cools down. Else what to tell the
         client; None: there is no such upstream."""
         open_later = [
             attempt
-            for attempt in load.attempts
-            if closed[_place(attempt)].why in ("busy", "cooling")
+            for attempt in plan.attempts
+            if unavailable[_place(attempt)].why in ("busy", "cooling")
         ]
         if not open_later:
             return None
         names = list(dict.fromkeys(attempt.upstream.name for attempt in open_later))
         try:
-            where = await line.join(task, names)
+            where = await queues.join(task, names)
             if isinstance(where, ProxyError):
                 return where
             first = next(a for a in open_later if a.upstream.name == where)
             told_of = lifecycle.fitted(task, first.draft, first.rendered)
-            waits = await self.records.wait(told_of, where, f"waiting in the queue of {where}")
+            waits = await self.writer.wait(told_of, where, f"waiting in the queue of {where}")
         except ProxyError:
-            self.records.give_up(task.id)
+            self.writer.give_up(task.id)
             raise
         if not waits.queue:  # given up meanwhile: that took longer than its lease
-            await line.left(task.id, where)
+            await queues.left(task.id, where)
             raise Unavailable(
                 "The request waited too long and was given up; nothing was submitted.",
                 retry_after_s=1,
             )
-        await line.joined(waits)
+        await queues.joined(waits)
         return waits
 
-    async def _overtaken(self, task: Task, entry: Entry) -> Task:
+    async def _overtaken(self, task: Task, slot: Slot) -> Task:
         """Somebody else has moved it on while we were about to send it: the place we took is
         given back, unless it is that one's now."""
         known = task
         with suppress(ProxyError):
             known = await self._store.tasks.get(task.id) or task
-        if known.stage.is_final or _place_of(known) != entry.name:
-            await self._keyring.leave(entry)
+        if known.stage.is_final or _place_of(known) != slot.name:
+            await self._pool.release(slot)
         return known
 
     async def _send(self, task: Task, attempt: Attempt, outbound: Outbound) -> Outcome:
@@ -490,7 +495,7 @@ class Dispatcher:
             name(task), now_ms, self._schedule(), self._random01(), expected_ms=expected_ms
         )
         event = f"accepted as {accepted.upstream_id}"
-        known = await self.records.keep(task, name, due_ms, event)
+        known = await self.writer.keep(task, name, due_ms, event)
         if known.upstream_id != accepted.upstream_id:
             # Given up meanwhile: it has an end already, and only one.
             self._log.error("accepted too late", task_id=task.id, upstream_id=accepted.upstream_id)
@@ -509,9 +514,9 @@ class Dispatcher:
                 assert ended is not None
                 return ended
 
-            return await self.records.keep(task, end, None, event)
+            return await self.writer.keep(task, end, None, event)
         due_ms = unconfirmed_due_ms(task, now_ms, self._schedule(), can_find=True, is_settled=False)
-        return await self.records.keep(
+        return await self.writer.keep(
             task, lambda k: lifecycle.unconfirmed(k, now_ms), due_ms, event
         )
 
@@ -524,9 +529,9 @@ def _place_of(task: Task) -> str:
     return f"{task.upstream}/{task.credential}"
 
 
-def _closed_by(closed: Mapping[str, Blocked]) -> str | None:
+def _unavailable_because(unavailable: Mapping[str, Blocked]) -> str | None:
     """The first of these that stood in the way, as `told` weighs them; None: nothing did."""
-    found = {block.why for block in closed.values()}
+    found = {block.why for block in unavailable.values()}
     return next((why for why in ("busy", "cooling", "broken", "out") if why in found), None)
 
 

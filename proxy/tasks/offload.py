@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 LARGE_BYTES: Final = 64 * 1024
 
 
-async def aside(size: int, work: Callable[_P, _T], *args: _P.args, **more: _P.kwargs) -> _T:
+async def offload(size: int, work: Callable[_P, _T], *args: _P.args, **more: _P.kwargs) -> _T:
     """`work(*args)`, in a thread when it is over `size` bytes and that is large.
 
     A caller that is cancelled still waits for its end: what the work reads may be given back

@@ -4,7 +4,7 @@ Every worker sends what waits: when a place has become free, and as a net on a s
 leases the next task, so that one which dies with it is taken over, and drives it like a first
 submit.
 
-Rule: whoever writes that a waiting task is sent has it, nobody else (`Records.take_over`). The
+Rule: whoever writes that a waiting task is sent has it, nobody else (`TaskWriter.take_over`). The
 lists and leases in the store are only about order; what they lose, the tracker puts back.
 
 Rule: a task that waits ends by its own fault, by its owner, with its token, by its age, or when
@@ -29,9 +29,9 @@ from proxy.store import Store
 from proxy.store.queued_requests import MAX_BYTES, pack
 from proxy.tasks import lifecycle
 from proxy.tasks.breaker import BUSY_RETRY_S
-from proxy.tasks.credentials import Keyring
-from proxy.tasks.dispatch import Dispatcher, Load
-from proxy.tasks.offload import aside
+from proxy.tasks.credentials import CredentialPool
+from proxy.tasks.dispatch import Dispatcher, SubmitPlan
+from proxy.tasks.offload import offload
 from proxy.tasks.planning import Attempt, attempts_of, max_age_ms, places_of
 from proxy.tasks.pricing import price_micro
 from proxy.tasks.runtime import Runtime
@@ -47,7 +47,7 @@ KEPT_LONGER_MS: Final = 3_600_000  # a request outlives the longest wait of its 
 NEVER: Final = "It was never submitted: "
 
 
-class Queue:
+class QueueSender:
     """Runs until `aclose`. `clock` gives seconds since the epoch; `callback_url(task id)` an
     address of ours the provider may call; `random01` a number in [0, 1) for the weighted
     choice."""
@@ -68,7 +68,7 @@ class Queue:
         self._callback_url = callback_url
         self._random01 = runtime.random01
         self._log = runtime.log
-        self._keyring = Keyring(runtime, store)
+        self._pool = CredentialPool(runtime, store)
         self._loop_job: asyncio.Task[None] | None = None
         self._jobs: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -93,11 +93,11 @@ class Queue:
         """A place may be free, or somebody came to wait."""
         self._wake.set()
 
-    def line(
+    def queues_for(
         self, route: Route, request: VideoRequest, forwarded: Mapping[str, str], size: int
-    ) -> RouteLine:
+    ) -> RouteQueues:
         """Where this request of `size` bytes may wait."""
-        return RouteLine(
+        return RouteQueues(
             self._config, self._store, self._clock, self.wake, route, request, forwarded, size
         )
 
@@ -130,7 +130,7 @@ class Queue:
             if len(passed) >= most:
                 self._passed[name] = passed
                 return
-            if not await self._keyring.has_room(self._reach(name)):
+            if not await self._pool.has_free_slot(self._reach(name)):
                 return
             now_ms = self._now_ms()
             task_id = await self._store.waiting.next(name, now_ms, now_ms + self._lease_ms, passed)
@@ -182,15 +182,15 @@ class Queue:
             else:
                 made_by = source.upstream, source.credential
                 places = [(up, key) for up, key in places if (up.name, key.name) == made_by]
-        if why is None and places and not await self._keyring.has_room(places, task.token_id):
+        if why is None and places and not await self._pool.has_free_slot(places, task.token_id):
             await waiting.release(name, task_id)
             return False
-        load = why or await self._load(task, source)
-        if isinstance(load, TaskError):
-            await self._end(task, load)
+        plan = why or await self._load(task, source)
+        if isinstance(plan, TaskError):
+            await self._end(task, plan)
             return True
         begun: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        job = asyncio.create_task(self._send(task, load, begun), name=f"send {task_id}")
+        job = asyncio.create_task(self._send(task, plan, begun), name=f"send {task_id}")
         self._jobs.add(job)
         job.add_done_callback(self._sent)
         return await begun
@@ -209,7 +209,7 @@ class Queue:
         if was_full:
             self._wake.set()
 
-    async def _load(self, task: Task, source: Task | None) -> Load | TaskError:
+    async def _load(self, task: Task, source: Task | None) -> SubmitPlan | TaskError:
         """What to send, or why that is not to be had any more."""
         kept = await self._store.waiting.kept(task.id)
         if kept is None:
@@ -223,7 +223,7 @@ class Queue:
                 route,
                 config.upstreams,
                 self._providers,
-                await aside(kept.size, measured, kept.request),
+                await offload(kept.size, measured, kept.request),
                 task.id,
                 source,
                 task.model,
@@ -235,9 +235,9 @@ class Queue:
         covered = [attempt for attempt in attempts if _is_covered(task, attempt)]
         if not covered:
             return _lost("as things are configured now it would cost more than was held for it")
-        return Load(covered, kept.forwarded, kept.size)
+        return SubmitPlan(covered, kept.forwarded, kept.size)
 
-    async def _send(self, task: Task, load: Load, begun: asyncio.Future[bool]) -> None:
+    async def _send(self, task: Task, plan: SubmitPlan, begun: asyncio.Future[bool]) -> None:
         """`begun` is told as soon as the next one's turn may begin: True when this one is no
         longer in the list."""
         leaving: asyncio.Task[None] | None = None
@@ -248,7 +248,7 @@ class Queue:
             leaving.add_done_callback(lambda _: begun.set_result(True))
 
         try:
-            after = await self._dispatcher.forward(task, load, sent)
+            after = await self._dispatcher.submit_queued(task, plan, sent)
             if leaving is not None:
                 await leaving
             await self._settle(task, after, was_sent=leaving is not None)
@@ -314,7 +314,7 @@ class Queue:
         return lease_ms(self._config())
 
 
-class RouteLine:
+class RouteQueues:
     """The queues of one route's upstreams for one request: a `dispatch.Line`."""
 
     def __init__(
@@ -342,7 +342,7 @@ class RouteLine:
         return frozenset(name for name, count in counts.items() if count)
 
     async def join(self, task: Task, upstreams: Sequence[str]) -> str | ProxyError:
-        packed = await aside(self._size, pack, self._request, self._forwarded)
+        packed = await offload(self._size, pack, self._request, self._forwarded)
         if packed.size > MAX_BYTES:
             return self._refusal(
                 task, f"one of more than {MAX_BYTES // MIB} MiB does not wait for a place"

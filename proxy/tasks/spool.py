@@ -86,7 +86,7 @@ def _bodies_full(why: str) -> Unavailable:
     )
 
 
-class Turns:
+class SpoolTurns:
     """How many bytes of all bodies together a worker takes in one turn of its loop.
 
     Reading a burst of eight bodies at once held the loop for 25 ms, and each more for longer. A
@@ -144,7 +144,7 @@ class Spool:
         self.upload_bytes = upload_bytes
         self._uploads = Budget(total_bytes, max(total_bytes // 2, upload_bytes), _spool_full)
         self.bodies = Budget(body_bytes, body_bytes // 2, _bodies_full)
-        self.turns = Turns()
+        self.turns = SpoolTurns()
 
     @property
     def held_bytes(self) -> int:
@@ -194,7 +194,7 @@ class Batch:
         self._weight = size
 
     async def turn(self, size: int) -> None:
-        """Wait until the worker may take `size` bytes more of a body; see `Turns`."""
+        """Wait until the worker may take `size` bytes more of a body; see `SpoolTurns`."""
         await self._spool.turns.take(size)
 
     def close(self) -> None:

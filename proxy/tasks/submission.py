@@ -26,15 +26,15 @@ from proxy.errors import (
 from proxy.http.clips import measured
 from proxy.model import Operation, Principal, Role, Route, Stage, Task, VideoRequest
 from proxy.providers.base import Provider
-from proxy.store import Allowance, Store, StoreFull, Taken, Why
+from proxy.store import Allowance, NotReserved, NotReservedWhy, Store, StoreFull
 from proxy.store.keys import new_task_id
-from proxy.tasks.changes import Watch
-from proxy.tasks.dispatch import Dispatcher, Load
+from proxy.tasks.changes import TaskChanges
+from proxy.tasks.dispatch import Dispatcher, SubmitPlan
 from proxy.tasks.lifecycle import fitted
-from proxy.tasks.offload import aside
+from proxy.tasks.offload import offload
 from proxy.tasks.planning import Attempt, attempts_of, check_addresses, route_for
 from proxy.tasks.pricing import money, price_micro
-from proxy.tasks.queue import Queue
+from proxy.tasks.queue import QueueSender
 from proxy.tasks.routing import model_limits
 from proxy.tasks.runtime import Runtime
 from proxy.telemetry.exchange import Exchange
@@ -42,7 +42,7 @@ from proxy.telemetry.timing import timed
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class SubmitRequest:
     """A submit as the gateway read it. `fingerprint` is of what was asked; `idempotency` the
     hash of the client's key; `retries` how often the client says it has asked before;
     `size` the bytes of its body."""
@@ -56,7 +56,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Born:
+class Submitted:
     """The task a submit has, and whether an earlier submit made it."""
 
     task: Task
@@ -73,9 +73,9 @@ class Submitter:
         runtime: Runtime,
         providers: Mapping[str, Provider],
         store: Store,
-        watch: Watch,
+        changes: TaskChanges,
         dispatcher: Dispatcher,
-        queue: Queue,
+        queue: QueueSender,
         callback_url: Callable[[str], str | None],
         is_full: Callable[[], bool],
         entropy: Callable[[int], str],
@@ -84,7 +84,7 @@ class Submitter:
         self._config = runtime.config
         self._providers = providers
         self._store = store
-        self._watch = watch
+        self._changes = changes
         self._clock = runtime.clock
         self._callback_url = callback_url
         self._is_full = is_full
@@ -102,8 +102,12 @@ class Submitter:
             await asyncio.wait(set(self._jobs.values()))
 
     async def submit(
-        self, exchange: Exchange, principal: Principal, ask: Ask, release: Callable[[], None]
-    ) -> Born:
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        ask: SubmitRequest,
+        release: Callable[[], None],
+    ) -> Submitted:
         """Returns the accepted (or unconfirmed) task; raises what the client is to be told.
         `release` frees the uploads; it is called once, when nobody needs them any more."""
         held = True
@@ -118,17 +122,19 @@ class Submitter:
                 taken = await self._reserve(task, ask.retries, principal)
                 if taken is None:
                     held = False
-                    return Born(await self._begin(exchange, task, attempts, route, ask, release))
+                    return Submitted(
+                        await self._begin(exchange, task, attempts, route, ask, release)
+                    )
                 again, last = taken.what == last, taken.what
                 earlier = await self._earlier(exchange, taken, ask.request, again=again)
                 if earlier is not None:
                     exchange.task = earlier
-                    return Born(earlier, replayed=True)
+                    return Submitted(earlier, replayed=True)
         finally:
             if held:
                 release()
 
-    async def quote(self, principal: Principal, ask: Ask) -> Task:
+    async def quote(self, principal: Principal, ask: SubmitRequest) -> Task:
         """The task a submit would make; nothing is written and nothing sent. Raises what the
         client would be told of the request itself."""
         ask = await _measured(ask)
@@ -142,18 +148,18 @@ class Submitter:
         task: Task,
         attempts: Sequence[Attempt],
         route: Route,
-        ask: Ask,
+        ask: SubmitRequest,
         release: Callable[[], None],
     ) -> Task:
         exchange.task_id, exchange.route, exchange.task = task.id, task.route, task
         if self._config().logs.prompts:
             exchange.prompt = task.prompt
-        load = Load(attempts, ask.forwarded, ask.size)
-        line = None
+        plan = SubmitPlan(attempts, ask.forwarded, ask.size)
+        queues = None
         if route.queue:
-            line = self._queue.line(route, ask.request, ask.forwarded, ask.size)
+            queues = self._queue.queues_for(route, ask.request, ask.forwarded, ask.size)
         job = asyncio.create_task(
-            self._dispatcher.drive(exchange, task, load, line), name=f"submit {task.id}"
+            self._dispatcher.submit_new(exchange, task, plan, queues), name=f"submit {task.id}"
         )
         self._jobs[task.id] = job
         job.add_done_callback(lambda done: self._ended(task.id, done, release))
@@ -170,7 +176,7 @@ class Submitter:
     # ------------------------------------------------------------ decide
 
     def _prepare(
-        self, principal: Principal, ask: Ask, source: Task | None
+        self, principal: Principal, ask: SubmitRequest, source: Task | None
     ) -> tuple[Task, list[Attempt], Route]:
         config, request = self._config(), ask.request
         check_addresses(request, config.media.allow)
@@ -223,7 +229,7 @@ class Submitter:
 
     # ------------------------------------------------------------ who was there before
 
-    async def _reserve(self, task: Task, retries: int, principal: Principal) -> Taken | None:
+    async def _reserve(self, task: Task, retries: int, principal: Principal) -> NotReserved | None:
         lease_ms = round(self._config().timeouts.lease_s * 1000)
         allowance = Allowance(
             token=principal.limits,
@@ -235,11 +241,11 @@ class Submitter:
                 task, task.created_ms + lease_ms, retries, allowance
             )
         except Unavailable:
-            self._dispatcher.records.give_up(task.id)
+            self._dispatcher.writer.give_up(task.id)
             raise
-        if taken is None or taken.why is Why.SAME:
+        if taken is None or taken.why is NotReservedWhy.SAME:
             return None
-        if taken.why is Why.BUDGET:
+        if taken.why is NotReservedWhy.BUDGET:
             over = BudgetExceeded(
                 f"This would cost {money(task.hold_micro)} {self._config().billing.currency}, "
                 f"more than is left of the {taken.what}.",
@@ -247,7 +253,7 @@ class Submitter:
             )
             await self._dispatcher.note_refused(task, over)
             raise over
-        if taken.why is Why.FLIGHT:
+        if taken.why is NotReservedWhy.FLIGHT:
             whose = {"token": allowance.token, "owner": allowance.owner, "model": allowance.model}
             most = whose[taken.what].max_in_flight
             many = TooManyInFlight(
@@ -261,18 +267,18 @@ class Submitter:
         return taken
 
     async def _earlier(
-        self, exchange: Exchange, taken: Taken, request: VideoRequest, *, again: bool
+        self, exchange: Exchange, taken: NotReserved, request: VideoRequest, *, again: bool
     ) -> Task | None:
         """The task an earlier submit made, once its outcome is known; None when that one was
         refused or never sent, so that this one may try. Such a one frees its names: the second
         time (`again`) it is one that failed later and was deleted by its owner."""
-        if taken.why is Why.ALIAS:
+        if taken.why is NotReservedWhy.ALIAS:
             raise Invalid(
                 f"'external_task_id' {request.external_id!r} was used before, "
                 f"by task {taken.what}.",
                 param="external_task_id",
             )
-        if taken.why is Why.MISMATCH:
+        if taken.why is NotReservedWhy.MISMATCH:
             raise Unprocessable(
                 "This Idempotency-Key was used within the last 24 hours for another request; "
                 "use a new key, or repeat that request exactly.",
@@ -287,7 +293,7 @@ class Submitter:
             return made
         seconds = self._config().timeouts.submit_s + self._config().timeouts.connect_s
         task = await timed(
-            exchange, "upstream", self._watch.until(taken.what, has_outcome, seconds)
+            exchange, "upstream", self._changes.wait_until(taken.what, has_outcome, seconds)
         )
         if task is None or (_left_nothing(task) and not again):
             return None
@@ -295,10 +301,10 @@ class Submitter:
         return task
 
 
-async def _measured(ask: Ask) -> Ask:
+async def _measured(ask: SubmitRequest) -> SubmitRequest:
     if ask.request.operation is not Operation.EDIT:
         return ask
-    return replace(ask, request=await aside(ask.size, measured, ask.request))
+    return replace(ask, request=await offload(ask.size, measured, ask.request))
 
 
 def _hold_micro(route: Route, attempts: Sequence[Attempt], request: VideoRequest) -> int:

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from proxy.errors import NotFound, Unavailable
 from proxy.model import Stage, Task, TaskError
-from proxy.store import Durability, Store, StoreDown, StoreUnsafe, Why
+from proxy.store import Durability, NotReservedWhy, Store, StoreDown, StoreUnsafe
 from proxy.tasks import lifecycle
 from proxy.tasks.runtime import Runtime
 
@@ -23,7 +23,7 @@ STORE_PAUSE_S = 0.25
 MAX_STORE_PAUSE_S = 5.0
 
 
-class Records:
+class TaskWriter:
     """`clock` gives seconds since the epoch."""
 
     def __init__(
@@ -35,16 +35,16 @@ class Records:
         self._store = store
         self._clock = runtime.clock
         self._log = runtime.log
-        self._chores: set[asyncio.Task[None]] = set()
+        self._retries: set[asyncio.Task[None]] = set()
         self._now_ms = runtime.now_ms
 
     async def aclose(self) -> None:
         """What the store still does not take is left to the tracker, and to whoever reads the
         log."""
-        for chore in self._chores:
-            self._log.error("never recorded", chore=chore.get_name())
-            chore.cancel()
-        await asyncio.gather(*self._chores, return_exceptions=True)
+        for retry in self._retries:
+            self._log.error("never recorded", retry=retry.get_name())
+            retry.cancel()
+        await asyncio.gather(*self._retries, return_exceptions=True)
 
     # ------------------------------------------------------------ a task that is ours
 
@@ -65,13 +65,13 @@ class Records:
             return await self._record(task, change, due_ms, event)
         except Unavailable as down:
             self._log.warning("not recorded yet", task_id=task.id, what=event, why=str(down))
-        self._later(lambda: self._record(task, change, due_ms, event), f"{task.id}: {event}")
+        self._start_retry(lambda: self._record(task, change, due_ms, event), f"{task.id}: {event}")
         return change(task)
 
     def give_up(self, task_id: str, why: str = "the store failed") -> None:
         """Close a task that was (perhaps) written as reserved or sent and never left, as soon as
         the store listens: its names are free then, and a client that asks again can have it."""
-        self._later(lambda: self._give_up(task_id, why), f"give up {task_id}")
+        self._start_retry(lambda: self._give_up(task_id, why), f"give up {task_id}")
 
     async def _give_up(self, task_id: str, why: str) -> None:
         error = TaskError("not_submitted", f"It was never submitted: {why}.")
@@ -85,7 +85,7 @@ class Records:
             await self._fail(task, error, event)
         except Unavailable as down:
             self._log.warning("refusal delayed", task_id=task.id, why=str(down))
-            self._later(lambda: self._fail(task, error, event), f"close {task.id}")
+            self._start_retry(lambda: self._fail(task, error, event), f"close {task.id}")
 
     # ------------------------------------------------------------ a task that waits
 
@@ -97,7 +97,7 @@ class Records:
             raise StoreDown(f"the store has lost {task.id}") from lost
         except Unavailable as down:
             self._log.warning("not recorded yet", task_id=task.id, what=event, why=str(down))
-        self._later(lambda: self._hand_over(task, queue, event), f"{task.id}: {event}")
+        self._start_retry(lambda: self._hand_over(task, queue, event), f"{task.id}: {event}")
         return lifecycle.waiting(task, queue, self._now_ms())
 
     async def _hand_over(self, task: Task, queue: str, event: str) -> Task:
@@ -141,7 +141,7 @@ class Records:
         soon as the store listens. `ours` are the attempts it may stand with; with any other it is
         another's, or waits still."""
         task = ours[0]
-        self._later(lambda: self._put_back(ours, why), f"put back {task.id}")
+        self._start_retry(lambda: self._put_back(ours, why), f"put back {task.id}")
 
     async def _put_back(self, ours: Sequence[Task], why: str) -> None:
         known = await self._store.tasks.get(ours[0].id)
@@ -195,7 +195,7 @@ class Records:
             self._log.error("the store had lost it", task_id=task.id, what=event)
         changed = change(task)
         taken = await self._store.tasks.reserve(changed, due_ms or changed.updated_ms)
-        if taken is not None and taken.why is not Why.SAME:
+        if taken is not None and taken.why is not NotReservedWhy.SAME:
             self._log.error("not recorded: its names are taken", task_id=task.id, by=taken.what)
         else:
             await self._store.tasks.secure(task.id, self._durability)
@@ -216,14 +216,14 @@ class Records:
         with suppress(NotFound):
             await self._write(task, fail, None, event, never_sent=never_sent, refused=hidden)
 
-    def _later(self, work: Callable[[], Awaitable[object]], name: str) -> None:
+    def _start_retry(self, work: Callable[[], Awaitable[object]], name: str) -> None:
         """Go on with something until the store has taken it. There are at most as many such
         chores as submits were under way when it failed."""
-        chore = asyncio.create_task(self._insist(work), name=name)
-        self._chores.add(chore)
-        chore.add_done_callback(self._chores.discard)
+        retry = asyncio.create_task(self._retry_until_written(work), name=name)
+        self._retries.add(retry)
+        retry.add_done_callback(self._retries.discard)
 
-    async def _insist(self, work: Callable[[], Awaitable[object]]) -> None:
+    async def _retry_until_written(self, work: Callable[[], Awaitable[object]]) -> None:
         pause_s = STORE_PAUSE_S
         while True:
             try:
@@ -233,8 +233,8 @@ class Records:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, MAX_STORE_PAUSE_S)
             except Exception:  # noqa: BLE001 -- the rim of a background job: logged
-                chore = asyncio.current_task()
-                self._log.exception("chore failed", chore=chore.get_name() if chore else "")
+                retry = asyncio.current_task()
+                self._log.exception("chore failed", retry=retry.get_name() if retry else "")
                 return
 
     @property

@@ -25,8 +25,8 @@ from proxy.providers.base import Provider
 from proxy.providers.outcomes import Accepted, Outcome, Refused, Transient, TransientKind
 from proxy.store import Store
 from proxy.tasks import lifecycle
-from proxy.tasks.bulkhead import TurnedAway, Turnstile
-from proxy.tasks.credentials import Keyring
+from proxy.tasks.bulkhead import Bulkhead, BulkheadFull
+from proxy.tasks.credentials import CredentialPool
 from proxy.tasks.lifecycle import Silence
 from proxy.tasks.planning import max_age_ms, places_of, reach_of
 from proxy.tasks.runtime import Runtime
@@ -83,8 +83,8 @@ class Tracker:
         self._again: set[str] = set()  # of these, those that came due while being looked at
         self._freed = asyncio.Event()
         self._pull_back_s = 0.0  # on the loop's clock
-        self._turnstile = Turnstile(AT_ONCE_EACH)
-        self._keyring = Keyring(runtime, store)
+        self._bulkhead = Bulkhead(AT_ONCE_EACH)
+        self._pool = CredentialPool(runtime, store)
         self._called: dict[str, bool] = {}  # asked after at once; True: and once more
         self._calls: set[asyncio.Task[None]] = set()
         # Polls in a row of this worker that said nothing, by task. The oldest are forgotten:
@@ -204,10 +204,10 @@ class Tracker:
             self.oldest_tasks.note(task.id, task.created_ms)
         place = self._place(task)
         if place is not None and not task.stage.is_final:
-            await self._keyring.keep(task, place[1])
+            await self._pool.renew(task, place[1])
         try:
             await self._step(task)
-        except TurnedAway:  # the account is slow; its tasks keep the pace of polls
+        except BulkheadFull:  # the account is slow; its tasks keep the pace of polls
             pause_ms = self._schedule().interval_ms * (0.5 + self._random01())
             await self._store.tasks.reschedule(task.id, self._now_ms() + round(pause_ms))
 
@@ -222,7 +222,7 @@ class Tracker:
             await self._end(task, error, "never sent", never_sent=True)
             known = await self._store.tasks.get(task.id)
             if known is None or known.stage.is_final:  # else it was sent this moment
-                await self._keyring.vacate(task.id, self._reach(task))
+                await self._pool.release_all(task.id, self._reach(task))
         elif task.stage is Stage.SENT:
             await self._reconcile(task)
         else:
@@ -249,7 +249,7 @@ class Tracker:
             if known is None or not known.is_waiting:  # that was why
                 await waiting.leave(task.queue, task.id)
                 return
-        if await self._keyring.has_place(task.id, self._reach(task)):
+        if await self._pool.has_slot(task.id, self._reach(task)):
             await self._vacate_waiting(task)
 
     async def _vacate_waiting(self, task: Task) -> None:
@@ -262,7 +262,7 @@ class Tracker:
             return
         known = await self._store.tasks.get(task.id)
         if known is not None and known.version == task.version:
-            await self._keyring.vacate(task.id, self._reach(task))
+            await self._pool.release_all(task.id, self._reach(task))
         await waiting.release(task.queue, task.id)
 
     def _reach(self, task: Task) -> list[tuple[Upstream, Credential]]:
@@ -293,7 +293,7 @@ class Tracker:
                     await self._poll(task)
                 if not self._called[task_id]:
                     return
-        except TurnedAway:
+        except BulkheadFull:
             self._log.info("callback not followed: the account is busy", task_id=task_id)
         except Unavailable as down:
             self._log.warning("callback not followed", task_id=task_id, why=str(down))
@@ -456,7 +456,7 @@ class Tracker:
 
     def _turn(self, task: Task) -> AbstractAsyncContextManager[None]:
         """TurnedAway when the account has been too slow for too long."""
-        return self._turnstile.turn((task.upstream, task.credential), self._patience_s)
+        return self._bulkhead.enter((task.upstream, task.credential), self._patience_s)
 
     def _failed_polls(self, task_id: str) -> int:
         known = self._failures.get(task_id)
@@ -572,7 +572,7 @@ class Tracker:
     async def _poll_missing(self, task: Task) -> None:
         """Ask once more after a task its upstream did not know lately: if that was often enough,
         it has ended and its place is free."""
-        with suppress(TurnedAway):  # then it is asked after at its next due time
+        with suppress(BulkheadFull):  # then it is asked after at its next due time
             await self._poll(task)
 
     # ------------------------------------------------------------ writing

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from proxy.model import NO_LIMITS, Json, Limits, Principal, Task
-from proxy.store import Standing, Store
+from proxy.store import BudgetUse, Store
 from proxy.store.keys import holders
 from proxy.tasks.pricing import money
 
 
-def account_of(limits: Limits, standing: Standing) -> dict[str, Json]:
+def account_of(limits: Limits, use: BudgetUse) -> dict[str, Json]:
     """Amounts are decimals; `budget` and `left` are null where there is no limit. A day and a
     month are UTC's, and money belongs to those in which it was submitted."""
     budgets: Mapping[str, int | None] = {
@@ -19,7 +19,7 @@ def account_of(limits: Limits, standing: Standing) -> dict[str, Json]:
         "day": limits.budget_day_micro,
         "month": limits.budget_month_micro,
     }
-    periods = {"total": standing.total, "day": standing.day, "month": standing.month}
+    periods = {"total": use.total, "day": use.day, "month": use.month}
     left: dict[str, Json] = {}
     for name, budget in budgets.items():
         taken = periods[name].held_micro + periods[name].spent_micro
@@ -29,7 +29,7 @@ def account_of(limits: Limits, standing: Standing) -> dict[str, Json]:
         "held": {name: money(period.held_micro) for name, period in periods.items()},
         "budget": {name: None if b is None else money(b) for name, b in budgets.items()},
         "left": left,
-        "tasks_in_flight": standing.in_flight,
+        "tasks_in_flight": use.in_flight,
         "max_in_flight": limits.max_in_flight,
     }
 
@@ -39,11 +39,13 @@ async def limits_of(store: Store, principal: Principal, now_ms: int) -> dict[str
     token, owner, _ = holders(principal.token_id, principal.owner, "")
     ledger = store.ledger
     found: dict[str, Json] = {
-        "token": account_of(principal.limits, await ledger.standing(principal.owner, token, now_ms))
+        "token": account_of(
+            principal.limits, await ledger.budget_use(principal.owner, token, now_ms)
+        )
     }
     if principal.owner_limits != NO_LIMITS:
         found["owner"] = account_of(
-            principal.owner_limits, await ledger.standing(principal.owner, owner, now_ms)
+            principal.owner_limits, await ledger.budget_use(principal.owner, owner, now_ms)
         )
     return found
 

@@ -22,7 +22,7 @@ from proxy.errors import Conflict, NotFound, ProxyError, Unavailable
 from proxy.model import DialectName, Stage, Status, Task
 from proxy.signing import sign_webhook
 from proxy.store import Store, StoreFault, TokenRecord
-from proxy.store.notice import Hook
+from proxy.store.notice import Webhook
 from proxy.tasks.links import Links
 from proxy.tasks.runtime import Runtime
 from proxy.telemetry.metric_definitions import WEBHOOKS
@@ -47,7 +47,7 @@ MAX_LOG = 16
 _EVENT_ID = re.compile(r"evt_([0-9a-f]+)_([0-9]+)")
 
 
-class Notifier:
+class WebhookSender:
     """Runs until `aclose`; any number of workers share the work."""
 
     def __init__(
@@ -78,7 +78,7 @@ class Notifier:
         self._now_ms = runtime.now_ms
 
     def start(self) -> None:
-        self._loop_job = asyncio.create_task(self._run(), name="notifier")
+        self._loop_job = asyncio.create_task(self._run(), name="webhooks")
 
     async def aclose(self) -> None:
         """What is under way may end, for a little while: a hook cut off is sent again."""
@@ -131,11 +131,11 @@ class Notifier:
             await asyncio.wait(set(self._jobs), return_when=asyncio.FIRST_COMPLETED)
         room = AT_ONCE - len(self._jobs)
         await self._pull_back()
-        names = await self._store.hooks.claim_due(
+        names = await self._store.webhooks.claim_due(
             self._now_ms(), self._lease_ms(), room, self._lost_shard
         )
         for name in names:
-            job = asyncio.create_task(self._tell(name), name=f"webhook {name}")
+            job = asyncio.create_task(self._deliver(name), name=f"webhook {name}")
             self._jobs.add(job)
             job.add_done_callback(self._jobs.discard)
         return len(names)
@@ -147,7 +147,7 @@ class Notifier:
             return
         self._pull_back_s = loop_s + PULL_BACK_EVERY_S
         longest_ms = round(1.2 * MAX_PAUSE_S * 1000) + self._lease_ms()
-        pulled = await self._store.hooks.pull_back(self._now_ms(), longest_ms)
+        pulled = await self._store.webhooks.pull_back(self._now_ms(), longest_ms)
         if pulled:
             self._log.warning("webhooks pulled back", webhooks=pulled)
 
@@ -156,15 +156,15 @@ class Notifier:
         timeouts = self._config().timeouts
         return round((timeouts.connect_s + timeouts.poll_s + LEASE_MARGIN_S) * 1000)
 
-    async def _tell(self, name: str) -> None:
+    async def _deliver(self, name: str) -> None:
         try:
-            hook = await self._store.hooks.get(name)
+            hook = await self._store.webhooks.get(name)
             if hook is None or hook.state != "pending":
-                await self._store.hooks.forget(name)
+                await self._store.webhooks.forget(name)
                 return
             busy_ms = self._busy_ms(hook)
             if busy_ms:
-                await self._store.hooks.put_back(name, self._now_ms() + busy_ms)
+                await self._store.webhooks.put_back(name, self._now_ms() + busy_ms)
                 return
             under_way = self._under_way.setdefault(hook.token_id, {})
             under_way[hook.task_id] = asyncio.get_running_loop().time()
@@ -182,7 +182,7 @@ class Notifier:
         except Exception:  # noqa: BLE001 -- the outermost rim: logged; the lease brings it back
             self._log.exception("webhook failed", hook=name)
 
-    def _busy_ms(self, hook: Hook) -> int:
+    def _busy_ms(self, hook: Webhook) -> int:
         """How long it has to wait: one delivery of a task at a time, so that they arrive in
         order, and few of a token. 0: it is free to go."""
         under_way = self._under_way.get(hook.token_id, {})
@@ -195,13 +195,13 @@ class Notifier:
 
     async def _drop(self, name: str) -> None:
         try:
-            await self._store.hooks.forget(name)
+            await self._store.webhooks.forget(name)
         except ProxyError as error:
             self._log.warning("webhook not recorded", hook=name, why=str(error))
 
     # ------------------------------------------------------------ one attempt
 
-    async def _attempt(self, hook: Hook) -> str:
+    async def _attempt(self, hook: Webhook) -> str:
         """`ok`, `gone` or `outdated` when there is nothing (more) to tell, or what went wrong."""
         task = await self._store.tasks.get(hook.task_id)
         record = await self._store.tokens.get(hook.token_id)
@@ -220,7 +220,9 @@ class Notifier:
         self._tracing.record_webhook(task, hook, start_ns, status, None)
         return "ok" if 200 <= status < 300 else f"answered {status}"
 
-    def _message(self, hook: Hook, task: Task, record: TokenRecord) -> tuple[bytes, dict[str, str]]:
+    def _message(
+        self, hook: Webhook, task: Task, record: TokenRecord
+    ) -> tuple[bytes, dict[str, str]]:
         now_s = int(self._clock())
         event_id = event_id_of(hook)
         view = View(task, *self._links.of(task))
@@ -238,7 +240,7 @@ class Notifier:
             "webhook-signature": " ".join(signatures),
         }
 
-    async def _record(self, hook: Hook, what: str) -> None:
+    async def _record(self, hook: Webhook, what: str) -> None:
         now_ms = self._now_ms()
         tried = replace(
             hook,
@@ -247,20 +249,20 @@ class Notifier:
         )
         first_s = self._config().webhooks.first_pause_s
         if what == "ok":
-            await self._store.hooks.write(replace(tried, state="delivered"), now_ms, None)
+            await self._store.webhooks.write(replace(tried, state="delivered"), now_ms, None)
             self._metrics.count(WEBHOOKS, "delivered")
         elif what in ("gone", "outdated") or waited_s(tried.attempts, first_s) > GIVE_UP_S:
-            await self._store.hooks.write(replace(tried, state="dead"), now_ms, None)
+            await self._store.webhooks.write(replace(tried, state="dead"), now_ms, None)
             self._metrics.count(WEBHOOKS, "dead")
             self._log.warning("webhook given up", hook=hook.name, why=what)
         else:
             pause_ms = pause_s(tried.attempts, first_s) * 1000 * (0.9 + 0.2 * self._random01())
-            await self._store.hooks.write(tried, now_ms, now_ms + round(pause_ms))
+            await self._store.webhooks.write(tried, now_ms, now_ms + round(pause_ms))
             self._metrics.count(WEBHOOKS, "failed")
             self._log.info("webhook not delivered", hook=hook.name, why=what)
 
 
-def event_id_of(hook: Hook) -> str:
+def event_id_of(hook: Webhook) -> str:
     """The same for every attempt: receivers know by it what they have had."""
     return "evt_" + hook.name.removeprefix("video_").replace(":", "_")
 
@@ -271,20 +273,20 @@ def name_of(text: str) -> str:
     return f"video_{event[1]}:{event[2]}" if event else text
 
 
-async def replay(store: Store, name: str, now_ms: int) -> Hook:
+async def replay(store: Store, name: str, now_ms: int) -> Webhook:
     """Make a webhook due again, for another three days if need be. `NotFound` when there is no
     such, `Conflict` when its task has expired, without which there is nothing to tell."""
-    hook = await store.hooks.get(name)
+    hook = await store.webhooks.get(name)
     if hook is None:
         raise NotFound(f"There is no webhook '{name[:80]}'.")
     if await store.tasks.get(hook.task_id) is None:
         raise Conflict(f"The task of webhook {name} has expired.")
     again = replace(hook, state="pending", attempts=0)
-    await store.hooks.write(again, now_ms, now_ms)
+    await store.webhooks.write(again, now_ms, now_ms)
     return again
 
 
-def as_it_was(task: Task, hook: Hook) -> Task:
+def as_it_was(task: Task, hook: Webhook) -> Task:
     """The task as the change left it that the hook tells of, when it has moved on since."""
     if task.status is hook.status:
         return task

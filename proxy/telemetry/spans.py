@@ -23,7 +23,7 @@ from proxy.http.outbound import Outbound
 from proxy.http.trace_context import TraceParent, parse
 from proxy.model import Operation, Stage, Task, TaskState, Upstream
 from proxy.providers.outcomes import Accepted, Outcome, Refused, Transient
-from proxy.store.notice import Hook
+from proxy.store.notice import Webhook
 from proxy.telemetry.exchange import Exchange
 from proxy.telemetry.redaction import Redactor
 
@@ -354,7 +354,12 @@ def of_query(
 
 
 def of_webhook(
-    task: Task, root: TraceParent, hook: Hook, when: Interval, status: int | None, fault: str | None
+    task: Task,
+    root: TraceParent,
+    hook: Webhook,
+    when: Interval,
+    status: int | None,
+    fault: str | None,
 ) -> Span:
     """The span of one webhook attempt. It has only the host of the address: the paths of
     webhook addresses are often secrets."""

@@ -23,7 +23,7 @@ from proxy.http.outbound import Outbound
 from proxy.http.trace_context import handed_on, parse
 from proxy.model import Stage, Task, TaskState, Upstream
 from proxy.providers.outcomes import Outcome, Transient
-from proxy.store.notice import Hook
+from proxy.store.notice import Webhook
 from proxy.store.observer import Observer
 from proxy.telemetry import spans
 from proxy.telemetry.exchange import Exchange
@@ -88,7 +88,7 @@ class Tracer(Protocol):
         ...
 
     def record_webhook(
-        self, task: Task, hook: Hook, start_ns: int, status: int | None, fault: str | None
+        self, task: Task, hook: Webhook, start_ns: int, status: int | None, fault: str | None
     ) -> None:
         """A webhook was tried; `fault` is the trouble that left it without a status."""
         ...
@@ -133,7 +133,7 @@ class NoTracing:
         pass
 
     def record_webhook(
-        self, task: Task, hook: Hook, start_ns: int, status: int | None, fault: str | None
+        self, task: Task, hook: Webhook, start_ns: int, status: int | None, fault: str | None
     ) -> None:
         pass
 
@@ -236,7 +236,7 @@ class SpanTracer:
             self._exporter.take(spans.of_query(task, root, what, upstream, when, text, ok=ok))
 
     def record_webhook(
-        self, task: Task, hook: Hook, start_ns: int, status: int | None, fault: str | None
+        self, task: Task, hook: Webhook, start_ns: int, status: int | None, fault: str | None
     ) -> None:
         root = spans.root_of(task, self._share)
         if root is not None:

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.model import Credential, Standing
+from proxy.model import Credential, CredentialHealth
 from proxy.providers import PROVIDERS
 from proxy.sim.faults import Fault
-from proxy.tasks.credential_test import SKEW_S, Finding, probe
+from proxy.tasks.credential_test import SKEW_S, CredentialCheck, probe
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream import Deadlines, Upstreams
 from tests.rig.admin_client import done, got, refused
@@ -115,8 +115,8 @@ async def test_tasks_that_wait_for_a_place_are_told_apart(open_house: OpenHouse)
 
 async def test_an_upstream_that_broke_is_put_back_as_a_whole(house: House) -> None:
     known = house.server.store.credentials
-    (well,) = await known.standings(["sim-kling"])
-    assert await known.swap("sim-kling", well, replace(well, mood="broken", until_ms=2**42))
+    (well,) = await known.health(["sim-kling"])
+    assert await known.swap("sim-kling", well, replace(well, state="broken", until_ms=2**42))
     listed = await got(house, "/api/upstreams")
     moods = {item["name"]: item["standing"]["mood"] for item in listed["data"]}
     assert moods == {"sim-openai": "well", "sim-kling": "broken", "sim-jimeng": "well"}
@@ -195,7 +195,7 @@ async def test_a_clock_that_is_off_is_said(house: House) -> None:
     upstreams = Upstreams(Deadlines(5, 5, 5, 5), Metrics(lambda: house.server.config))
     house.stack.push_async_callback(upstreams.aclose)
 
-    async def found(clock: Callable[[], float]) -> Finding:
+    async def found(clock: Callable[[], float]) -> CredentialCheck:
         return await probe(upstream, credential, "sora-2", PROVIDERS["openai"], upstreams, clock)
 
     slow = await found(lambda: now_s - 3600)
@@ -224,10 +224,10 @@ async def test_what_is_not_there_is_said_with_what_is(house: House) -> None:
 
 async def test_an_upstream_whose_keys_are_all_out_is_out(house: House) -> None:
     """In the overview and at /readyz; the gateway stays ready, for downloads go on."""
-    out = Standing("out", 1, 4_000_000_000_000, "1102")
+    out = CredentialHealth("out", 1, 4_000_000_000_000, "1102")
     known = house.server.store.credentials
     for key in house.server.config.upstreams["sim-kling"].credentials:
-        (old,) = await known.standings([f"sim-kling/{key.name}"])
+        (old,) = await known.health([f"sim-kling/{key.name}"])
         assert await known.swap(f"sim-kling/{key.name}", old, out)
     overview = await got(house, "/api/overview")
     moods = {one["name"]: one["standing"]["mood"] for one in overview["upstreams"]}

@@ -19,7 +19,7 @@ from proxy.dialects.fields import Fields
 from proxy.gateway.idempotency import fingerprint
 from proxy.http.documents import json_fields
 from proxy.model import Call, DialectName, Operation
-from proxy.tasks.offload import LARGE_BYTES, aside
+from proxy.tasks.offload import LARGE_BYTES, offload
 from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.refusals import (
     DOORS,
@@ -39,11 +39,11 @@ async def test_the_loop_turns_while_large_work_is_done() -> None:
     """The work ends only when the loop tells it to."""
     told = threading.Event()
     asyncio.get_running_loop().call_soon(told.set)
-    assert await aside(LARGE_BYTES, told.wait, WAIT_S)
+    assert await offload(LARGE_BYTES, told.wait, WAIT_S)
 
 
 async def test_small_work_is_done_where_it_is() -> None:
-    assert await aside(LARGE_BYTES - 1, threading.get_ident) == threading.get_ident()
+    assert await offload(LARGE_BYTES - 1, threading.get_ident) == threading.get_ident()
 
 
 @pytest.mark.parametrize("size", [0, LARGE_BYTES])
@@ -52,7 +52,7 @@ async def test_what_the_work_raises_is_raised(size: int) -> None:
         raise ValueError("of the work")
 
     with pytest.raises(ValueError, match="of the work"):
-        await aside(size, fail)
+        await offload(size, fail)
 
 
 async def test_a_cancelled_caller_waits_for_its_work() -> None:
@@ -64,7 +64,7 @@ async def test_a_cancelled_caller_waits_for_its_work() -> None:
         assert may_end.wait(WAIT_S)
         ended.set()
 
-    job = asyncio.create_task(aside(LARGE_BYTES, work))
+    job = asyncio.create_task(offload(LARGE_BYTES, work))
     await asyncio.to_thread(begun.wait, WAIT_S)
     job.cancel()
     await asyncio.sleep(0)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.model import Standing
+from proxy.model import CredentialHealth
 from proxy.sim.faults import Fault
 from proxy.tasks.breaker import TRIP_AFTER
 from tests.rig.house import Answer, House, OpenHouse, Plan
@@ -26,15 +26,15 @@ async def submit(house: House, model: str = "sora-2", prompt: str = "a cat") -> 
     return await house.post("/v1/videos", json={"model": model, "prompt": prompt})
 
 
-async def standing(house: House) -> Standing:
-    (found,) = await house.server.store.credentials.standings((UPSTREAM,))
+async def standing(house: House) -> CredentialHealth:
+    (found,) = await house.server.store.credentials.health((UPSTREAM,))
     return found
 
 
 async def pause_over(house: House) -> None:
     """As if its pause had just ended."""
     old = await standing(house)
-    assert old.mood == "broken"
+    assert old.state == "broken"
     assert await house.server.store.credentials.swap(UPSTREAM, old, replace(old, until_ms=1))
 
 
@@ -63,7 +63,7 @@ async def test_an_upstream_that_cannot_be_reached_is_not_tried_for_ever(house: H
     assert [(await submit(house)).status for _ in range(3)] == [503] * 3
     trial.release()
     assert (await first).status == 200
-    assert await standing(house) == Standing()
+    assert await standing(house) == CredentialHealth()
     assert [(await submit(house, prompt=f"cat {n}")).status for n in range(3)] == [200] * 3
     assert house.sim.submits("openai") == 4
 
@@ -75,7 +75,7 @@ async def test_a_trial_that_fails_doubles_the_pause(house: House) -> None:
     await pause_over(house)
     assert (await submit(house)).status == 502
     found = await standing(house)
-    assert (found.mood, found.strikes) == ("broken", TRIP_AFTER + 1)
+    assert (found.state, found.strikes) == ("broken", TRIP_AFTER + 1)
     assert (await submit(house)).status == 503
 
 
@@ -96,7 +96,7 @@ async def test_one_success_forgives_what_came_before(house: House) -> None:
             assert (await submit(house)).status == 200
         assert (await standing(house)).strikes == TRIP_AFTER - 1
         assert (await submit(house)).status == 200
-        assert await standing(house) == Standing()
+        assert await standing(house) == CredentialHealth()
 
 
 async def test_an_upstream_that_says_no_is_in_order(house: House) -> None:
@@ -152,7 +152,7 @@ async def test_one_clients_server_errors_close_nothing_to_another(house: House) 
     for _ in range(2 * TRIP_AFTER):
         house.sim.faults.add(Fault("status", "openai", "submit", status=500))
         assert await submit_as(house, attacker) == 200
-    assert (await standing(house)).mood == "well"
+    assert (await standing(house)).state == "well"
     assert [await submit_as(house, payer) for _ in range(3)] == [200] * 3
 
 
@@ -164,7 +164,7 @@ async def test_a_client_that_is_alone_closes_an_upstream_only_to_itself(house: H
         assert await submit_as(house, attacker) == 200
     assert await submit_as(house, attacker) == 503
     assert await submit_as(house, payer) == 200
-    assert await standing(house) == Standing()
+    assert await standing(house) == CredentialHealth()
 
 
 async def test_server_errors_of_two_clients_close_an_upstream_to_all(house: House) -> None:
@@ -173,7 +173,7 @@ async def test_server_errors_of_two_clients_close_an_upstream_to_all(house: Hous
     for token in [one] * TRIP_AFTER + [two]:
         house.sim.faults.add(Fault("status", "openai", "submit", status=500))
         assert await submit_as(house, token) == 200
-    assert (await standing(house)).mood == "broken"
+    assert (await standing(house)).state == "broken"
     assert await submit_as(house, three) == 503
 
 

@@ -18,7 +18,7 @@ from aiohttp import web
 from yarl import URL
 
 from proxy.cli.doctor_proxy_check import judge, judge_address
-from proxy.model import Standing
+from proxy.model import CredentialHealth
 from proxy.store import Store
 from proxy.store.capabilities import latency
 from tests.rig.house import House
@@ -407,8 +407,8 @@ async def test_without_a_gateway_it_is_that_of_this_shell(tmp_path: Path, free_p
 
 async def test_an_upstream_whose_keys_are_all_out_is_an_error(house: House) -> None:
     """The provider's answer to doctor may be fine: what the gateway holds counts as well."""
-    out = Standing("out", 1, 4_000_000_000_000, "1102")
-    assert await house.server.store.credentials.swap("sim-kling/a", Standing(), out)
+    out = CredentialHealth("out", 1, 4_000_000_000_000, "1102")
+    assert await house.server.store.credentials.swap("sim-kling/a", CredentialHealth(), out)
     ended = await doctor(operators(house))
     assert ended.status == 1
     assert ("error", "upstream sim-kling: is out (1102): it takes no submit") in findings(ended)

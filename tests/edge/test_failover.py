@@ -138,7 +138,7 @@ async def test_a_refusal_never_spends_the_clients_key(two: House) -> None:
     first = await two.post("/v1/videos", json=body, headers=key)
     assert first.status == 429
     for name in ("two-keys/k1", "two-keys/k2", "sim-kling/a"):  # their pauses are over
-        await two.server.store.credentials.forgive(name)
+        await two.server.store.credentials.reset(name)
     second = await two.post("/v1/videos", json=body, headers=key)
     assert second.status == 200
     assert "idempotent-replayed" not in second.headers

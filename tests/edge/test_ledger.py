@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from proxy.cli import main
 from proxy.model import Limits, Stage, Task
 from proxy.server.embedded_store import Embedded
-from proxy.store import Allowance, Store, Taken, Why, keys
+from proxy.store import Allowance, NotReserved, NotReservedWhy, Store, keys
 from proxy.store.codec import encode_task
 from tests.rig.ledger_play import Play
 from tests.rig.valkey import NOW, new_task, store, valkey
@@ -33,7 +33,7 @@ NEW_MONTH = 1_790_812_800_000  # 2026-10-01T00:00:00Z
 
 async def submit(
     store: Store, created_ms: int, allowance: Allowance, micro: int = 60
-) -> Taken | Task:
+) -> NotReserved | Task:
     task = replace(new_task(created_ms=created_ms), hold_micro=micro)
     taken = await store.tasks.reserve(task, created_ms, 0, allowance)
     return task if taken is None else taken
@@ -59,7 +59,7 @@ async def test_whatever_happens_the_ledger_balances_to_the_last_micro_unit(store
     for owner in await store.ledger.months():
         spent = sum(task.settled_micro or 0 for task in play.ended if task.owner == owner)
         held = sum(task.hold_micro for task in play.known.values() if task.owner == owner)
-        total = (await store.ledger.standing(owner, f"o:{owner}", play.now_ms)).total
+        total = (await store.ledger.budget_use(owner, f"o:{owner}", play.now_ms)).total
         assert (total.spent_micro, total.held_micro) == (spent, held)
 
 
@@ -115,7 +115,7 @@ async def test_a_budget_begins_anew_at_utcs_border_and_not_before(
 ) -> None:
     """Money belongs to the day and month it was submitted in, whenever it is settled."""
     allowance = Allowance(**{whose: limits})
-    over = Taken(Why.BUDGET, f"{whose} {name} budget")
+    over = NotReserved(NotReservedWhy.BUDGET, f"{whose} {name} budget")
     first = await submit(store, border - 2, allowance)
     assert isinstance(first, Task)
     assert await submit(store, border - 1, allowance) == over
@@ -124,8 +124,8 @@ async def test_a_budget_begins_anew_at_utcs_border_and_not_before(
     await end(store, first, 10, border + 5)  # gives 50 back to the period before
     assert await submit(store, border + 6, allowance) == over
     assert isinstance(await submit(store, border - 1, allowance), Task)
-    before = await store.ledger.standing("acme", keys.holders("tok", "acme", "")[0], border - 1)
-    after = await store.ledger.standing("acme", keys.holders("tok", "acme", "")[0], border)
+    before = await store.ledger.budget_use("acme", keys.holders("tok", "acme", "")[0], border - 1)
+    after = await store.ledger.budget_use("acme", keys.holders("tok", "acme", "")[0], border)
     period = {"day": (before.day, after.day), "month": (before.month, after.month)}[name]
     assert [(b.held_micro, b.spent_micro) for b in period] == [(60, 10), (60, 0)]
     assert (await store.ledger.check(border + 10)).problems == ()
@@ -135,7 +135,7 @@ async def test_a_total_budget_never_begins_anew(store: Store) -> None:
     allowance = Allowance(token=Limits(budget_micro=100))
     assert isinstance(await submit(store, MIDNIGHT, allowance), Task)
     late = await submit(store, MIDNIGHT + 400 * 24 * 3600 * 1000, allowance)
-    assert late == Taken(Why.BUDGET, "token budget")
+    assert late == NotReserved(NotReservedWhy.BUDGET, "token budget")
 
 
 # ---------------------------------------------------------------- the commands
@@ -224,4 +224,4 @@ async def test_a_submit_refused_while_the_ledger_is_read_is_no_fault(store: Stor
     assert await store.tasks.swap(gone, failed, None, "refused", 3600, refused=True) is None
     found = await store.ledger.check(NOW)
     assert (found.problems, found.tasks) == ((), 1)
-    assert (await store.ledger.standing("acme", "o:acme", NOW)).total.held_micro == 60
+    assert (await store.ledger.budget_use("acme", "o:acme", NOW)).total.held_micro == 60

@@ -14,7 +14,7 @@ from proxy.server.bootstrap import signing_secrets
 from proxy.signing import sign_link
 from proxy.sim import pattern
 from proxy.store import OwnerRecord, TokenRecord
-from proxy.store.cache import Mirror
+from proxy.store.cache import ReadCache
 from tests.rig.downloads import (
     KLING,
     PLACES,
@@ -121,8 +121,8 @@ async def test_a_link_ends_exactly_when_it_says(at_s: float, is_open: bool) -> N
     async def load_owner(name: str) -> OwnerRecord:
         return OwnerRecord(name)
 
-    owners = Mirror(load_owner, lambda: True, 8)
-    auth = Authenticator(Mirror(load, lambda: True, 8), owners, secrets, lambda: at_s)
+    owners = ReadCache(load_owner, lambda: True, 8)
+    auth = Authenticator(ReadCache(load, lambda: True, 8), owners, secrets, lambda: at_s)
     sig = sign_link(secrets[0], "video_1", "video", 0, 1000)
     if is_open:
         await auth.check_link(sig, "video_1", "tok", "video", 0, 1000)

@@ -191,8 +191,8 @@ async def mischief(house: House) -> list[str]:
     for fault in faults:
         house.sim.faults.add(fault)
         await house.post("/v1/videos", json={"model": "sora-2", "prompt": PROMPT})
-        await house.server.store.credentials.forgive("sim-openai/a")
-        await house.server.store.credentials.forgive("sim-openai")
+        await house.server.store.credentials.reset("sim-openai/a")
+        await house.server.store.credentials.reset("sim-openai")
     await house.post(
         "/v1/videos", data=f'{{"prompt": "{PROMPT}', headers={"Content-Type": "application/json"}
     )

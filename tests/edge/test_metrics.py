@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from proxy.model import WELL, Standing
+from proxy.model import HEALTHY, CredentialHealth
 from proxy.sim import Fault
 from proxy.sim.faults import Kind
 from tests.rig.downloads import (
@@ -138,7 +138,7 @@ async def test_a_long_poll_adds_no_latency(open_house: OpenHouse) -> None:
         assert task is not None
         assert task.upstream_id is not None
         asking = asyncio.create_task(house.get(f"/v1/videos/{task_id}?wait=60"))
-        await until(lambda: house.server.watch.waiters > 0)
+        await until(lambda: house.server.changes.waiters > 0)
         waited_s = await some_work(house) / 1000 - ROUNDED_S
         house.sim.finish(task.upstream_id)
         assert (await asking).json()["status"] == "completed"
@@ -224,9 +224,11 @@ async def test_credential_states_and_breakers_are_those_of_the_store(open_house:
         assert found[series.format("out")] == found[breaker] == 0
         assert series.format("broken") not in found
         late_ms = 2**42
-        assert await known.swap("sim-openai/a", WELL, Standing("out", 1, late_ms, "1002"))
-        assert await known.swap("sim-openai", WELL, Standing("broken", 5, 0, "cut"))
-        assert await known.swap("sim-kling/a", WELL, Standing("cooling", 1, 0, "1303"))
+        assert await known.swap(
+            "sim-openai/a", HEALTHY, CredentialHealth("out", 1, late_ms, "1002")
+        )
+        assert await known.swap("sim-openai", HEALTHY, CredentialHealth("broken", 5, 0, "cut"))
+        assert await known.swap("sim-kling/a", HEALTHY, CredentialHealth("cooling", 1, 0, "1303"))
         await house.server.gauges.refresh()
         found = await page(house)
         assert found[series.format("out")] == 1

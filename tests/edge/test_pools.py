@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from proxy.model import Credential, Standing
+from proxy.model import Credential, CredentialHealth
 from proxy.sim.faults import Fault
 from proxy.sim.log import SUBMITS, Entry
 from proxy.sim.settings import Account
@@ -51,8 +51,8 @@ def asked(house: House) -> list[int | None]:
     return [entry.account for entry in entries]
 
 
-async def standing(house: House, name: str) -> Standing:
-    (found,) = await house.server.store.credentials.standings((name,))
+async def standing(house: House, name: str) -> CredentialHealth:
+    (found,) = await house.server.store.credentials.health((name,))
     return found
 
 
@@ -134,7 +134,7 @@ async def test_places_are_counted_anew_from_open_tasks(open_house: OpenHouse) ->
         give(house, keys(max_in_flight=1)[0])
         store = house.server.store
         now_ms = 1000
-        assert await store.credentials.take(A, "lost", 1, now_ms, now_ms + 1)
+        assert await store.credentials.take_slot(A, "lost", 1, now_ms, now_ms + 1)
         task_id = (await submit(house)).json()["id"]
         await store.batch.call("DEL", "rw:{c:sim-kling/a}:fly")
         async with asyncio.timeout(WAIT_S):
@@ -168,12 +168,12 @@ async def test_a_key_over_its_rate_is_left_alone_and_another_takes_over(
             assert (await submit(house, base=base)).status == 200
         # A fault answers before anybody is recognised.
         assert asked(house) == [None, 1, 1, 1]
-        assert (await standing(house, A)).mood == "cooling"
+        assert (await standing(house, A)).state == "cooling"
         assert (await standing(house, A)).code == "1302"
         await pause_over(house, A)
         assert (await submit(house)).status == 200
         assert asked(house)[-1] == 0
-        assert await standing(house, A) == Standing()
+        assert await standing(house, A) == CredentialHealth()
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ async def test_a_providers_own_code_decides_what_becomes_of_a_key(
         house.sim.faults.add(Fault("status", "kling", "submit", status=status, code=code))
         for _ in range(2):
             assert (await submit(house)).status == 200
-        assert (await standing(house, A)).mood == mood
+        assert (await standing(house, A)).state == mood
         assert asked(house) == [None, 1, 0 if mood == "well" else 1]
 
 
@@ -222,7 +222,7 @@ async def test_a_key_taken_out_comes_back_through_one_trial(open_house: OpenHous
         trial.release()
         assert (await first).status == 200
         assert sorted(str(n) for n in asked(house)[4:]) == ["0", "1", "1", "1", "1"]
-        assert await standing(house, A) == Standing()
+        assert await standing(house, A) == CredentialHealth()
 
 
 async def test_when_no_key_can_take_it_the_client_is_told_when_to_come_again(
@@ -237,7 +237,7 @@ async def test_when_no_key_can_take_it_the_client_is_told_when_to_come_again(
         give(house, *keys())
         for status, code, told, reason, native in cases:
             for name in (A, B):
-                await house.server.store.credentials.forgive(name)
+                await house.server.store.credentials.reset(name)
             house.sim.faults.add(
                 Fault("status", "kling", "submit", status=status, code=code, times=2)
             )

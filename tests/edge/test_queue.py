@@ -470,7 +470,7 @@ async def test_an_account_that_takes_nothing_now_is_waited_for(house: House, tro
     if trouble == "unreachable":
         await house.sim.accept("kling")
         house.sim.finish(render.id)
-    await house.server.store.credentials.forgive(f"{UP}/a")  # as if its pause were over
+    await house.server.store.credentials.reset(f"{UP}/a")  # as if its pause were over
     for number in (2, 3):
         entry = await house.sim.wait_for(is_taken, count=number, timeout_s=WAIT_S)
         assert entry.task_id is not None
@@ -509,7 +509,7 @@ async def test_nobody_waits_for_an_account_that_is_out_of_use(house: House) -> N
     reply = await submit(house, "refused")
     assert (reply.status, reply.json()["error"]["code"]) == (503, "unavailable")
     assert (await known(house, task_id)).is_waiting
-    await house.server.store.credentials.forgive(f"{UP}/a")
+    await house.server.store.credentials.reset(f"{UP}/a")
     await finish_next(house, 3)
     assert (await house.finished(task_id))["status"] == "completed"
 

@@ -18,11 +18,11 @@ from proxy.providers import PROVIDERS
 from proxy.sim import Fault
 from proxy.store import StoreDown, keys
 from proxy.tasks import lifecycle
-from proxy.tasks.dispatch import Dispatcher, Load
+from proxy.tasks.dispatch import Dispatcher, SubmitPlan
 from proxy.tasks.fetch import Fetcher
 from proxy.tasks.planning import Attempt, attempts_of
 from proxy.tasks.runtime import Runtime
-from proxy.tasks.task_writer import Records
+from proxy.tasks.task_writer import TaskWriter
 from proxy.telemetry.exchange import Exchange, Head
 from proxy.upstream import Deadlines, Upstreams
 from tests.rig.house import House
@@ -39,9 +39,9 @@ def runtime_of(house: House) -> Runtime:
 
 
 @pytest.fixture
-async def records(house: House) -> AsyncIterator[Records]:
+async def records(house: House) -> AsyncIterator[TaskWriter]:
     server = house.server
-    made = Records(runtime_of(house), server.store)
+    made = TaskWriter(runtime_of(house), server.store)
     yield made
     await made.aclose()
 
@@ -92,7 +92,7 @@ async def known(house: House, task: Task) -> Task:
 
 
 async def test_what_was_written_to_wait_is_never_written_again_over_its_next_attempt(
-    house: House, records: Records
+    house: House, records: TaskWriter
 ) -> None:
     """The answer to the first writing was lost, and meanwhile somebody has sent the task."""
     task = await reserved(house)
@@ -104,7 +104,7 @@ async def test_what_was_written_to_wait_is_never_written_again_over_its_next_att
 
 
 async def test_a_refused_attempt_is_put_back_only_while_it_is_the_last_one(
-    house: House, records: Records
+    house: House, records: TaskWriter
 ) -> None:
     task = await reserved(house)
     first = await changed(house, task, began(task))
@@ -117,7 +117,7 @@ async def test_a_refused_attempt_is_put_back_only_while_it_is_the_last_one(
 
 
 async def test_one_its_owner_deleted_meanwhile_waits_on_deleted(
-    house: House, records: Records
+    house: House, records: TaskWriter
 ) -> None:
     """Whoever has it next ends it."""
     task = await reserved(house)
@@ -131,7 +131,7 @@ async def test_one_its_owner_deleted_meanwhile_waits_on_deleted(
 
 
 async def test_of_two_that_take_over_a_waiting_task_one_has_it(
-    house: House, records: Records
+    house: House, records: TaskWriter
 ) -> None:
     task = await reserved(house)
     waits = await records.wait(task, UP, "waiting")
@@ -143,13 +143,13 @@ async def test_of_two_that_take_over_a_waiting_task_one_has_it(
 
 
 async def test_who_loses_a_task_to_another_takes_nothing_back(
-    house: House, records: Records
+    house: House, records: TaskWriter
 ) -> None:
     """Even where nothing can be made safe: what it did not write needs no safety."""
     server = house.server
     redis = server.config.redis.model_copy(update={"durability": "replica"})
     unsafe = replace(server.config, redis=redis)
-    loser = Records(replace(runtime_of(house), config=lambda: unsafe), server.store)
+    loser = TaskWriter(replace(runtime_of(house), config=lambda: unsafe), server.store)
     task = await reserved(house)
     waits = await records.wait(task, UP, "waiting")
     due_ms = waits.updated_ms + 600_000
@@ -160,7 +160,7 @@ async def test_who_loses_a_task_to_another_takes_nothing_back(
     await loser.aclose()
 
 
-async def test_an_attempt_of_another_is_not_made_to_wait(house: House, records: Records) -> None:
+async def test_an_attempt_of_another_is_not_made_to_wait(house: House, records: TaskWriter) -> None:
     """The same attempt of the same queue, begun by somebody else at another time."""
     task = await reserved(house)
     waits = await records.wait(task, UP, "waiting")
@@ -171,7 +171,7 @@ async def test_an_attempt_of_another_is_not_made_to_wait(house: House, records: 
     assert await known(house, task) == theirs
 
 
-async def test_a_task_the_store_lost_does_not_wait(house: House, records: Records) -> None:
+async def test_a_task_the_store_lost_does_not_wait(house: House, records: TaskWriter) -> None:
     with pytest.raises(StoreDown):
         await records.wait(new_task(), UP, "waiting")
     waits = lifecycle.waiting(new_task(), UP, 1)
@@ -193,11 +193,11 @@ async def test_whoever_comes_second_sends_nothing(house: House, dispatcher: Disp
     attempts = attempts_of(
         route, upstreams, PROVIDERS, request, task.id, None, "kling-v2-6", lambda: 0.0
     )
-    load = Load(attempts, {}, 100)
+    plan = SubmitPlan(attempts, {}, 100)
     calls: list[str] = []
-    after = await dispatcher.forward(stale, load, lambda: calls.append("first"))
+    after = await dispatcher.submit_queued(stale, plan, lambda: calls.append("first"))
     assert (after.upstream, after.attempt) == (UP, 1)
-    late = await dispatcher.forward(stale, load, lambda: calls.append("second"))
+    late = await dispatcher.submit_queued(stale, plan, lambda: calls.append("second"))
     assert late.upstream_id == after.upstream_id
     assert calls == ["first"]
     assert (house.sim.submits("kling"), house.sim.renders("kling")) == (1, 1)
@@ -230,7 +230,7 @@ async def test_a_submit_that_cannot_be_written_out_keeps_no_place(
     head = Head("POST", "/", "/", (), None, "-")  # type: ignore[arg-type]  # not read
     task = await reserved(house)
     with pytest.raises(OSError, match="disk is gone"):
-        await dispatcher.drive(Exchange("r", head, 0), task, Load([attempt], {}, 0))
+        await dispatcher.submit_new(Exchange("r", head, 0), task, SubmitPlan([attempt], {}, 0))
     store = house.server.store
     assert await store.credentials.in_flight(f"{UP}/a", 0) == 0
     async with asyncio.timeout(WAIT_S):

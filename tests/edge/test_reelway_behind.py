@@ -198,7 +198,7 @@ async def test_every_submit_to_an_openai_style_upstream_carries_a_key(house: Hou
     house.sim.faults.add(Fault("status", "openai", "submit", status=429))
     key = {"Idempotency-Key": "mine"}
     assert (await house.post("/v1/videos", json={"prompt": "x"}, headers=key)).status == 429
-    await house.server.store.credentials.forgive("sim-openai/a")
+    await house.server.store.credentials.reset("sim-openai/a")
     made = (await house.post("/v1/videos", json={"prompt": "x"}, headers=key)).json()["id"]
     first, second = house.sim.log.select("openai", "submit")
     assert second.headers["Idempotency-Key"] == made

@@ -104,7 +104,7 @@ async def fill(house: House) -> None:
     assert 0 < ttl <= REFUSED_KEPT_MS
     found = await house.server.store.ledger.check(int(time.time() * 1000))
     assert found.problems == ()
-    standing = await house.server.store.ledger.standing(
+    standing = await house.server.store.ledger.budget_use(
         owner, f"o:{owner}", int(time.time() * 1000)
     )
     assert standing.total == Balance()

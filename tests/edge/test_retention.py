@@ -116,9 +116,9 @@ async def told(store: Store, task: Task, *, retention_s: int = 3600, ends: bool 
     due_ms = None if ends else NOW
     assert await store.tasks.swap(hooked, moved, due_ms, "moved", retention_s) is None
     name = f"{task.id}:2"
-    hook = await store.hooks.get(name)
+    hook = await store.webhooks.get(name)
     assert hook is not None
-    await store.hooks.write(replace(hook, state="delivered"), NOW, None)
+    await store.webhooks.write(replace(hook, state="delivered"), NOW, None)
     return name
 
 
@@ -134,7 +134,7 @@ async def test_a_webhook_is_kept_no_longer_than_its_task(
     assert isinstance(lives, int)
     assert kept_ms - 5_000 < lives <= kept_ms
     await store.ended.sweep(NOW + kept_ms + 1)
-    assert await store.hooks.list(10) == ((), False)
+    assert await store.webhooks.list(10) == ((), False)
 
 
 async def test_the_webhooks_that_are_kept_have_a_bound(store: Store) -> None:
@@ -146,7 +146,7 @@ async def test_the_webhooks_that_are_kept_have_a_bound(store: Store) -> None:
     left = await store.batch.call("KEYS", "*:hook:*")
     assert isinstance(left, list)
     assert len(left) == most
-    assert [await store.hooks.get(name) is None for name in names[:11]] == [True] * 10 + [False]
+    assert [await store.webhooks.get(name) is None for name in names[:11]] == [True] * 10 + [False]
 
 
 # ---------------------------------------------------------------- a full store

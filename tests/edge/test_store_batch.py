@@ -10,7 +10,7 @@ from importlib import resources
 
 import pytest
 
-from proxy.model import WELL, Stage
+from proxy.model import HEALTHY, Stage
 from proxy.server.embedded_store import Embedded
 from proxy.store import (
     OwnerRecord,
@@ -23,25 +23,25 @@ from proxy.store import (
 )
 from proxy.store.client import connect
 from proxy.store.credentials import Credentials
-from proxy.store.expiry import Ended
+from proxy.store.expiry import ExpirySweep
 from proxy.store.ledger import Ledger
 from proxy.store.owners import Owners
-from proxy.store.pipeline import MAX_PENDING, Answer, Batcher, Durability, Script
-from proxy.store.queue import Waiting
+from proxy.store.pipeline import MAX_PENDING, Answer, Durability, Pipeline, Script
+from proxy.store.queue import TaskQueues
 from proxy.store.rates import Rate, Rates
-from proxy.store.refusals import Refusal, Refusals
+from proxy.store.refusals import RefusedSubmit, RefusedSubmits
 from proxy.store.signatures import Signatures
 from proxy.store.stream_leases import Streams
 from proxy.store.tasks import Tasks
 from proxy.store.tokens import Tokens
 from proxy.store.transport import Arg
-from proxy.store.webhooks import Hooks
+from proxy.store.webhooks import Webhooks
 from tests.rig.valkey import NOW, new_task, own_valkey, second, store, valkey
 
 __all__ = ["own_valkey", "second", "store", "valkey"]
 
 
-class Recorder(Batcher):
+class Recorder(Pipeline):
     """A batcher that notes its round trips and the keys of each script call."""
 
     def __init__(self, url: str) -> None:
@@ -168,7 +168,7 @@ async def test_a_full_store_refuses_writes_and_answers_reads(own_valkey: Embedde
 
 async def test_every_script_stays_in_one_slot(recorder: Recorder) -> None:
     """Several keys of one script share one `{s}` tag, whatever braces an owner's name has."""
-    tasks, tokens, hooks = Tasks(recorder), Tokens(recorder), Hooks(recorder)
+    tasks, tokens, hooks = Tasks(recorder), Tokens(recorder), Webhooks(recorder)
     for owner in ("acme", "a{b}c", "{00}", "}{"):
         named = new_task(owner, external_id="x{y}z")
         task = replace(named, fingerprint="f}{", idempotency="k{}", webhook="https://e.com/")
@@ -188,7 +188,7 @@ async def test_every_script_stays_in_one_slot(recorder: Recorder) -> None:
     await tasks.claim_due(NOW, 1, 100)
     rates = [Rate("t:{}", "requests", 5), Rate("o:}{", "submits", 5)]
     assert (await Rates(recorder).admit("}{", rates, NOW)).remaining == 4
-    assert await Ended(recorder).sweep(NOW + 60_000) == 4
+    assert await ExpirySweep(recorder).sweep(NOW + 60_000) == 4
     await tokens.create(TokenRecord("t", "00", "name", "acme", NOW))
     await tokens.change(TokenRecord("t", "00", "other", "acme", NOW), "name")
     await tokens.rotate("t", "11", NOW)
@@ -197,18 +197,18 @@ async def test_every_script_stays_in_one_slot(recorder: Recorder) -> None:
     assert (await Ledger(recorder, tasks).check(NOW)).problems == ()
     await tokens.revoke("t", NOW)
     credentials = Credentials(recorder)
-    assert await credentials.take("up/{k}", "t", 1, NOW, NOW + 1)
-    assert await credentials.swap("up/{k}", WELL, replace(WELL, strikes=1))
-    await credentials.leave("up/{k}", "t")
+    assert await credentials.take_slot("up/{k}", "t", 1, NOW, NOW + 1)
+    assert await credentials.swap("up/{k}", HEALTHY, replace(HEALTHY, strikes=1))
+    await credentials.release_slot("up/{k}", "t")
     await Signatures(recorder).bind("t", "}{", "s{}", "k}{", 60)
-    waiting, waits = Waiting(recorder), new_task("}{")
+    waiting, waits = TaskQueues(recorder), new_task("}{")
     assert await waiting.join("up", waits)
     assert await waiting.next("up", NOW, NOW + 1) == waits.id
     await waiting.leave("up", waits.id)
     assert await credentials.is_alone("up/{k}", "t", NOW)
     assert await tasks.pull_back(NOW, 0)
-    await Refusals(recorder).note(
-        Refusal(NOW, "rate", "busy", "Busy.", 429, "}{", "t", "openai", "m")
+    await RefusedSubmits(recorder).note(
+        RefusedSubmit(NOW, "rate", "busy", "Busy.", 429, "}{", "t", "openai", "m")
     )
     folder = resources.files("proxy.store") / "scripts"
     written = {entry.name.removesuffix(".lua") for entry in folder.iterdir()}

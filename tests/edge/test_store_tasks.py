@@ -10,7 +10,7 @@ import pytest
 
 from proxy.errors import Invalid, NotFound
 from proxy.model import Kind, Stage, Task
-from proxy.store import Store, StoreFault, Taken, Why, keys
+from proxy.store import NotReserved, NotReservedWhy, Store, StoreFault, keys
 from proxy.store.tasks import share_out
 from tests.rig.valkey import NOW, new_task, second, store, valkey
 
@@ -62,7 +62,7 @@ async def test_an_external_id_names_one_task_per_token(store: Store) -> None:
     """The second reservation writes nothing at all and learns the first one's id."""
     first = await reserved(store, new_task(external_id="mine"))
     late = new_task(external_id="mine")
-    assert await store.tasks.reserve(late, NOW) == Taken(Why.ALIAS, first.id)
+    assert await store.tasks.reserve(late, NOW) == NotReserved(NotReservedWhy.ALIAS, first.id)
     assert await store.tasks.get(late.id) is None
     assert await store.tasks.time_line(late.id) == ()
     assert await store.tasks.open_count() == 1
@@ -77,14 +77,14 @@ async def test_an_external_id_is_taken_once_under_concurrency(store: Store, seco
         *((store, second)[n % 2].tasks.reserve(task, NOW) for n, task in enumerate(attempts))
     )
     (winner,) = (t for t, answer in zip(attempts, answers, strict=True) if answer is None)
-    assert set(answers) == {None, Taken(Why.ALIAS, winner.id)}
+    assert set(answers) == {None, NotReserved(NotReservedWhy.ALIAS, winner.id)}
 
 
 async def test_repeating_a_reservation_leaves_the_task_alone(store: Store) -> None:
     """A caller whose answer was lost may ask again, even after the task has moved on."""
     task = await reserved(store, new_task(external_id="mine"))
     moved = await advance(store, task, Stage.SENT)
-    assert await store.tasks.reserve(task, NOW) == Taken(Why.SAME, task.id)
+    assert await store.tasks.reserve(task, NOW) == NotReserved(NotReservedWhy.SAME, task.id)
     assert await store.tasks.get(task.id) == moved
 
 

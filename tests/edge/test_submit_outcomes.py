@@ -74,7 +74,7 @@ async def forgiven(house: House) -> None:
     """As if no credential had been refused before, and no upstream had failed."""
     for service in MODELS:
         for name in (f"sim-{service}", f"sim-{service}/a"):
-            await house.server.store.credentials.forgive(name)
+            await house.server.store.credentials.reset(name)
 
 
 def assert_private(house: House, reply: Answer) -> None:

@@ -283,13 +283,13 @@ async def test_one_account_is_asked_so_much_at_a_time_and_holds_up_no_other(held
 async def test_an_account_that_hangs_puts_its_tasks_off_and_keeps_them(held: House) -> None:
     """Its places stay taken for longer than a task may wait: the task goes back to the queue."""
     tracker = held.server.tracker
-    turns = tracker._turnstile
+    turns = tracker._bulkhead
     change(held.server, poll_s=0.4, lease_s=0.6)  # patience: a tenth of a second
     entered = asyncio.Event()
 
     async def occupy() -> None:
-        async with turns.turn(("sim-openai", "a"), WAIT_S):
-            if turns._gates["sim-openai", "a"].places.locked():
+        async with turns.enter(("sim-openai", "a"), WAIT_S):
+            if turns._compartments["sim-openai", "a"].slots.locked():
                 entered.set()
             await asyncio.Event().wait()
 

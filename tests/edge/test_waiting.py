@@ -21,7 +21,7 @@ from proxy.gateway.listener import Listener, ListenerOptions
 from proxy.model import Call, Kind, Operation, Principal, Stage, Task
 from proxy.sim import Fault
 from proxy.store import StoreDown
-from proxy.tasks.changes import Watch
+from proxy.tasks.changes import TaskChanges
 from proxy.telemetry.exchange import Exchange, Head
 from proxy.telemetry.logs import make_logger
 from tests.rig.downloads import Raw, connected, connected_to, line_of, told
@@ -48,7 +48,7 @@ async def upstream_id(house: House, task_id: str) -> str:
 async def waiting(house: House, count: int) -> None:
     """Until so many wait in the worker."""
     async with asyncio.timeout(WAIT_S):
-        while house.server.watch.waiters < count:  # noqa: ASYNC110 -- there is no event for it
+        while house.server.changes.waiters < count:  # noqa: ASYNC110 -- there is no event for it
             await asyncio.sleep(0.005)
 
 
@@ -144,7 +144,7 @@ async def test_a_wait_that_is_over_tells_the_state_as_it_is(manual: House) -> No
     reply = await manual.get(f"/v1/videos/{task_id}?wait=1")
     assert (reply.status, reply.json()["status"]) == (200, "queued")
     assert int(reply.headers["openai-poll-after-ms"]) > 0
-    assert manual.server.watch.waiters == 0
+    assert manual.server.changes.waiters == 0
 
 
 async def test_what_has_ended_is_not_waited_for(house: House) -> None:
@@ -196,7 +196,7 @@ async def test_a_client_that_leaves_leaves_nothing(manual: House) -> None:
         raw.kill()
     line = await manual.line(lambda line: line["operation"] == "get")
     assert line["reason"] == "client_gone"
-    assert manual.server.watch.waiters == 0
+    assert manual.server.changes.waiters == 0
 
 
 async def test_a_drain_ends_every_wait_at_once(manual: House) -> None:
@@ -404,7 +404,7 @@ class Scene:
     url: str = ""
 
     def __post_init__(self) -> None:
-        self.watch = Watch(self.load)
+        self.changes = TaskChanges(self.load)
 
     async def load(self, _task_id: str) -> Task | None:
         if self.fault is not None:
@@ -418,7 +418,7 @@ class Scene:
     def move(self, **changes: Any) -> None:
         assert self.task is not None
         self.task = replace(self.task, version=self.task.version + 1, **changes)
-        self.watch.heard(TASK.id)
+        self.changes.notify(TASK.id)
 
     @asynccontextmanager
     async def open(self, heartbeat_s: float = 60.0) -> AsyncIterator[Scene]:
@@ -426,7 +426,7 @@ class Scene:
             return True
 
         log = make_logger(StringIO())
-        streams = EventStreams(self.watch, lambda _task: self.show, may_go_on, log, heartbeat_s)
+        streams = EventStreams(self.changes, lambda _task: self.show, may_go_on, log, heartbeat_s)
 
         async def serve(request: web.BaseRequest) -> web.StreamResponse:
             head = Head(request.method, "/", "/", (), request.headers, "-")
@@ -501,7 +501,7 @@ async def test_without_chunks_the_connection_ends_the_stream() -> None:
     async with Scene().open() as scene, connected_to(scene.url) as raw:
         await opened(raw, version="1.0")
         assert "Transfer-Encoding" not in raw.headers
-        while scene.watch.waiters == 0:  # noqa: ASYNC110 -- there is no event for it
+        while scene.changes.waiters == 0:  # noqa: ASYNC110 -- there is no event for it
             await asyncio.sleep(0)
         scene.move(stage=Stage.FAILED)
         body, whole = await raw.body()
@@ -519,7 +519,7 @@ async def test_a_store_that_is_away_for_a_moment_breaks_no_stream() -> None:
         assert await raw.some(len(framed)) == framed
         scene.fault = None
         scene.move(stage=Stage.COMPLETED)
-        scene.watch.lost()
+        scene.changes.notify_all()
         _, whole = await raw.body()
         assert whole
 
@@ -539,7 +539,7 @@ async def test_a_client_that_leaves_ends_its_stream() -> None:
         await opened(raw)
         raw.kill()
         assert await scene.reason() == "client_gone"
-        assert scene.watch.waiters == 0
+        assert scene.changes.waiters == 0
 
 
 async def test_a_task_that_is_gone_ends_the_stream() -> None:
@@ -595,4 +595,4 @@ async def test_two_thousand_waiters_cost_one_poll_at_a_time(large: House) -> Non
         video = json.loads(body) if number % 2 else parsed(body)[-1][2]
         assert video["status"] == "completed", number
     assert large.sim.log.select("openai", "poll") == [], "no waiter asked the upstream"
-    assert large.server.watch.waiters == 0
+    assert large.server.changes.waiters == 0

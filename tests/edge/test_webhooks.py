@@ -16,7 +16,7 @@ from openai import InvalidWebhookSignatureError, OpenAI
 from proxy.server.bootstrap import signing_secrets
 from proxy.sim import Fault
 from proxy.store import StoreFault, keys
-from proxy.store.notice import Hook
+from proxy.store.notice import Webhook
 from proxy.tokens import webhook_secret
 from tests.rig.downloads import fetch
 from tests.rig.house import House, OpenHouse, Plan
@@ -47,18 +47,18 @@ async def patient(open_house: OpenHouse, receiver: Receiver) -> AsyncIterator[Ho
         yield opened
 
 
-async def settled(house: House, name: str, state: str) -> Hook:
+async def settled(house: House, name: str, state: str) -> Webhook:
     """The hook once it is in this state."""
     async with asyncio.timeout(WAIT_S):
         while True:
-            hook = await house.server.store.hooks.get(name)
+            hook = await house.server.store.webhooks.get(name)
             if hook is not None and hook.state == state:
                 return hook
             await asyncio.sleep(0.01)
 
 
-async def hooks_of(house: House, task_id: str) -> list[Hook]:
-    hooks, _ = await house.server.store.hooks.list(100)
+async def hooks_of(house: House, task_id: str) -> list[Webhook]:
+    hooks, _ = await house.server.store.webhooks.list(100)
     return [hook for hook in hooks if hook.task_id == task_id]
 
 
@@ -144,7 +144,7 @@ async def test_a_rotated_signing_secret_breaks_no_receiver(
     on, and so does who already has the new one."""
     fresh = b"a fresh signing secret of 32 bytes or more"
     secrets = [fresh, *signing_secrets(house.server.config)]
-    monkeypatch.setattr(house.server.notifier, "_secrets", tuple(secrets))
+    monkeypatch.setattr(house.server.webhook_sender, "_secrets", tuple(secrets))
     record = house.made.record
     await house.create(webhook=receiver.url)
     [told] = await receiver.heard(1)
@@ -241,7 +241,7 @@ async def test_a_refused_submit_is_told_to_nobody(house: House, receiver: Receiv
     await house.completed(webhook=receiver.url)
     [told] = await receiver.heard(1)
     assert told.json()["type"] == "video.completed"
-    assert (await house.server.store.hooks.list(100))[0][0].task_id == told.json()["data"]["id"]
+    assert (await house.server.store.webhooks.list(100))[0][0].task_id == told.json()["data"]["id"]
 
 
 @pytest.mark.parametrize("url", ["ftp://a.example/", "javascript:alert(1)", "/x", "http://", "x"])
@@ -285,16 +285,16 @@ async def test_a_private_address_is_never_called(
     a name leads is known when it is called, and the log says what would let it through."""
     host_port = f"{host}:{receiver.host_port.rpartition(':')[2]}"
     await house.completed(webhook=f"http://{host_port}/hook")
-    [hook] = (await house.server.store.hooks.list(9))[0]
+    [hook] = (await house.server.store.webhooks.list(9))[0]
     tried = await attempted(house, hook.name)
     assert tried.log[0][1].startswith("not a public address; [webhooks] allow ")
     assert (tried.state, receiver.told) == ("pending", [])
 
 
-async def attempted(house: House, name: str, times: int = 1) -> Hook:
+async def attempted(house: House, name: str, times: int = 1) -> Webhook:
     async with asyncio.timeout(WAIT_S):
         while True:
-            hook = await house.server.store.hooks.get(name)
+            hook = await house.server.store.webhooks.get(name)
             if hook is not None and hook.attempts >= times:
                 return hook
             await asyncio.sleep(0.01)
@@ -361,7 +361,7 @@ async def test_a_receiver_that_is_not_there_yet_is_told_once_it_is(
         await house.create(webhook=f"http://127.0.0.1:{free_port}/hook")
         async with asyncio.timeout(WAIT_S):
             while True:
-                hooks, _ = await house.server.store.hooks.list(9)
+                hooks, _ = await house.server.store.webhooks.list(9)
                 if hooks:
                     break
                 await asyncio.sleep(0.01)
@@ -390,7 +390,7 @@ async def test_after_three_days_it_is_given_up_and_can_be_sent_again(
     await patient.create(webhook=receiver.url)
     [told] = await receiver.heard(1)
     hook = await attempted(patient, name_of(told))
-    await patient.server.store.hooks.write(
+    await patient.server.store.webhooks.write(
         replace(hook, attempts=200), 0, 0
     )  # due for the last time
     dead = await settled(patient, hook.name, "dead")
@@ -415,7 +415,7 @@ async def test_who_may_not_know_any_more_is_not_told(
         await patient.request("DELETE", f"/v1/videos/{task_id}")
     else:
         await patient.server.store.tokens.revoke(patient.made.record.id, 1)
-    await patient.server.store.hooks.write(hook, 0, 0)  # due now
+    await patient.server.store.webhooks.write(hook, 0, 0)  # due now
     dead = await settled(patient, hook.name, "dead")
     assert dead.log[-1][1] == "gone"
     assert len(receiver.told) == 1
@@ -430,7 +430,7 @@ async def test_a_record_nobody_can_read_stops_nothing(house: House, receiver: Re
     await store.batch.call("HSET", keys.hook(name), "doc", "{")
     await store.batch.call("ZADD", keys.hooks(shard), 0, name)
     with pytest.raises(StoreFault):
-        await store.hooks.get(name)
+        await store.webhooks.get(name)
     async with asyncio.timeout(WAIT_S):
         while True:
             if await store.batch.call("ZCARD", keys.hooks(shard)) == 0:
@@ -456,7 +456,7 @@ async def test_two_workers_tell_each_thing_once(open_house: OpenHouse, receiver:
         )
         ids = {reply.json()["id"] for reply in made}
         await receiver.heard(40)
-        hooks, _ = await house.server.store.hooks.list(100)
+        hooks, _ = await house.server.store.webhooks.list(100)
         for hook in hooks:
             await settled(house, hook.name, "delivered")
         assert sorted(one.json()["data"]["id"] for one in receiver.told) == sorted(ids)

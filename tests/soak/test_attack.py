@@ -186,10 +186,10 @@ async def test_a_paying_key_notices_nothing_of_an_attacking_one(tmp_path: Path) 
 
         states = await payer.ended()
         async with asyncio.timeout(60):  # the attacker's last renders end too
-            while (await store.ledger.standing("evil", "o:evil", _now())).total.held_micro:  # noqa: ASYNC110 - of processes
+            while (await store.ledger.budget_use("evil", "o:evil", _now())).total.held_micro:  # noqa: ASYNC110 - of processes
                 await asyncio.sleep(0.1)
         found = await store.ledger.check(_now())
-        spent = (await store.ledger.standing("evil", "o:evil", _now())).total.spent_micro
+        spent = (await store.ledger.budget_use("evil", "o:evil", _now())).total.spent_micro
 
     print(f"\nquiet    {len(quiet)} polls, p50 {quiet[len(quiet) // 2] * 1000:.1f} ms, ", end="")
     print(f"p99 {p99_ms(quiet):.1f} ms, longest {quiet[-1] * 1000:.0f} ms")

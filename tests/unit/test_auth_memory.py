@@ -14,7 +14,7 @@ from proxy.gateway.auth import Authenticator
 from proxy.model import Limits
 from proxy.signing import format_token, new_token, token_hash
 from proxy.store import OwnerRecord, TokenRecord
-from proxy.store.cache import Mirror
+from proxy.store.cache import ReadCache
 from proxy.telemetry.exchange import Head
 
 TOKEN_ID, SECRET = new_token(bytes(range(64)))
@@ -30,8 +30,8 @@ class Desk:
         self.record: TokenRecord | None = RECORD
         self.reads = 0
         self.owner: Callable[[], asyncio.Future[OwnerRecord]] | None = None
-        self.records = Mirror(self._record, lambda: True, 100)
-        self.owners = Mirror(self._owner, lambda: True, 100)
+        self.records = ReadCache(self._record, lambda: True, 100)
+        self.owners = ReadCache(self._owner, lambda: True, 100)
         self.auth = Authenticator(self.records, self.owners, [b"s" * 32], lambda: 1e9)
 
     async def _record(self, _: str) -> TokenRecord | None:
@@ -63,7 +63,7 @@ async def test_a_key_that_has_changed_is_not_let_in_from_memory(
         await desk.ask(value)
     assert desk.reads == 1
     desk.record = replace(RECORD, **change)  # type: ignore[arg-type]
-    desk.records.drop(TOKEN_ID)
+    desk.records.invalidate(TOKEN_ID)
     with pytest.raises(Unauthenticated):
         await desk.ask(value)
 
@@ -93,7 +93,7 @@ async def test_an_owner_who_changed_during_the_reading_is_not_remembered_beside_
     desk.owner = reading
     asked = asyncio.create_task(desk.ask())
     await begun.acquire()
-    desk.owners.drop("an owner")
+    desk.owners.invalidate("an owner")
     again = asyncio.create_task(desk.owners.get("an owner"))
     await begun.acquire()
     readings[0].set_result(OWNER)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.model import Kind, Operation, Result, Stage, Status, Task, TaskError
-from proxy.store.notice import Hook
+from proxy.store.notice import Webhook
 from proxy.tasks.webhooks import GIVE_UP_S, as_it_was, event_id_of, pause_s, waited_s
 
 FIRST_S = 5.0
@@ -28,7 +28,7 @@ TASK = Task(
     completed_ms=9000,
     expires_ms=99_000,
 )
-HOOK = Hook(
+HOOK = Webhook(
     name=f"{TASK.id}:4",
     task_id=TASK.id,
     token_id="tok",

@@ -8,7 +8,7 @@ import pytest
 from multidict import CIMultiDict
 
 from proxy.errors import Invalid, Unavailable
-from proxy.model import ACTIVE_MS, WELL, Credential, Mood, Standing, Upstream
+from proxy.model import ACTIVE_MS, HEALTHY, Credential, CredentialHealth, HealthState, Upstream
 from proxy.providers import PROVIDERS
 from proxy.providers.outcomes import Cooldown, Refused
 from proxy.tasks import breaker
@@ -22,38 +22,38 @@ def no(cooldown: Cooldown, wait_s: float | None = None, *, elsewhere: bool = Tru
     return Refused(Unavailable("no"), elsewhere, "1302", wait_s, cooldown)
 
 
-def after(standing: Standing, *refusals: Refused) -> list[float]:
+def after(health: CredentialHealth, *refusals: Refused) -> list[float]:
     """Seconds of pause after each refusal, each met as soon as the pause before it is over."""
     now_ms, pauses = NOW, []
     for refusal in refusals:
-        standing = breaker.after_refusal(standing, refusal, now_ms)
-        pauses.append((standing.until_ms - now_ms) / 1000)
-        now_ms = standing.until_ms
+        health = breaker.after_refusal(health, refusal, now_ms)
+        pauses.append((health.until_ms - now_ms) / 1000)
+        now_ms = health.until_ms
     return pauses
 
 
 def test_a_back_off_doubles_from_a_second_to_a_minute() -> None:
-    assert after(WELL, *[no("back_off")] * 9) == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert after(HEALTHY, *[no("back_off")] * 9) == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
 def test_what_is_out_is_tried_less_and_less_often() -> None:
     expected = [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
-    assert after(WELL, *[no("take_out")] * 9) == expected
+    assert after(HEALTHY, *[no("take_out")] * 9) == expected
 
 
 @pytest.mark.parametrize(
     ("wait_s", "pause_s"), [(0.2, 1), (7, 7), (59.5, 59.5), (3600, 3600), (86400, 3600)]
 )
 def test_a_pause_the_provider_names_is_kept_within_an_hour(wait_s: float, pause_s: float) -> None:
-    assert after(WELL, no("back_off", wait_s)) == [pause_s]
+    assert after(HEALTHY, no("back_off", wait_s)) == [pause_s]
 
 
 def test_a_named_pause_does_not_bring_back_what_is_out() -> None:
-    assert after(WELL, no("take_out", 9000)) == [30]
+    assert after(HEALTHY, no("take_out", 9000)) == [30]
 
 
 def test_submits_that_were_under_way_together_are_one_strike() -> None:
-    first = breaker.after_refusal(WELL, no("back_off"), NOW)
+    first = breaker.after_refusal(HEALTHY, no("back_off"), NOW)
     second = breaker.after_refusal(first, no("back_off"), NOW + 100)
     assert second == first
     third = breaker.after_refusal(first, no("back_off", 5), NOW + 100)
@@ -61,9 +61,9 @@ def test_submits_that_were_under_way_together_are_one_strike() -> None:
 
 
 def test_a_trial_that_fails_is_a_strike_although_its_lease_runs() -> None:
-    out = breaker.after_refusal(WELL, no("take_out"), NOW)
+    out = breaker.after_refusal(HEALTHY, no("take_out"), NOW)
     later = out.until_ms
-    held = breaker.on_trial(out, later, 70_000)
+    held = breaker.half_open(out, later, 70_000)
     assert breaker.verdict(held, later + 69_999) == "wait"
     assert breaker.after_refusal(held, no("take_out"), later + 10) == held
     failed = breaker.after_refusal(held, no("take_out"), later + 10, trial=True)
@@ -71,7 +71,7 @@ def test_a_trial_that_fails_is_a_strike_although_its_lease_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "refusal", "mood", "strikes"),
+    ("before", "refusal", "state", "strikes"),
     [
         ("cooling", no("take_out"), "out", 1),
         ("out", no("back_off"), "out", 3),  # a late answer to what was sent before
@@ -81,40 +81,40 @@ def test_a_trial_that_fails_is_a_strike_although_its_lease_runs() -> None:
     ],
 )
 def test_one_kind_of_trouble_meets_another(
-    before: Mood, refusal: Refused, mood: str, strikes: int
+    before: HealthState, refusal: Refused, state: str, strikes: int
 ) -> None:
-    standing = Standing(before, 3, NOW + 1000, "x")
-    found = breaker.after_refusal(standing, refusal, NOW)
-    assert (found.mood, found.strikes) == (mood, strikes)
+    health = CredentialHealth(before, 3, NOW + 1000, "x")
+    found = breaker.after_refusal(health, refusal, NOW)
+    assert (found.state, found.strikes) == (state, strikes)
 
 
 def test_a_trial_that_only_meets_a_rate_is_back_in_the_pool() -> None:
-    held = breaker.on_trial(Standing("out", 4, NOW, "1101"), NOW, 70_000)
+    held = breaker.half_open(CredentialHealth("out", 4, NOW, "1101"), NOW, 70_000)
     found = breaker.after_refusal(held, no("back_off"), NOW + 5, trial=True)
-    assert (found.mood, found.strikes, found.code) == ("cooling", 1, "1302")
+    assert (found.state, found.strikes, found.code) == ("cooling", 1, "1302")
 
 
 def test_an_upstream_breaks_after_failures_in_a_row_and_is_tried_by_one() -> None:
-    standing, now_ms = WELL, NOW
+    health, now_ms = HEALTHY, NOW
     for strike in range(1, breaker.TRIP_AFTER):
-        standing = breaker.after_failure(standing, "cut", now_ms)
-        assert (standing.mood, standing.strikes) == ("well", strike)
-        assert breaker.verdict(standing, now_ms) == "go"
+        health = breaker.after_failure(health, "cut", now_ms)
+        assert (health.state, health.strikes) == ("well", strike)
+        assert breaker.verdict(health, now_ms) == "go"
     pauses = []
     for _ in range(6):
-        standing = breaker.after_failure(standing, "cut", now_ms)
-        pauses.append((standing.until_ms - now_ms) / 1000)
-        assert breaker.verdict(standing, now_ms) == "wait"
-        assert breaker.blocked(standing, now_ms) == Blocked("broken", standing.until_ms - now_ms)
-        assert breaker.after_failure(standing, "late", now_ms + 1) == standing
-        now_ms = standing.until_ms
-        assert breaker.verdict(standing, now_ms) == "trial"
+        health = breaker.after_failure(health, "cut", now_ms)
+        pauses.append((health.until_ms - now_ms) / 1000)
+        assert breaker.verdict(health, now_ms) == "wait"
+        assert breaker.blocked(health, now_ms) == Blocked("broken", health.until_ms - now_ms)
+        assert breaker.after_failure(health, "late", now_ms + 1) == health
+        now_ms = health.until_ms
+        assert breaker.verdict(health, now_ms) == "trial"
     assert pauses == [5, 10, 20, 40, 60, 60]
 
 
 def test_pauses_stay_bounded_however_long_it_lasts() -> None:
-    standing = replace(Standing("broken", 10_000, NOW, "cut"))
-    assert breaker.after_failure(standing, "cut", NOW).until_ms == NOW + 60_000
+    health = replace(CredentialHealth("broken", 10_000, NOW, "cut"))
+    assert breaker.after_failure(health, "cut", NOW).until_ms == NOW + 60_000
 
 
 @pytest.mark.parametrize(
@@ -155,11 +155,11 @@ def test_who_is_turned_away_is_told_how_soon_to_come_again(
 
 def test_a_place_outlives_the_longest_pause_between_two_looks() -> None:
     usual = Schedule(2000, 5000, 30_000, 70_000, 600_000)
-    assert breaker.place_life_ms(usual) == 2 * 600_000
+    assert breaker.slot_life_ms(usual) == 2 * 600_000
     slow = replace(usual, max_ms=3_600_000)
-    assert breaker.place_life_ms(slow) > 16 * 3_600_000
+    assert breaker.slot_life_ms(slow) > 16 * 3_600_000
     quick = Schedule(20, 30, 50, 100, 1000)
-    assert breaker.place_life_ms(quick) == breaker.PLACE_LIFE_MS
+    assert breaker.slot_life_ms(quick) == breaker.SLOT_LIFE_MS
 
 
 # What each provider says of a credential: (status, body, what becomes of it).
@@ -232,11 +232,13 @@ def test_a_providers_own_code_says_what_becomes_of_the_credential(provider: str)
 DOUBT = Refused(Unavailable("no"), True, "http_403", None, "take_out", doubtful=True)
 
 
-def met(standing: Standing, *witnesses: breaker.Witness, at_ms: int = NOW) -> Standing:
+def met(
+    health: CredentialHealth, *witnesses: breaker.Witness, at_ms: int = NOW
+) -> CredentialHealth:
     """After one failure of each of these keys' requests."""
     for witness in witnesses:
-        standing = breaker.after_failure(standing, "500", at_ms, witness=witness)
-    return standing
+        health = breaker.after_failure(health, "500", at_ms, witness=witness)
+    return health
 
 
 def one_of_many(key: str) -> breaker.Witness:
@@ -244,28 +246,28 @@ def one_of_many(key: str) -> breaker.Witness:
 
 
 def test_one_keys_failures_never_break_an_upstream_while_others_are_active() -> None:
-    standing = met(WELL, *[one_of_many("a")] * 50)
-    assert breaker.verdict(standing, NOW, "a") == breaker.verdict(standing, NOW, "b") == "go"
-    broken = met(standing, one_of_many("b"))
-    assert (broken.mood, broken.until_ms) == ("broken", NOW + 5000)
+    health = met(HEALTHY, *[one_of_many("a")] * 50)
+    assert breaker.verdict(health, NOW, "a") == breaker.verdict(health, NOW, "b") == "go"
+    broken = met(health, one_of_many("b"))
+    assert (broken.state, broken.until_ms) == ("broken", NOW + 5000)
     assert breaker.verdict(broken, NOW, "c") == "wait"
 
 
 def test_what_one_key_met_long_ago_is_no_evidence() -> None:
-    standing = met(WELL, *[one_of_many("a")] * 5)
-    later = met(standing, one_of_many("b"), at_ms=NOW + ACTIVE_MS + 1)
-    assert (later.mood, later.strikes) == ("well", 1)
+    health = met(HEALTHY, *[one_of_many("a")] * 5)
+    later = met(health, one_of_many("b"), at_ms=NOW + ACTIVE_MS + 1)
+    assert (later.state, later.strikes) == ("well", 1)
 
 
 def test_a_key_that_was_alone_is_shut_out_and_nobody_else() -> None:
-    standing = met(WELL, *[breaker.Witness("a", is_alone=True)] * 5)
-    assert (standing.mood, breaker.verdict(standing, NOW, "a")) == ("broken", "wait")
-    assert breaker.verdict(standing, NOW, "b") == "go"
-    assert breaker.verdict(standing, standing.until_ms, "a") == "trial"
+    health = met(HEALTHY, *[breaker.Witness("a", is_alone=True)] * 5)
+    assert (health.state, breaker.verdict(health, NOW, "a")) == ("broken", "wait")
+    assert breaker.verdict(health, NOW, "b") == "go"
+    assert breaker.verdict(health, health.until_ms, "a") == "trial"
 
 
 def test_who_broke_an_upstream_does_not_get_the_trial_first() -> None:
-    broken = met(WELL, *[one_of_many("a")] * 4, one_of_many("b"))
+    broken = met(HEALTHY, *[one_of_many("a")] * 4, one_of_many("b"))
     assert breaker.verdict(broken, broken.until_ms, "c") == "trial"
     assert breaker.verdict(broken, broken.until_ms, "a") == "wait"
     assert breaker.blocked(broken, broken.until_ms, "a").wait_ms == 5000
@@ -273,28 +275,28 @@ def test_who_broke_an_upstream_does_not_get_the_trial_first() -> None:
 
 
 def test_failures_to_connect_count_from_anybody() -> None:
-    standing = WELL
+    health = HEALTHY
     for _ in range(breaker.TRIP_AFTER):
-        standing = breaker.after_failure(standing, "unreachable", NOW)
-    assert breaker.verdict(standing, NOW, "a") == breaker.verdict(standing, NOW, "b") == "wait"
+        health = breaker.after_failure(health, "unreachable", NOW)
+    assert breaker.verdict(health, NOW, "a") == breaker.verdict(health, NOW, "b") == "wait"
 
 
 def test_a_doubtful_refusal_takes_a_credential_out_when_two_keys_met_it() -> None:
-    once = breaker.after_refusal(WELL, DOUBT, NOW, witness=one_of_many("a"))
+    once = breaker.after_refusal(HEALTHY, DOUBT, NOW, witness=one_of_many("a"))
     again = breaker.after_refusal(once, DOUBT, NOW, witness=one_of_many("a"))
-    assert once.mood == again.mood == "well"
+    assert once.state == again.state == "well"
     out = breaker.after_refusal(again, DOUBT, NOW, witness=one_of_many("b"))
-    assert (out.mood, out.until_ms) == ("out", NOW + 30_000)
+    assert (out.state, out.until_ms) == ("out", NOW + 30_000)
     assert breaker.verdict(out, NOW, "c") == "wait"
 
 
 def test_a_documented_refusal_takes_a_credential_out_at_once() -> None:
-    out = breaker.after_refusal(WELL, no("take_out"), NOW, witness=one_of_many("a"))
+    out = breaker.after_refusal(HEALTHY, no("take_out"), NOW, witness=one_of_many("a"))
     assert breaker.verdict(out, NOW, "b") == "wait"
 
 
 @pytest.mark.parametrize(
-    ("own", "keys", "mood"),
+    ("own", "keys", "state"),
     [
         ("well", ["out", "well"], "well"),
         ("well", ["out", "out"], "out"),
@@ -304,10 +306,10 @@ def test_a_documented_refusal_takes_a_credential_out_at_once() -> None:
     ],
 )
 def test_an_upstream_is_as_well_as_its_best_usable_key(
-    own: Mood, keys: list[Mood], mood: str
+    own: HealthState, keys: list[HealthState], state: str
 ) -> None:
-    def standing(word: Mood) -> Standing:
-        return WELL if word == "well" else Standing(word, 1, NOW + 1000, "x")
+    def health(word: HealthState) -> CredentialHealth:
+        return HEALTHY if word == "well" else CredentialHealth(word, 1, NOW + 1000, "x")
 
-    whole = breaker.as_a_whole(standing(own), [standing(key) for key in keys], NOW)
-    assert whole.mood == mood
+    whole = breaker.overall_health(health(own), [health(key) for key in keys], NOW)
+    assert whole.state == state

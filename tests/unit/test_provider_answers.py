@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from proxy.http.outbound import Draft
-from proxy.model import WELL, Credential, Kind, Operation, Status, Task, TaskState, Upstream
+from proxy.model import HEALTHY, Credential, Kind, Operation, Status, Task, TaskState, Upstream
 from proxy.providers import PROVIDERS, values
 from proxy.providers.outcomes import Accepted, Outcome, Refused, Transient, Unknown
 from proxy.tasks.breaker import Witness, after_refusal
@@ -266,8 +266,8 @@ def test_a_403_that_names_no_cause_is_no_verdict_on_the_account(provider: str) -
         outcome = submitted(body, 403, provider)
         assert isinstance(outcome, Refused)
         assert (outcome.elsewhere, outcome.doubtful) == (True, True)
-        one = after_refusal(WELL, outcome, 0, witness=Witness("a", is_alone=False))
-        assert one.mood == "well", "a second client has to meet it"
+        one = after_refusal(HEALTHY, outcome, 0, witness=Witness("a", is_alone=False))
+        assert one.state == "well", "a second client has to meet it"
     assert isinstance(refused := submitted(b"", 401, provider), Refused)
     assert refused.cooldown == "take_out"
 

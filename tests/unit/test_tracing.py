@@ -25,7 +25,7 @@ from proxy.model import (
 )
 from proxy.providers.outcomes import Accepted, Outcome, Refused, Transient, Unknown
 from proxy.store import LineEntry
-from proxy.store.notice import Hook
+from proxy.store.notice import Webhook
 from proxy.telemetry.exchange import Exchange, Head
 from proxy.telemetry.redaction import Redactor
 from proxy.telemetry.spans import (
@@ -323,7 +323,7 @@ def test_an_attempt_says_who_was_asked_and_what_came_of_it(
 def test_a_question_and_a_webhook_are_known_by_host_alone() -> None:
     asked = of_query(TASK, root(), "poll", UPSTREAM, WHEN, "completed", ok=True)
     assert (asked.facts["server.address"], asked.facts["server.port"]) == ("user.example", 8443)
-    hook = Hook(
+    hook = Webhook(
         "h", "video_1", "tok", "openai", "https://hooks.example/T0/B0/xyz", Status.COMPLETED, 1
     )
     told = of_webhook(TASK, root(), hook, WHEN, 500, None)

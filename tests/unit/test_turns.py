@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from proxy.gateway.intake import _HEAD_BYTES, _LARGE_PIECE_BYTES, _Pieces
-from proxy.tasks.spool import TURN_BYTES, Turns
+from proxy.tasks.spool import TURN_BYTES, SpoolTurns
 
 
 class Loop:
@@ -28,7 +28,7 @@ class Loop:
 
 
 async def test_a_worker_takes_no_more_than_one_large_piece_too_many_in_a_turn() -> None:
-    turns, loop = Turns(), Loop()
+    turns, loop = SpoolTurns(), Loop()
     taken: list[int] = []
 
     async def body() -> None:
@@ -44,7 +44,7 @@ async def test_a_worker_takes_no_more_than_one_large_piece_too_many_in_a_turn() 
 
 async def test_bodies_come_in_turn() -> None:
     """Who waits longest goes first: a ninth body is not kept from its first byte by eight."""
-    turns = Turns()
+    turns = SpoolTurns()
     order: list[int] = []
 
     async def body(number: int) -> None:
@@ -60,7 +60,7 @@ async def test_bodies_come_in_turn() -> None:
 
 
 async def test_small_bodies_do_not_wait() -> None:
-    turns, loop = Turns(), Loop()
+    turns, loop = SpoolTurns(), Loop()
     for _ in range(100):
         await turns.take(TURN_BYTES // 200)
     assert loop.turn == 0
@@ -68,7 +68,7 @@ async def test_small_bodies_do_not_wait() -> None:
 
 
 async def test_who_left_keeps_nobody_waiting() -> None:
-    turns = Turns()
+    turns = SpoolTurns()
     await turns.take(TURN_BYTES)
     gone = [asyncio.create_task(turns.take(TURN_BYTES)) for _ in range(3)]
     last = asyncio.create_task(turns.take(1))

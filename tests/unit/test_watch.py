@@ -11,7 +11,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from proxy.errors import Invalid
 from proxy.gateway.heads import MAX_WAIT_S, wait_of
 from proxy.model import Kind, Operation, Stage, Task
-from proxy.tasks.changes import Watch
+from proxy.tasks.changes import TaskChanges
 
 LONG_S = 60.0
 TASK = Task(
@@ -33,7 +33,7 @@ class Room:
     def __init__(self) -> None:
         self.task: Task | None = TASK
         self.looks = 0
-        self.watch = Watch(self.load)
+        self.changes = TaskChanges(self.load)
 
     async def load(self, task_id: str) -> Task | None:
         self.looks += 1
@@ -43,15 +43,15 @@ class Room:
     def move(self, stage: Stage) -> None:
         assert self.task is not None
         self.task = replace(self.task, stage=stage, version=self.task.version + 1)
-        self.watch.heard(TASK.id)
+        self.changes.notify(TASK.id)
 
     def wait(self, seconds: float = LONG_S) -> asyncio.Task[Task | None]:
-        return asyncio.create_task(self.watch.until(TASK.id, has_ended, seconds))
+        return asyncio.create_task(self.changes.wait_until(TASK.id, has_ended, seconds))
 
     async def waiting(self, count: int, looks: int = 1) -> None:
         """Until so many wait and have looked so often."""
         async with asyncio.timeout(20):
-            while self.watch.waiters < count or self.looks < count * looks:  # noqa: ASYNC110
+            while self.changes.waiters < count or self.looks < count * looks:  # noqa: ASYNC110
                 await asyncio.sleep(0)
 
 
@@ -66,13 +66,13 @@ def room() -> Room:
 
 async def test_what_is_so_already_is_not_waited_for(room: Room) -> None:
     room.move(Stage.COMPLETED)
-    assert await room.watch.until(TASK.id, has_ended, LONG_S) == room.task
-    assert (room.looks, room.watch.waiters) == (1, 0)
+    assert await room.changes.wait_until(TASK.id, has_ended, LONG_S) == room.task
+    assert (room.looks, room.changes.waiters) == (1, 0)
 
 
 async def test_a_task_that_is_not_there_is_not_waited_for(room: Room) -> None:
-    assert await room.watch.until("video_2", has_ended, LONG_S) is None
-    assert room.watch.waiters == 0
+    assert await room.changes.wait_until("video_2", has_ended, LONG_S) is None
+    assert room.changes.waiters == 0
 
 
 async def test_a_change_wakes_everybody_and_only_the_wanted_one_ends_it(room: Room) -> None:
@@ -83,13 +83,13 @@ async def test_a_change_wakes_everybody_and_only_the_wanted_one_ends_it(room: Ro
     assert not any(waiter.done() for waiter in waiters)
     room.move(Stage.COMPLETED)
     assert await asyncio.gather(*waiters) == [room.task] * 100
-    assert room.watch.waiters == 0
+    assert room.changes.waiters == 0
 
 
 async def test_the_news_of_another_task_wakes_nobody(room: Room) -> None:
     waiter = room.wait()
     await room.waiting(1)
-    room.watch.heard("video_2")
+    room.changes.notify("video_2")
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert (room.looks, waiter.done()) == (1, False)
@@ -105,20 +105,20 @@ async def test_a_change_between_the_look_and_the_wait_is_not_lost() -> None:
     async def load(_task_id: str) -> Task:
         state = states.pop(0)
         if state is TASK:
-            watch.heard(TASK.id)
+            changes.notify(TASK.id)
         await asyncio.sleep(0)
         return state
 
-    watch = Watch(load, look_s=LONG_S)
+    changes = TaskChanges(load, look_s=LONG_S)
     async with asyncio.timeout(20):
-        assert await watch.until(TASK.id, has_ended, LONG_S) == moved
-    assert watch.waiters == 0
+        assert await changes.wait_until(TASK.id, has_ended, LONG_S) == moved
+    assert changes.waiters == 0
 
 
 async def test_when_the_time_is_over_it_is_as_it_is(room: Room) -> None:
-    assert await room.watch.until(TASK.id, has_ended, 0) == TASK
-    assert await room.watch.until(TASK.id, has_ended, 0.01) == TASK
-    assert (room.looks, room.watch.waiters) == (3, 0)
+    assert await room.changes.wait_until(TASK.id, has_ended, 0) == TASK
+    assert await room.changes.wait_until(TASK.id, has_ended, 0.01) == TASK
+    assert (room.looks, room.changes.waiters) == (3, 0)
 
 
 async def test_a_waiter_that_leaves_takes_nothing_from_the_others(room: Room) -> None:
@@ -126,7 +126,7 @@ async def test_a_waiter_that_leaves_takes_nothing_from_the_others(room: Room) ->
     await room.waiting(2)
     leaves.cancel()
     await asyncio.wait([leaves])
-    assert room.watch.waiters == 1
+    assert room.changes.waiters == 1
     room.move(Stage.COMPLETED)
     assert await stays == room.task
 
@@ -138,21 +138,21 @@ async def test_a_task_nobody_waits_for_any_more_is_forgotten(room: Room) -> None
     for waiter in waiters:
         waiter.cancel()
     await asyncio.wait(waiters)
-    assert room.watch.waiters == 0
-    assert not room.watch._waiting
+    assert room.changes.waiters == 0
+    assert not room.changes._waiting
 
 
 async def test_a_lost_subscription_makes_everybody_look(room: Room) -> None:
     waiter = room.wait()
     await room.waiting(1)
     room.task = replace(TASK, stage=Stage.COMPLETED, version=2)  # and nobody said so
-    room.watch.lost()
+    room.changes.notify_all()
     assert await waiter == room.task
 
 
 async def test_who_hears_nothing_looks_now_and_then() -> None:
     room = Room()
-    room.watch = Watch(room.load, look_s=0.001)
+    room.changes = TaskChanges(room.load, look_s=0.001)
     waiter = room.wait()
     await room.waiting(1)
     room.task = replace(TASK, stage=Stage.COMPLETED, version=2)
@@ -161,24 +161,24 @@ async def test_who_hears_nothing_looks_now_and_then() -> None:
 
 async def test_a_drain_ends_every_wait_and_lets_none_begin(room: Room) -> None:
     waiters = [room.wait() for _ in range(3)]
-    pause = asyncio.create_task(room.watch.pause(LONG_S))
+    pause = asyncio.create_task(room.changes.pause(LONG_S))
     await room.waiting(3)
-    room.watch.close()
+    room.changes.close()
     assert await asyncio.gather(*waiters) == [TASK, TASK, TASK]
     await pause
     assert await room.wait() == TASK
-    await room.watch.pause(LONG_S)
-    assert room.watch.waiters == 0
+    await room.changes.pause(LONG_S)
+    assert room.changes.waiters == 0
 
 
 async def test_a_store_that_fails_fails_the_wait(room: Room) -> None:
     async def load(_task_id: str) -> Task:
         raise OSError("down")
 
-    watch = Watch(load)
+    changes = TaskChanges(load)
     with pytest.raises(OSError, match="down"):
-        await watch.until(TASK.id, has_ended, LONG_S)
-    assert watch.waiters == 0
+        await changes.wait_until(TASK.id, has_ended, LONG_S)
+    assert changes.waiters == 0
 
 
 # ---------------------------------------------------------------- how long a client asks to wait
