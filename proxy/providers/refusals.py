@@ -1,7 +1,7 @@
 """The ways a provider says no to a submit, and the ways a poll says nothing.
 
 Rule: a message here tells the client nothing about our accounts; a provider's own words reach it
-only through `values.words`.
+only through `words`.
 
 Rule: `cooldown` judges the account, so only a verdict about the account sets one: 401, 402, 429
 and documented codes. A 403 or 5xx without a documented code may be about one request (a firewall
@@ -27,8 +27,14 @@ from proxy.errors import (
     Unavailable,
     UpstreamFailed,
 )
-from proxy.providers.outcomes import Cooldown, Refused, Transient, TransientKind
-from proxy.providers.values import retry_after_s, words
+from proxy.providers.outcomes import (
+    Cooldown,
+    Refused,
+    Transient,
+    TransientKind,
+)
+from proxy.providers.values import retry_after_s
+from proxy.providers.words import words
 
 # The upstream option `refused_statuses`: by which HTTP statuses this server says, without a code
 # that we know, that it began nothing.

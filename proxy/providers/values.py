@@ -1,8 +1,8 @@
 """Typed readers of what providers answer: tolerant, bounded, never raising.
 
-Rule: nothing a provider answers is trusted. Every reader turns one value into a typed one or
-None, whatever the value is; everything that can be long has a bound here. Words that may reach a
-client go through `words` first.
+Rule: nothing a provider answers is trusted. Every reader here, in `jobs` and in `results` turns one
+value into a typed one or None, whatever the value is; everything that can be long has a bound.
+Words that may reach a client go through `words` first.
 """
 
 from __future__ import annotations
@@ -10,33 +10,24 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TypeAlias, cast
-from urllib.parse import quote, urlsplit
+from typing import TypeAlias
 
 import orjson
-from yarl import URL
 
-from proxy.model import Json
+from proxy.providers.words import words
 
 Object: TypeAlias = "dict[str, object]"
 
 ID_MAX_CHARS = 512
 CODE_MAX_CHARS = 64
-WORDS_MAX_CHARS = 400
-NATIVE_MAX_BYTES = 8 * 1024
-URL_MAX_CHARS = 4096
-URLS_MAX = 16
-URLS_MAX_CHARS = 16 * 1024  # of all results of a task together
 RETRY_MAX_S = 3600.0
 
 _MAX_VALUES = 100_000  # some 50 ms of parsing and cleaning
 _STRUCTURE = (b",", b":", b"[", b"{")
 _MAX_DEPTH = 64
-_NATIVE_MAX_DEPTH = 8
-_NATIVE_WORDS_MAX_CHARS = 2000
 _EARLIEST_S, _LATEST_S = 1e9, 1e11  # years 2001 and 5138: no count of seconds or days is a date
 _LONGEST_WHOLE = 20  # digits of 2^64 - 1
 
@@ -223,292 +214,3 @@ def sent_ms(headers: Mapping[str, str]) -> int | None:
         return int(parsedate_to_datetime(headers["Date"]).timestamp() * 1000)
     except (KeyError, ValueError, TypeError, IndexError, OverflowError):
         return None
-
-
-# ---------------------------------------------------------------- addresses
-
-_WEB = re.compile(r"(https?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
-_IN_TEXT = re.compile(r"https?://", re.IGNORECASE)
-_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", re.ASCII)
-_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_LEGAL = "%!$&'()*+,-./:;=?@_~#[]"
-_UNSEEN = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-
-
-def web_url(value: object) -> str | None:
-    """An http(s) URL that can be fetched as it is; None for anything else.
-
-    A legal URL is left as it is, for a signature may cover every byte. Spaces and other
-    characters are percent-encoded, a host outside ASCII becomes punycode.
-    """
-    if not isinstance(value, str) or len(value) > URL_MAX_CHARS:
-        return None
-    line = value.strip()
-    match = _WEB.fullmatch(line)
-    if match is None or _UNSEEN.search(line):  # surrogates are no characters either
-        return None
-    try:
-        parts = urlsplit(line)
-        host, port = parts.hostname or "", parts.port
-        if not host.isascii():
-            host = URL.build(scheme="http", host=host).raw_host or ""
-    except (ValueError, UnicodeError):
-        return None
-    if not _HOST.fullmatch(host) or port == 0 or max(map(len, host.split("."))) > 63:
-        return None
-    authority = match[2]
-    if not authority.isascii():
-        if "@" in authority:
-            return None
-        authority = host if port is None else f"{host}:{port}"
-    if "\\" in authority or " " in authority:
-        return None
-    tail = _STRAY_PERCENT.sub("%25", match[3])
-    url = f"{match[1]}://{authority}{quote(tail, safe=_LEGAL, errors='replace')}"
-    return url if len(url) <= URL_MAX_CHARS else None
-
-
-# Where answers put the address of a finished video, most specific first.
-_URL_NAMES = (
-    *("video_url", "videoUrl", "video_urls", "videoUrls", "result_url", "resultUrl"),
-    *("download_url", "downloadUrl", "output_url", "url", "urls", "video", "videos"),
-    *("task_result", "output", "outputs", "result", "results", "generations", "works"),
-    *("content", "contents", "data", "metadata", "task", "response", "creations", "resource"),
-)
-
-
-def result_urls(value: object) -> tuple[str, ...]:
-    """The addresses of the videos an answer names, in its order: at most 16, 16 KiB together."""
-    return bounded_urls(dict.fromkeys(_urls(value, 6)))
-
-
-def bounded_urls(urls: Collection[str]) -> tuple[str, ...]:
-    """As many of the first as a task's record has room for."""
-    kept: list[str] = []
-    room = URLS_MAX_CHARS
-    for url in list(urls)[:URLS_MAX]:
-        room -= len(url)
-        if room < 0:
-            break
-        kept.append(url)
-    return tuple(kept)
-
-
-def _urls(value: object, depth: int) -> list[str]:
-    if isinstance(value, str):
-        url = web_url(value)
-        return [] if url is None else [url]
-    if depth == 0:
-        return []
-    if isinstance(value, list):
-        return [url for item in value[:URLS_MAX] for url in _urls(item, depth - 1)]
-    if not isinstance(value, dict):
-        return []
-    kind = value.get("type")
-    if isinstance(kind, str) and kind.lower().startswith(("image", "audio", "thumbnail")):
-        return []
-    for name in _URL_NAMES:
-        found = _urls(value.get(name), depth - 1)
-        if found:
-            return found
-    return []
-
-
-# ---------------------------------------------------------------- jobs
-
-_ID_NAMES = ("id", "task_id", "taskId", "video_id", "videoId", "job_id", "generation_id")
-_INNER = ("data", "result", "Result", "output", "task", "job", "video", "response")
-_STATE_NAMES = ("status", "state", "task_status", "taskStatus", "job_status")
-
-
-def id_of(holder: object) -> str | None:
-    """The id an object gives itself."""
-    if not isinstance(holder, dict):
-        return None
-    for name in _ID_NAMES:
-        found = identifier(holder.get(name))
-        if found is not None:
-            return found
-    return None
-
-
-def state_word(holder: object) -> str | None:
-    """The word an object has for its state."""
-    if not isinstance(holder, dict):
-        return None
-    for name in _STATE_NAMES:
-        if isinstance(holder.get(name), str):
-            found = text(holder[name])
-            if found is not None:
-                return found
-    return None
-
-
-def job_of(answer: Object, known_id: str | None = None) -> Object:
-    """The object of an answer that describes the job: it, or one inside it.
-
-    An envelope has a `status` of its own ("success", 200), which says nothing about the job: an
-    object inside that names an id and a state comes first, unless the answer is a Video object.
-    One that names the id we know comes before all others.
-    """
-    if answer.get("object") == "video":
-        return answer
-    nested = list(_inside(answer, 3))
-    inner = [holder for holder in nested if id_of(holder) and state_word(holder)]
-    if known_id is not None:
-        for holder in (*inner, answer):
-            if id_of(holder) == known_id and state_word(holder) is not None:
-                return holder
-    if inner:
-        return inner[0]
-    if id_of(answer) is not None:
-        return answer
-    for wanted in (id_of, state_word):
-        for holder in nested:
-            if wanted(holder) is not None:
-                return holder
-    return answer
-
-
-def _inside(holder: Object, depth: int) -> Iterator[Object]:
-    if depth == 0:
-        return
-    for name in _INNER:
-        value = holder.get(name)
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
-        if isinstance(value, dict):
-            yield value
-            yield from _inside(value, depth - 1)
-
-
-# ---------------------------------------------------------------- further members
-
-
-def remaining(data: Mapping[str, object], known: Collection[str]) -> dict[str, Json]:
-    """The vendor's further members, for `native`: without those in `known`, and at any depth
-    without nulls, ids and URLs (they name the account's own objects). Empty above 8 KiB."""
-    kept: dict[str, Json] = {
-        name[:ID_MAX_CHARS]: pruned
-        for name, value in data.items()
-        if name not in known and (pruned := _pruned(name, value, _NATIVE_MAX_DEPTH)) is not None
-    }
-    try:
-        return kept if len(orjson.dumps(kept)) <= NATIVE_MAX_BYTES else {}
-    except orjson.JSONEncodeError:  # nothing `document` returns; a caller's own value might
-        return {}
-
-
-def _pruned(name: str, value: object, depth: int) -> Json:
-    """None: left out."""
-    if name == "id" or name.endswith(("_id", "_ids", "url", "urls")) or depth == 0:
-        return None
-    if isinstance(value, str):
-        if _IN_TEXT.search(value):
-            return None
-        return _scrubbed(value) if len(value) <= _NATIVE_WORDS_MAX_CHARS else None
-    if isinstance(value, dict):
-        inner = {
-            key: pruned
-            for key, item in value.items()
-            if (pruned := _pruned(key, item, depth - 1)) is not None
-        }
-        return cast("Json", inner) if inner or not value else None
-    if isinstance(value, list):
-        return [p for item in value if (p := _pruned("", item, depth - 1)) is not None]
-    return cast("Json", value)
-
-
-# ---------------------------------------------------------------- words for clients
-
-_MODERATION = re.compile(
-    r"risk|sensitive|moderat|polic(y|ies)|unsafe|safety|violat|prohibited|copyright|guardrail",
-    re.IGNORECASE,
-)
-# Characters nobody sees: they hide a key from the patterns below, turn a terminal's text around.
-_HIDDEN = re.compile(
-    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\U000e0000-\U000e007f]+"
-)
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-_CODE_OR_PAGE = re.compile(
-    r"Traceback \(most recent call last\)|^\s*<(?:!doctype|html|\?xml)|<body\b", re.IGNORECASE
-)
-_KEY_NAMES = (
-    r"api[-_ ]?key|access[-_ ]?key(?:[-_ ]?id)?|secret(?:[-_ ]?(?:access[-_ ]?)?key)?|token"
-    r"|passw(?:or)?d|authorization|credential|signature"
-)
-_TOP_LEVEL = (
-    r"internal|local|localdomain|svc|cluster|lan|corp|intra|home|arpa|com|net|org|io|ai|cn|dev|app"
-    r"|cloud|co|edu|gov|tech|xyz|me|us|eu|uk|de|fr|jp|kr|hk|sg|tw|in|info|biz|site|online|run"
-)
-# What must not travel from a provider's message to a client, and what stands there instead.
-# ASCII: beside a Chinese character there is a word boundary too.
-_PRIVATE = tuple(
-    (re.compile(pattern, re.IGNORECASE | re.ASCII), stand_in)
-    for pattern, stand_in in (
-        (r"(?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,30}://[^\s\u3000-\u303f\uff00-\uffef]+", "[address]"),
-        (r"\b(?:bearer|basic|hmac-sha256)\s+[\w+/=.,:-]{6,}", "[key]"),
-        (rf"\b(?:x-)?(?:{_KEY_NAMES})[\"']?\s*[:=]\s*[\"']?[^\s\"',;]+", "[key]"),
-        (r"(?<![\w.-])eyJ[\w-]{6,}(?:\.[\w-]*)*", "[key]"),
-        (r"\b(?:sk|pk|rk|ak|rw)[-_][\w*.\u2026-]{2,}", "[key]"),
-        (r"\bkey[-_](?=[\w*-]{0,64}[\d*])[\w*-]{4,}", "[key]"),
-        (r"\b(?:AKLT|AKIA|ASIA|LTAI|AKSIM)[\w=]{8,}", "[key]"),
-        (r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)*", "[address]"),
-        (r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b", "[address]"),
-        (r"\[(?=[^\]]{0,40}:)[0-9a-f:.]{2,45}\](?::\d+)?", "[address]"),
-        (r"(?<![\w:])[0-9a-f:]{0,35}::[0-9a-f:.]{0,45}[0-9a-f]", "[address]"),
-        (r"(?<![\w:])(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}", "[address]"),
-        (r"(?<![\w.-])(?:localhost|[\w.-]*\.[\w-]+):\d{2,5}\b", "[address]"),
-        (r"(?<![\w-])(?=[\w-]{0,63}[\d_-])[a-z][\w-]{0,63}:\d{4,5}\b", "[address]"),
-        (rf"(?<![\w.-])[\w.-]*\.(?:{_TOP_LEVEL})\b", "[address]"),
-        (r"\blocalhost\b", "[address]"),
-        (r"\b[a-z]:\\[^\s\"']+", "[path]"),
-        (r"(?<![\w:])/[\w.+@-]+(?:/[\w.+@-]*)+", "[path]"),
-        (r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "[id]"),
-        (r"\b(?=\w*\d)(?=\w*[a-z])\w{20,}\b", "[id]"),
-        (r"\b\d{12,}\b", "[id]"),
-    )
-)
-
-
-def words(message: object, fallback: str = "") -> str:
-    """A provider's message for a client: one line of at most 400 characters without addresses,
-    keys, paths, ids and characters nobody sees; nothing at all of a traceback or a page."""
-    if not isinstance(message, str):
-        return fallback
-    head = message[: 4 * WORDS_MAX_CHARS]
-    if _CODE_OR_PAGE.search(head):
-        return fallback
-    line = " ".join(_scrubbed(head).split())
-    if len(line) > WORDS_MAX_CHARS:
-        line = line[: WORDS_MAX_CHARS - 1] + "…"
-    return line or fallback
-
-
-_PERHAPS_PRIVATE = re.compile(r"[^\w\s]|\w{12}|\b(?:bearer|basic|localhost)\b", re.IGNORECASE)
-
-
-def _scrubbed(message: str) -> str:
-    if not _PERHAPS_PRIVATE.search(message) and message.isprintable():
-        return message
-    line = _CONTROL.sub(" ", _HIDDEN.sub("", message))
-    for pattern, stand_in in _PRIVATE:
-        line = pattern.sub(stand_in, line)
-    return line
-
-
-def is_moderation(message: object) -> bool:
-    """Whether a provider's words say that its content rules stopped it."""
-    return isinstance(message, str) and _MODERATION.search(message[:WORDS_MAX_CHARS]) is not None
-
-
-_FIELD = re.compile(r"[A-Za-z_][\w.\[\]-]{0,63}", re.ASCII)
-
-
-def field_name(value: object) -> str | None:
-    """A field's name as a provider gives it, if it looks like one."""
-    if not isinstance(value, str):
-        return None
-    name = value.removeprefix("body.")
-    return name if _FIELD.fullmatch(name) and words(name) == name else None

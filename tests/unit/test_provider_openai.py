@@ -29,7 +29,12 @@ from proxy.errors import (
 )
 from proxy.http.body_writer import encoded
 from proxy.http.form_writer import boundary_for, multipart_pieces
-from proxy.http.outbound import Draft, Remote, Rendered, Terms
+from proxy.http.outbound import (
+    Draft,
+    Remote,
+    Rendered,
+    Terms,
+)
 from proxy.model import (
     Credential,
     Json,
@@ -48,8 +53,14 @@ from proxy.model import (
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
 from proxy.providers.openai import SERVERS, OpenAI, Options
-from proxy.providers.outcomes import Accepted, Refused, Transient, TransientKind, Unknown
-from proxy.providers.values import words
+from proxy.providers.outcomes import (
+    Accepted,
+    Refused,
+    Transient,
+    TransientKind,
+    Unknown,
+)
+from proxy.providers.words import words
 
 ADAPTER: Provider = OpenAI()
 KEY = Credential("k1", api_key="sk-upstream-secret")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.model import Status
-from proxy.providers import states, values
+from proxy.providers import jobs, results, states, values, words
 
 # ---------------------------------------------------------------- documents
 
@@ -179,7 +179,7 @@ def test_a_wait_is_seconds_and_an_hour_at_most(
     ],
 )
 def test_a_result_url_is_fit_to_be_fetched(url: object, expected: str | None) -> None:
-    assert values.web_url(url) == expected
+    assert results.web_url(url) == expected
 
 
 U, V = "https://cdn.example/1.mp4", "https://cdn.example/2.mp4"
@@ -214,16 +214,16 @@ U, V = "https://cdn.example/1.mp4", "https://cdn.example/2.mp4"
 def test_a_result_url_is_found_wherever_answers_put_it(
     answer: object, expected: tuple[str, ...]
 ) -> None:
-    assert values.result_urls(answer) == expected
+    assert results.result_urls(answer) == expected
 
 
 def test_result_urls_fit_into_a_record() -> None:
     many = [f"https://a.example/{n}" for n in range(100)]
-    assert values.result_urls({"urls": many}) == tuple(many[: values.URLS_MAX])
+    assert results.result_urls({"urls": many}) == tuple(many[: results.URLS_MAX])
     long = [f"https://a.example/{n}/" + "x" * 4000 for n in range(10)]
-    kept = values.result_urls({"urls": long})
+    kept = results.result_urls({"urls": long})
     assert kept == tuple(long[:4])
-    assert sum(map(len, kept)) <= values.URLS_MAX_CHARS
+    assert sum(map(len, kept)) <= results.URLS_MAX_CHARS
 
 
 # ---------------------------------------------------------------- states
@@ -285,7 +285,7 @@ SECRETS = [
 
 @pytest.mark.parametrize(("message", "shown"), SECRETS)
 def test_no_host_key_path_or_id_is_shown(message: str, shown: str) -> None:
-    assert values.words(message) == shown
+    assert words.words(message) == shown
 
 
 @pytest.mark.parametrize(
@@ -299,13 +299,13 @@ def test_no_host_key_path_or_id_is_shown(message: str, shown: str) -> None:
     ],
 )
 def test_useful_words_stay(message: str) -> None:
-    assert values.words(message) == message
+    assert words.words(message) == message
 
 
 def test_words_are_one_short_line() -> None:
-    assert len(values.words("word " * 1000)) == values.WORDS_MAX_CHARS
-    assert values.words("a\r\nb\tc") == "a b c"
-    assert values.words(7, "none") == values.words("\x00", "none") == "none"
+    assert len(words.words("word " * 1000)) == words.MAX_CHARS
+    assert words.words("a\r\nb\tc") == "a b c"
+    assert words.words(7, "none") == words.words("\x00", "none") == "none"
 
 
 @pytest.mark.parametrize(
@@ -313,14 +313,14 @@ def test_words_are_one_short_line() -> None:
 )
 def test_no_message_takes_long_to_clean(piece: str) -> None:
     """Patterns that try a long run again from each of its characters took a second for this."""
-    message = piece * (4 * values.WORDS_MAX_CHARS)
+    message = piece * (4 * words.MAX_CHARS)
     began_s = time.process_time()
-    values.words(message)
+    words.words(message)
     assert time.process_time() - began_s < 0.2
 
 
 def test_native_members_are_cleaned_and_bounded() -> None:
     data = {"note": "see redis.internal:6379", "n": 1, "deep": {"key": "sk-abcdef"}, "id": "7"}
-    kept = values.remaining(data, ())
+    kept = jobs.remaining(data, ())
     assert kept == {"note": "see [address]", "n": 1, "deep": {"key": "[key]"}}
-    assert values.remaining({f"k{n}": "word " * 100 for n in range(40)}, ()) == {}
+    assert jobs.remaining({f"k{n}": "word " * 100 for n in range(40)}, ()) == {}

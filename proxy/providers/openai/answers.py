@@ -15,9 +15,21 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from proxy.errors import FAILURES
-from proxy.model import Result, Status, Task, TaskError, TaskState
-from proxy.providers import refusals, states, values
-from proxy.providers.outcomes import Accepted, Outcome, Refused, Transient, Unknown
+from proxy.model import (
+    Result,
+    Status,
+    Task,
+    TaskError,
+    TaskState,
+)
+from proxy.providers import jobs, refusals, results, states, values, words
+from proxy.providers.outcomes import (
+    Accepted,
+    Outcome,
+    Refused,
+    Transient,
+    Unknown,
+)
 from proxy.providers.sizes import size_of
 from proxy.providers.values import Object
 
@@ -167,9 +179,9 @@ def outcome(
 def _accepted(answer: Object, *, is_success: bool) -> Accepted | None:
     """None: no job is named. With an error's status an `id` alone may be the request's, so the
     body has to be a Video object or a job that goes on."""
-    job = values.job_of(answer)
-    upstream_id = values.id_of(job) or values.id_of(answer)
-    word = values.state_word(job)
+    job = jobs.job_of(answer)
+    upstream_id = jobs.id_of(job) or jobs.id_of(answer)
+    word = jobs.state_word(job)
     state = None if word is None else _state(job, word)
     if not is_success:
         told = None if word is None else states.status_of(word)
@@ -247,8 +259,8 @@ def state(
     or one that has the id we ask for.
     """
     answer = values.document(body)
-    job = {} if answer is None else values.job_of(answer, task.upstream_id)
-    word = values.state_word(job)
+    job = {} if answer is None else jobs.job_of(answer, task.upstream_id)
+    word = jobs.state_word(job)
     if 200 <= status < 300:
         if word is None:
             return Transient("unreadable", retry_after_s=values.retry_after_s(headers))
@@ -272,7 +284,7 @@ def _is_end(word: str) -> bool:
 
 
 def _is_ours(job: Object, task: Task) -> bool:
-    named = values.id_of(job)
+    named = jobs.id_of(job)
     if named is not None and named == task.upstream_id:
         return True
     return job.get("object") == "video"
@@ -285,8 +297,8 @@ def _told_in_words(answer: Object, task: Task) -> TaskState | None:
     if fault is None or '"status"' not in fault.message:
         return None
     for job in values.embedded_objects(fault.message):
-        word = values.state_word(job)
-        named = values.id_of(job)
+        word = jobs.state_word(job)
+        named = jobs.id_of(job)
         if word is None or states.status_of(word) is not Status.FAILED or named is None:
             continue
         if named in (task.upstream_id, _wrapped_id(task.upstream_id or "")):
@@ -318,7 +330,7 @@ def _state(job: Object, word: str) -> TaskState:
         error=_failure(word, job) if status is Status.FAILED else None,
         seconds=seconds,
         size=size_of(job.get("size")),
-        unknown_state=None if told else values.words(states.plain(word))[: values.CODE_MAX_CHARS],
+        unknown_state=None if told else words.words(states.plain(word))[: values.CODE_MAX_CHARS],
         expires_ms=expires_ms,
     )
 
@@ -339,7 +351,7 @@ def _results(job: Object, seconds: float | None, expires_ms: int | None) -> tupl
     own content path. An address of that path is none: it wants our key."""
     if job.get("object") == "video":  # whose `metadata` is the client's own, repeated
         job = {name: value for name, value in job.items() if name != "metadata"}
-    urls = [url for url in values.result_urls(job) if not _CONTENT.search(url)]
+    urls = [url for url in results.result_urls(job) if not _CONTENT.search(url)]
     if not urls:
         return (Result(seconds=seconds, expires_ms=expires_ms),)
     return tuple(Result(url=url, seconds=seconds, expires_ms=expires_ms) for url in urls)
@@ -358,10 +370,10 @@ def _failure(word: str, job: Object) -> TaskError:
     if fault == Fault() and isinstance(job.get("message"), str):
         fault = _fault_of(job) or fault
     code = _FAILURE_CODES.get(fault.code.lower()) or states.ENDS.get(states.plain(word))
-    if code in (None, "invalid_input") and values.is_moderation(fault.message):
+    if code in (None, "invalid_input") and words.is_moderation(fault.message):
         code = "moderation_blocked"
     code = code or "upstream_error"
-    return TaskError(code, values.words(fault.message) or FAILURES[code], fault.code or None)
+    return TaskError(code, words.words(fault.message) or FAILURES[code], fault.code or None)
 
 
 # ---------------------------------------------------------------- errors
@@ -385,9 +397,7 @@ def _fault_of(value: object, depth: int = 4) -> Fault | None:
         where, what = first.get("loc"), first.get("msg")
         steps = where[:8] if isinstance(where, list) else []
         names = [str(step)[:64] for step in steps if step != "body"]
-        return Fault(
-            what if isinstance(what, str) else "", param=values.field_name(".".join(names))
-        )
+        return Fault(what if isinstance(what, str) else "", param=words.field_name(".".join(names)))
     if not isinstance(value, dict) or not value or depth == 0:
         return None
     inner = value.get("error")
@@ -398,5 +408,5 @@ def _fault_of(value: object, depth: int = 4) -> Fault | None:
     return Fault(
         message if isinstance(message, str) else "",
         code or "",
-        values.field_name(value.get("param")),
+        words.field_name(value.get("param")),
     )

@@ -43,7 +43,7 @@ from proxy.model import (
     Upstream,
     VideoRequest,
 )
-from proxy.providers import fitting, refusals, states, values
+from proxy.providers import fitting, jobs, refusals, results, states, values, words
 from proxy.providers.outcomes import (
     Accepted,
     Cancelled,
@@ -54,7 +54,6 @@ from proxy.providers.outcomes import (
     TransientKind,
     Unknown,
 )
-from proxy.providers.results import result_url
 from proxy.signing import kling_jwt
 
 PROMPT_MAX_CHARS = 2500
@@ -291,7 +290,7 @@ class Kling:
         if answer is None:
             return refusals.unread(status, headers, "not JSON")
         code = values.integer(answer.get("code"))
-        job = values.job_of(answer, task.upstream_id)
+        job = jobs.job_of(answer, task.upstream_id)
         is_plain = 200 <= status < 300 and code in (0, None)
         if is_plain or (_is_end(job) and (code in (0, None) or _is_ours(job, task))):
             state = _state(job, task.updated_ms)
@@ -317,7 +316,7 @@ class Kling:
         return refusals.unread(status, headers, f"code {code}", _SILENCE.get(code))
 
     def content(self, task: Task, upstream: Upstream, variant: str, index: int) -> Draft | str:
-        return result_url(task, variant, index)
+        return results.result_url(task, variant, index)
 
     def cancel(self, task: Task, upstream: Upstream) -> Draft | None:
         return None
@@ -492,13 +491,13 @@ def _state(data: Mapping[str, object], fallback_ms: int | None) -> TaskState | N
 
     `fallback_ms` dates the results when the answer does not.
     """
-    word = values.text(data.get("task_status")) or values.state_word(data)
+    word = values.text(data.get("task_status")) or jobs.state_word(data)
     if word is None or word.lower() == "not_found":
         return None
-    native = values.remaining(data, _KNOWN_MEMBERS)
+    native = jobs.remaining(data, _KNOWN_MEMBERS)
     status = states.status_of(word)
     if status is None:
-        shown = values.words(word)[: values.CODE_MAX_CHARS]
+        shown = words.words(word)[: values.CODE_MAX_CHARS]
         return TaskState(Status.IN_PROGRESS, native=native, unknown_state=shown)
     if status is Status.FAILED:
         return TaskState(status, error=_task_error(data, word), native=native)
@@ -506,10 +505,10 @@ def _state(data: Mapping[str, object], fallback_ms: int | None) -> TaskState | N
         return TaskState(status, native=native)
     made_ms = values.moment_ms(data.get("updated_at")) or fallback_ms
     expires_ms = None if made_ms is None else made_ms + RESULT_LIFE_MS
-    results = _results(data, expires_ms)
-    if not results:
+    made = _results(data, expires_ms)
+    if not made:
         return None
-    return TaskState(status, 100, results, native=native, expires_ms=expires_ms)
+    return TaskState(status, 100, made, native=native, expires_ms=expires_ms)
 
 
 def _results(data: Mapping[str, object], expires_ms: int | None) -> tuple[Result, ...]:
@@ -517,18 +516,18 @@ def _results(data: Mapping[str, object], expires_ms: int | None) -> tuple[Result
     videos = values.member(data, "task_result").get("videos")
     found: list[tuple[str, dict[str, object]]] = []
     for video in videos if isinstance(videos, list) else ():
-        url = values.web_url(video.get("url")) if isinstance(video, dict) else None
+        url = results.web_url(video.get("url")) if isinstance(video, dict) else None
         if url is not None:
             found.append((url, video))
     if not found:  # gateways in front of Kling put it elsewhere
-        found = [(url, {}) for url in values.result_urls(data)]
-    kept = values.bounded_urls([url for url, _ in found])
-    room = values.URLS_MAX_CHARS - sum(map(len, kept))
-    results = []
+        found = [(url, {}) for url in results.result_urls(data)]
+    kept = results.bounded_urls([url for url, _ in found])
+    room = results.URLS_MAX_CHARS - sum(map(len, kept))
+    made = []
     for url, video in found[: len(kept)]:
-        watermark = values.web_url(video.get("watermark_url"))
+        watermark = results.web_url(video.get("watermark_url"))
         room -= len(watermark or "")
-        results.append(
+        made.append(
             Result(
                 url=url,
                 id=values.identifier(video.get("id")),
@@ -537,23 +536,23 @@ def _results(data: Mapping[str, object], expires_ms: int | None) -> tuple[Result
                 expires_ms=expires_ms,
             )
         )
-    return tuple(results)
+    return tuple(made)
 
 
 def _task_error(data: Mapping[str, object], word: str) -> TaskError:
     """Kling gives a reason in words only; a code, if any, stands inside them."""
     message = data.get("task_status_msg") or data.get("message") or data.get("fail_reason")
     match = _BLOCKED_IN_MESSAGE.search(message) if isinstance(message, str) else None
-    said = values.words(message, "The provider gave no reason.")
-    if match or values.is_moderation(message):
+    said = words.words(message, "The provider gave no reason.")
+    if match or words.is_moderation(message):
         return TaskError("moderation_blocked", said, match[1] if match else None)
     return TaskError(states.ENDS.get(states.plain(word), "upstream_error"), said)
 
 
 def _accepted(answer: values.Object, status: int) -> Accepted | None:
     """None: no task is named. Outside `data` an id counts only in a success."""
-    job = values.job_of(answer)
-    upstream_id = values.id_of(job)
+    job = jobs.job_of(answer)
+    upstream_id = jobs.id_of(job)
     is_plain = 200 <= status < 300 and values.integer(answer.get("code")) in (0, None)
     is_job = job is not answer or is_plain or answer.get("object") == "video"
     if upstream_id is None or not is_job:
@@ -562,13 +561,13 @@ def _accepted(answer: values.Object, status: int) -> Accepted | None:
 
 
 def _is_end(job: Mapping[str, object]) -> bool:
-    word = values.state_word(job)
+    word = jobs.state_word(job)
     status = None if word is None else states.status_of(word)
     return status is not None and status.is_final
 
 
 def _is_ours(job: Mapping[str, object], task: Task) -> bool:
-    return values.id_of(job) in (task.upstream_id, task.id)
+    return jobs.id_of(job) in (task.upstream_id, task.id)
 
 
 def _options(upstream: Upstream) -> Options:

@@ -45,7 +45,7 @@ from proxy.model import (
     Upstream,
     VideoRequest,
 )
-from proxy.providers import fitting, refusals, states, values
+from proxy.providers import fitting, jobs, refusals, results, states, values, words
 from proxy.providers.outcomes import (
     Accepted,
     Cancelled,
@@ -55,7 +55,6 @@ from proxy.providers.outcomes import (
     TransientKind,
     Unknown,
 )
-from proxy.providers.results import result_url
 from proxy.signing import sign_volc
 
 VERSION = "2022-08-31"
@@ -275,8 +274,8 @@ class Jimeng:
         answer = _plain(values.exact_document(body) or {})
         code = values.integer(answer.get("code"))
         is_plain = 200 <= status < 300 and code in (SUCCESS, 0, None)
-        job = values.job_of(answer)
-        upstream_id = values.id_of(job)
+        job = jobs.job_of(answer)
+        upstream_id = jobs.id_of(job)
         is_job = job is not answer or is_plain or answer.get("object") == "video"
         if upstream_id is not None and is_job:
             return Accepted(upstream_id)
@@ -311,8 +310,8 @@ class Jimeng:
             return refusals.unread(status, headers, "not JSON")
         answer = _plain(answer)
         code = values.integer(answer.get("code"))
-        data = values.member(answer, "data") or values.job_of(answer)
-        word = values.state_word(data)
+        data = values.member(answer, "data") or jobs.job_of(answer)
+        word = jobs.state_word(data)
         if code not in (SUCCESS, 0):
             error = _task_error(code, word, answer.get("message"))
             if error is not None:
@@ -333,7 +332,7 @@ class Jimeng:
         return Transient("Jimeng has no look-up by an id of ours", kind="no_lookup")
 
     def content(self, task: Task, upstream: Upstream, variant: str, index: int) -> Draft | str:
-        return result_url(task, variant, index)
+        return results.result_url(task, variant, index)
 
     def cancel(self, task: Task, upstream: Upstream) -> Draft | None:
         return None
@@ -520,7 +519,7 @@ def _task_error(code: int | None, word: str | None, message: object) -> TaskErro
     """
     if code is None:
         return None
-    said = values.words(message, "The provider gave no reason.")
+    said = words.words(message, "The provider gave no reason.")
     if code in _MODERATION:
         return TaskError("moderation_blocked", said, str(code))
     if code in _CHECK_FAILED or word == "done":
@@ -530,19 +529,19 @@ def _task_error(code: int | None, word: str | None, message: object) -> TaskErro
 
 def _state(word: str, data: Mapping[str, object], expires_ms: int) -> TaskState | None:
     """None: done, but without an address."""
-    native = values.remaining(data, _KNOWN_MEMBERS)
+    native = jobs.remaining(data, _KNOWN_MEMBERS)
     status = _status(word)
     if status is None:
-        shown = values.words(word)[: values.CODE_MAX_CHARS]
+        shown = words.words(word)[: values.CODE_MAX_CHARS]
         return TaskState(Status.IN_PROGRESS, native=native, unknown_state=shown)
     if status is Status.FAILED:
         return TaskState(status, error=_end(word, data), native=native)
     if status is not Status.COMPLETED:
         return TaskState(status, native=native)
-    results = tuple(Result(url=url, expires_ms=expires_ms) for url in values.result_urls(data))
-    if not results:
+    made = tuple(Result(url=url, expires_ms=expires_ms) for url in results.result_urls(data))
+    if not made:
         return None
-    return TaskState(status, 100, results, native=native, expires_ms=expires_ms)
+    return TaskState(status, 100, made, native=native, expires_ms=expires_ms)
 
 
 def _status(word: str) -> Status | None:
@@ -554,9 +553,9 @@ def _end(word: str, data: Mapping[str, object]) -> TaskError:
     if word.lower() in ("not_found", "expired"):
         return TaskError("expired", "The provider no longer has this task.", word.lower())
     message = data.get("message") or data.get("fail_reason") or data.get("error")
-    said = values.words(message, "The provider gave no reason.")
+    said = words.words(message, "The provider gave no reason.")
     code = states.ENDS.get(states.plain(word), "upstream_error")
-    return TaskError("moderation_blocked" if values.is_moderation(message) else code, said)
+    return TaskError("moderation_blocked" if words.is_moderation(message) else code, said)
 
 
 def _silence(code: int | None, answer: Mapping[str, object]) -> TransientKind | None:

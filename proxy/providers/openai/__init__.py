@@ -60,8 +60,14 @@ from proxy.providers.fitting import (
     frames_of,
     spelled,
 )
-from proxy.providers.openai_answers import OPEN_DOOR, Door, outcome, state
-from proxy.providers.outcomes import Accepted, Cancelled, Outcome, Refused, Transient
+from proxy.providers.openai.answers import OPEN_DOOR, Door, outcome, state
+from proxy.providers.outcomes import (
+    Accepted,
+    Cancelled,
+    Outcome,
+    Refused,
+    Transient,
+)
 from proxy.providers.passthrough import MOVERS, is_harmless, is_named, is_passed
 from proxy.providers.refusals import RefusedStatuses
 from proxy.providers.sizes import fit_size, size_of
