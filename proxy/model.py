@@ -237,6 +237,7 @@ class Upstream:
     headers: Mapping[str, str] = field(default_factory=dict)
     result_hosts: tuple[str, ...] = ()
     options: BaseModel | None = None
+    models: tuple[BaseModel, ...] = ()  # the operator's catalogue rows for its provider
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,27 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
-from proxy.http.outbound import NO_TERMS, Draft, Outbound, Rendered, Terms
-from proxy.model import Credential, Operation, Task, TaskState, Upstream, VideoRequest
-from proxy.providers.outcomes import Cancelled, Outcome, Transient
+from proxy.http.outbound import (
+    NO_TERMS,
+    Draft,
+    Outbound,
+    Rendered,
+    Terms,
+)
+from proxy.model import (
+    Credential,
+    Operation,
+    Task,
+    TaskState,
+    Upstream,
+    VideoRequest,
+)
+from proxy.providers.catalogue.row import ModelRow
+from proxy.providers.outcomes import (
+    Cancelled,
+    Outcome,
+    Transient,
+)
 
 
 class Provider(Protocol):
@@ -44,6 +62,16 @@ class Provider(Protocol):
     @property
     def operations(self) -> frozenset[Operation]:
         """The submits it can do."""
+        ...
+
+    @property
+    def rows(self) -> tuple[ModelRow, ...]:
+        """The built-in rows of the catalogue for its models."""
+        ...
+
+    def row(self, upstream: Upstream, model: str) -> ModelRow:
+        """All that is known of a model at an upstream: its row in the catalogue, with what the
+        operator says of it."""
         ...
 
     @property
@@ -77,7 +105,7 @@ class Provider(Protocol):
         Raises `Invalid` or `UnsupportedOperation`."""
         ...
 
-    def rendered(self, draft: Draft) -> Rendered:
+    def rendered(self, draft: Draft, upstream: Upstream) -> Rendered:
         """What the rewritten draft will make, the provider's own defaults filled in."""
         ...
 

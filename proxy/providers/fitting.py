@@ -1,11 +1,12 @@
 """What a client asks for, held against what a model renders, under the client's field names.
 
-The arithmetic and the wording that providers with enumerated lengths and shapes share; which
-values a model accepts is each adapter's own table.
+The arithmetic and the wording that providers share; which values a model accepts is its row in the
+catalogue.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
@@ -17,7 +18,16 @@ from proxy.dialects.media import media_in
 from proxy.dialects.shape import AUTO
 from proxy.errors import Invalid, UnsupportedOperation
 from proxy.http.outbound import Adjustment, DraftValue, Terms
-from proxy.model import DialectName, Json, Media, Operation, Role, VideoRequest
+from proxy.model import (
+    Blob,
+    DialectName,
+    Json,
+    Media,
+    Operation,
+    Role,
+    VideoRequest,
+)
+from proxy.providers.catalogue.row import ModelRow
 from proxy.providers.passthrough import folded, is_never, is_ours, is_passed
 
 # What each dialect calls the length, the picture to start from, and sound.
@@ -86,7 +96,12 @@ def size_param(request: VideoRequest) -> str:
     return _SIZE.get(request.dialect, "size")
 
 
-def check_operation(request: VideoRequest, operations: Collection[Operation]) -> None:
+def check_operation(
+    request: VideoRequest, operations: Collection[Operation], row: ModelRow | None = None
+) -> None:
+    """Refuse a submit that the provider cannot do, or its model is known not to do."""
+    if row is not None and row.operations is not None:
+        operations = [operation for operation in operations if operation in row.operations]
     if request.operation not in operations:
         raise UnsupportedOperation(
             f"The provider of this model cannot {request.operation.value} a video; it can: "
@@ -101,8 +116,8 @@ def check_single(request: VideoRequest) -> None:
         )
 
 
-def check_length(value: str | None, param: str, limit: int) -> None:
-    if value is not None and len(value) > limit:
+def check_length(value: str | None, param: str, limit: int | None) -> None:
+    if value is not None and limit is not None and len(value) > limit:
         raise Invalid(
             f"'{param}' has {len(value)} characters; this model takes at most {limit}.",
             param=param,
@@ -135,6 +150,29 @@ def frames_of(request: VideoRequest) -> tuple[Media | None, Media | None]:
             )
         found[item.role] = item
     return found.get(Role.FIRST_FRAME), found.get(Role.LAST_FRAME)
+
+
+def check_frames(row: ModelRow, first: Media | None, last: Media | None) -> None:
+    """Refuse a frame that the model is known not to take."""
+    if last is not None and not row.takes(Role.LAST_FRAME):
+        raise Invalid(
+            f"'{last.param}' is not supported: this model takes a first frame only.",
+            param=last.param,
+        )
+    if first is not None and not row.takes(Role.FIRST_FRAME):
+        raise Invalid(
+            f"'{first.param}' is not supported: this model takes no first frame.",
+            param=first.param,
+        )
+
+
+def check_picture(blob: Blob, param: str, row: ModelRow) -> None:
+    if row.picture_bytes is not None and blob.size > row.picture_bytes:
+        raise Invalid(
+            f"'{param}' has {blob.size} bytes; this model takes pictures of at most "
+            f"{row.picture_bytes}.",
+            param=param,
+        )
 
 
 def dropped(request: VideoRequest, kept: Collection[str] = ()) -> list[str]:
@@ -265,11 +303,14 @@ def _is_asked(value: Json) -> bool:
 
 
 def fit_seconds(
-    request: VideoRequest, accepted: Sequence[int]
+    request: VideoRequest, accepted: Sequence[int] | None
 ) -> tuple[int | None, list[Adjustment]]:
-    """The next accepted length up (`accepted` is ascending); None when none was asked for."""
+    """The next accepted length up (`accepted` is ascending; None: any whole one); None when none
+    was asked for."""
     if request.seconds is None:
         return None, []
+    if accepted is None:
+        accepted = (max(1, math.ceil(request.seconds)),)
     fitted = next((seconds for seconds in accepted if seconds >= request.seconds), None)
     if fitted is None:
         param = _SECONDS[request.dialect]

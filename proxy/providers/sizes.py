@@ -77,7 +77,7 @@ def _by_size(
     above = [
         size
         for size in accepted
-        if size[0] >= asked[0] and size[1] >= asked[1] and _is_like(size, Fraction(*asked))
+        if size[0] >= asked[0] and size[1] >= asked[1] and is_like(size, Fraction(*asked))
     ]
     if not above:
         raise _none(spelled(asked), size_param(request), accepted)
@@ -89,7 +89,7 @@ def _outranked(request: VideoRequest, given: Size) -> list[Adjustment]:
     told = []
     if request.aspect_ratio is not None:
         shape = ratio(request.aspect_ratio)
-        if shape is None or not _is_like(given, shape):
+        if shape is None or not is_like(given, shape):
             told.append(Adjustment("aspect_ratio", request.aspect_ratio, spelled(given)))
     if request.resolution is not None and named_lines(request.resolution) != min(given):
         told.append(Adjustment("resolution", request.resolution, spelled(given)))
@@ -108,7 +108,7 @@ def _by_shape(
     lines, param = lines_of(request)
     if not accepted:
         return _drawn(shape, lines or _LINES), []
-    alike = [size for size in accepted if _is_like(size, shape)]
+    alike = [size for size in accepted if is_like(size, shape)]
     if not alike and aspect is None:
         alike = list(accepted)
     if not alike:
@@ -129,7 +129,8 @@ def _drawn(shape: Fraction, lines: int) -> Size:
     return (long, lines) if shape >= 1 else (lines, long)
 
 
-def _is_like(size: Size, shape: Fraction) -> bool:
+def is_like(size: Size, shape: Fraction) -> bool:
+    """Whether a size has a shape, as far as anybody sees."""
     factor = Fraction(*size) / shape
     return 1 / _SAME_SHAPE <= factor <= _SAME_SHAPE
 

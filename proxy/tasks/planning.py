@@ -141,7 +141,7 @@ def attempts_of(
         except ProxyError as error:
             complaint = complaint or error
             continue
-        rendered = provider.rendered(draft)
+        rendered = provider.rendered(draft, upstream)
         found.append(Attempt(upstream, credential, upstream_model, provider, draft, rendered))
     if not found:
         raise complaint or Unavailable(

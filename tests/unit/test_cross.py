@@ -500,6 +500,8 @@ def _is_same(given: object, asked: object) -> bool:
     if isinstance(given, str):
         text = {True: "true", False: "false"}.get(asked) if isinstance(asked, bool) else None
         return given in (text or str(asked), orjson.dumps(asked).decode())
+    if isinstance(asked, str):  # a form's number, to a server that reads JSON
+        return isinstance(given, int | float) and _is_same(asked, given)
     return False
 
 
@@ -577,7 +579,7 @@ def test_what_is_rendered_is_what_the_provider_reads(
         draft = place.draft(sent.request())
     except Invalid:
         return
-    rendered = place.provider.rendered(draft)
+    rendered = place.provider.rendered(draft, place.upstream)
     made = witness.take(place.upstream.provider, place.seal(draft)).request
     match place.upstream.provider:
         case "openai":
@@ -611,7 +613,7 @@ def test_nothing_is_lost_silently(witness: Witness, sent: Sent, place: Place) ->
     except Invalid:
         return
     taken = witness.take(place.upstream.provider, place.seal(draft))
-    rendered = place.provider.rendered(draft)
+    rendered = place.provider.rendered(draft, place.upstream)
     told = [adjustment.field for adjustment in draft.adjusted] + list(draft.dropped)
     wishes = unmet(request, draft, rendered, taken)
     assert set(wishes) <= set(told), "lost"
@@ -695,7 +697,7 @@ def task_of(sent: Sent, place: Place, draft: Draft, state: TaskState) -> Task:
     )
     upstream = place.upstream
     key = upstream.credentials[0]
-    rendered = place.provider.rendered(draft)
+    rendered = place.provider.rendered(draft, place.upstream)
     sent_task = lifecycle.sent(reserved, NOW * 1000, upstream, key, place.model, draft, rendered)
     task = lifecycle.bound(sent_task, Accepted("up-1"), NOW * 1000)
     return lifecycle.advanced(task, state, (NOW + 60) * 1000) or task
@@ -797,7 +799,7 @@ def test_a_video_is_told_as_it_is_rendered_not_as_it_was_asked(sent: Sent, place
     except Invalid:
         return
     task = task_of(sent, place, draft, STATES[2])
-    rendered = place.provider.rendered(draft)
+    rendered = place.provider.rendered(draft, place.upstream)
     video = orjson.loads(DIALECTS["openai"].task(seen(task), "req-1").body)
     adjusted = {adjustment.field for adjustment in draft.adjusted}
     if rendered.size is not None:

@@ -170,7 +170,7 @@ def submitted(
     call = Call(dialect, Operation.CREATE, {"kind": "text2video"}, {})
     request = DIALECTS[dialect].submission(call, Fields(body), "default")
     draft = provider.draft(request, "video_1", upstream, model, None, terms)
-    rendered = provider.rendered(draft)
+    rendered = provider.rendered(draft, upstream)
     price_micro(PRICE, rendered)
     files = dict.fromkeys(remotes_in(draft.fields), MemoryBlob(b"x"))
     draft = replace(draft, fields=with_files(draft.fields, files))

@@ -455,7 +455,9 @@ def test_what_the_rewritten_draft_will_make(
     request_: VideoRequest, model: str, rewritten: dict[str, Any], expected: Rendered
 ) -> None:
     draft = drafted(request_, model)
-    assert JIMENG.rendered(replace(draft, fields={**draft.fields, **rewritten})) == expected
+    assert (
+        JIMENG.rendered(replace(draft, fields={**draft.fields, **rewritten}), UPSTREAM) == expected
+    )
 
 
 # ---------------------------------------------------------------- answers to a submit

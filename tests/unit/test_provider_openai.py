@@ -803,8 +803,9 @@ def test_an_extra_can_neither_replace_a_field_nor_smuggle_a_body() -> None:
 def test_what_is_priced_is_what_the_rewritten_draft_renders(
     server: str, wish: dict[str, Any], rewrite: dict[str, Json], rendered: Rendered
 ) -> None:
-    draft = drafted(asked(**wish), upstream(server))
-    assert ADAPTER.rendered(replace(draft, fields={**draft.fields, **rewrite})) == rendered
+    at = upstream(server)
+    draft = drafted(asked(**wish), at)
+    assert ADAPTER.rendered(replace(draft, fields={**draft.fields, **rewrite}), at) == rendered
 
 
 @pytest.mark.parametrize(
@@ -819,7 +820,7 @@ def test_a_length_that_the_server_chooses_is_held_at_its_longest(
 ) -> None:
     """And is not told as the document's default, which its model does not have."""
     at = upstream(seconds=accepted)
-    assert ADAPTER.rendered(drafted(asked(), at)) == rendered
+    assert ADAPTER.rendered(drafted(asked(), at), at) == rendered
 
 
 @pytest.mark.parametrize(
@@ -836,7 +837,7 @@ def test_work_on_a_video_renders_as_its_source_was(
 ) -> None:
     source = task(seconds=8.0, size=(1280, 720))
     draft = drafted(asked(operation=operation, seconds=seconds), source=source)
-    assert ADAPTER.rendered(draft) == rendered
+    assert ADAPTER.rendered(draft, upstream()) == rendered
 
 
 # ---------------------------------------------------------------- answers to a submit

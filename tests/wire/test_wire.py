@@ -282,7 +282,7 @@ class Conversation:
             source_id=wanted.source_id,
         )
         credential = house.upstream.credentials[0]
-        rendered = house.provider.rendered(draft)
+        rendered = house.provider.rendered(draft, house.upstream)
         self.keep(
             lifecycle.sent(
                 reserved, self.now_ms, house.upstream, credential, upstream_model, draft, rendered
