@@ -16,7 +16,8 @@ import click
 
 from proxy.cli.plain import plain, plain_json
 from proxy.config import Config, load
-from proxy.config.source import ConfigErrors, Loc
+from proxy.config.source import ConfigErrors
+from proxy.config.toml_lines import Loc
 from proxy.errors import ProxyError
 from proxy.providers import PROVIDERS
 from proxy.server.bootstrap import CannotServe, make_state_dir, new_event_loop

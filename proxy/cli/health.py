@@ -27,7 +27,8 @@ from proxy.cli.context import (
 )
 from proxy.config import load
 from proxy.config.source import ConfigErrors, parse, text_of
-from proxy.config.tables import Admin, socket_address
+from proxy.config.tables import AdminTable
+from proxy.config.values import socket_address
 from proxy.providers import PROVIDERS
 from proxy.telemetry.explain import cause_of
 
@@ -113,7 +114,7 @@ def _listen(path: Path | None) -> str:
             say(str(problem), err=True)
     assert path is not None  # there are no mistakes in the defaults
     named = _listen_in(path, os.environ)
-    place = named or Admin().listen
+    place = named or AdminTable().listen
     whose = "which it names" if named else "the default, for it names none that can be read"
     say(f"The configuration has mistakes; asking on {place}, {whose}.", err=True)
     return place
@@ -128,7 +129,7 @@ def _listen_in(path: Path, env: Mapping[str, str]) -> str | None:
         with suppress(ConfigErrors, ValidationError):
             table = parse(part, str(path), env).data.get("admin")
             if isinstance(table, dict) and "listen" in table:
-                return Admin.model_validate({"listen": table["listen"]}).listen
+                return AdminTable.model_validate({"listen": table["listen"]}).listen
     return None
 
 

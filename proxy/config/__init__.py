@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ValidationError
@@ -31,10 +31,9 @@ from proxy.config.checks import (
 from proxy.config.source import (
     EMPTY,
     ConfigErrors,
-    Findings,
-    Loc,
+    ConfigSource,
     Problem,
-    Source,
+    Problems,
     did_you_mean,
     dotted,
     parse,
@@ -42,67 +41,33 @@ from proxy.config.source import (
 )
 from proxy.config.tables import (
     KEYS,
-    Admin,
-    Billing,
-    Cors,
+    SECTIONS,
     CredentialTable,
-    Defaults,
-    Limits,
-    Logs,
-    Media,
-    Redis,
+    DefaultsTable,
     RouteTable,
-    Server,
+    Sections,
     Table,
-    Timeouts,
-    Tracing,
     UpstreamTable,
-    Webhooks,
-    socket_address,
 )
+from proxy.config.toml_lines import Loc
+from proxy.config.values import socket_address
 from proxy.model import Credential, DialectName, Json, Route, Upstream
 from proxy.providers import globs
 from proxy.providers.base import Provider
 
 __all__ = ["SECTIONS", "Config", "ConfigErrors", "Problem", "load", "socket_address"]
 
-SECTIONS: Final[Mapping[str, type[Table]]] = {
-    "server": Server,
-    "admin": Admin,
-    "redis": Redis,
-    "timeouts": Timeouts,
-    "limits": Limits,
-    "billing": Billing,
-    "cors": Cors,
-    "logs": Logs,
-    "tracing": Tracing,
-    "media": Media,
-    "webhooks": Webhooks,
-    "defaults": Defaults,
-}
 _HIDDEN: Final = "(hidden)"
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class Config(Sections):
     """Everything an operator can set. `origins`: dotted key → `default`, `file:line`, `env NAME`.
 
     After `load`, `server.state_dir` is absolute and `defaults.model` names, per dialect, the
     model of a request without one: the configured, else the first route that is no glob.
     """
 
-    server: Server
-    admin: Admin
-    redis: Redis
-    timeouts: Timeouts
-    limits: Limits
-    billing: Billing
-    cors: Cors
-    logs: Logs
-    tracing: Tracing
-    media: Media
-    webhooks: Webhooks
-    defaults: Defaults
     upstreams: Mapping[str, Upstream] = field(default_factory=dict, repr=False)  # holds headers
     routes: tuple[Route, ...] = ()
     path: Path | None = None
@@ -158,42 +123,31 @@ def load(
     if path is not None and text is None:
         text = text_of(path)
     source = EMPTY if path is None else parse(text or "", str(path), env, needs)
-    findings = Findings(source)
+    problems = Problems(source)
     known = (*SECTIONS, "upstreams", "routes")
     for name in source.data:
         if name not in known:
-            findings.add((name,), f"unknown table{did_you_mean(name, known)}")
+            problems.add((name,), f"unknown table{did_you_mean(name, known)}")
 
-    def section(table: type[_T]) -> _T:
-        name = table.__name__.lower()
-        return _read(table, source.data.get(name, {}), (name,), findings) or table()
-
-    server, admin, redis = section(Server), section(Admin), section(Redis)
-    timeouts, limits, cors = section(Timeouts), section(Limits), section(Cors)
-    logs, tracing, media = section(Logs), section(Tracing), section(Media)
-    billing, webhooks, defaults = section(Billing), section(Webhooks), section(Defaults)
-    upstreams = _upstreams(findings, providers)
-    routes = _routes(findings, upstreams)
-    check_server(server, admin, redis, findings)
-    check_amounts(timeouts, limits, cors, findings)
-    check_shadows(routes, findings)
-    check_default_models(defaults, routes, findings)
-    passed_over = findings.settle(needs)
+    sections: dict[str, Any] = {
+        name: _read(table, source.data.get(name, {}), (name,), problems) or table()
+        for name, table in SECTIONS.items()
+    }
+    read = Sections(**sections)
+    upstreams = _upstreams(problems, providers)
+    routes = _routes(problems, upstreams)
+    check_server(read, problems)
+    check_amounts(read, problems)
+    check_shadows(routes, problems)
+    check_default_models(read.defaults, routes, problems)
+    passed_over = problems.settle(needs)
 
     beside = (path.parent if path else Path()).absolute()
+    state_dir = beside / read.server.state_dir
+    sections["server"] = read.server.model_copy(update={"state_dir": state_dir})
+    sections["defaults"] = _filled_in(read.defaults, routes)
     return Config(
-        server=server.model_copy(update={"state_dir": beside / server.state_dir}),
-        admin=admin,
-        redis=redis,
-        timeouts=timeouts,
-        limits=limits,
-        billing=billing,
-        cors=cors,
-        logs=logs,
-        tracing=tracing,
-        media=media,
-        webhooks=webhooks,
-        defaults=_filled_in(defaults, routes),
+        **sections,
         upstreams={row.name: row for row in upstreams.values() if row is not None},
         routes=tuple(routes.values()),
         path=path,
@@ -203,13 +157,13 @@ def load(
     )
 
 
-def _read(table: type[_T], values: object, loc: Loc, findings: Findings) -> _T | None:
+def _read(table: type[_T], values: object, loc: Loc, problems: Problems) -> _T | None:
     """The table or, when it is wrong, what its sound keys make, so that the checks between
     tables go on; None when one that is required is not among them."""
-    row = findings.table(table, values, loc)
+    row = problems.table(table, values, loc)
     if row is not None or not isinstance(values, dict):
         return row
-    sound = {key: value for key, value in values.items() if not findings.has((*loc, key))}
+    sound = {key: value for key, value in values.items() if not problems.has((*loc, key))}
     try:
         return table.model_validate(sound)
     except ValidationError:
@@ -219,36 +173,36 @@ def _read(table: type[_T], values: object, loc: Loc, findings: Findings) -> _T |
 # ---------------------------------------------------------------- upstreams and routes
 
 
-def _entries(findings: Findings, name: str) -> Iterator[tuple[Loc, object]]:
-    values = findings.source.data.get(name, [])
+def _entries(problems: Problems, name: str) -> Iterator[tuple[Loc, object]]:
+    values = problems.source.data.get(name, [])
     if not isinstance(values, list):
-        findings.add((name,), f"must be written [[{name}]], one for each")
+        problems.add((name,), f"must be written [[{name}]], one for each")
         return
     for index, value in enumerate(values):
         yield (name, index), value
 
 
-def _upstreams(findings: Findings, providers: Mapping[str, Provider]) -> dict[str, Upstream | None]:
+def _upstreams(problems: Problems, providers: Mapping[str, Provider]) -> dict[str, Upstream | None]:
     """By name; None for one that is there but wrong, so that routes to it are no second error."""
     upstreams: dict[str, Upstream | None] = {}
     lines: dict[str, int] = {}
-    for loc, values in _entries(findings, "upstreams"):
-        row = _read(UpstreamTable, values, loc, findings)
+    for loc, values in _entries(problems, "upstreams"):
+        row = _read(UpstreamTable, values, loc, problems)
         # Whatever else is wrong: an operator who mends one thing is not to be told of the next.
-        options = _check_upstream(values, loc, findings, providers)
+        options = _check_upstream(values, loc, problems, providers)
         name = values.get("name") if isinstance(values, dict) else None
         if not isinstance(name, str):
             continue
         if name in lines:
-            findings.add((*loc, "name"), f"'{name}' is taken by the one on line {lines[name]}")
+            problems.add((*loc, "name"), f"'{name}' is taken by the one on line {lines[name]}")
             continue
-        lines[name] = findings.source.line((*loc, "name"))
+        lines[name] = problems.source.line((*loc, "name"))
         upstreams[name] = _upstream(row, options) if row and row.provider in providers else None
     return upstreams
 
 
 def _check_upstream(
-    values: object, loc: Loc, findings: Findings, providers: Mapping[str, Provider]
+    values: object, loc: Loc, problems: Problems, providers: Mapping[str, Provider]
 ) -> BaseModel | None:
     """What an upstream's provider asks of it, of the values as they were written, for the table
     may be faulty elsewhere; returns its options, None when these are wrong."""
@@ -258,13 +212,13 @@ def _check_upstream(
     provider = providers.get(name) if isinstance(name, str) else None
     if provider is None and isinstance(name, str):
         message = f"no provider '{name}'{did_you_mean(name, providers)}"
-        findings.add((*loc, "provider"), message)
-    check_keys(values.get("credentials"), provider, providers, loc, findings)
+        problems.add((*loc, "provider"), message)
+    check_keys(values.get("credentials"), provider, providers, loc, problems)
     options = values.get("options", {})
     if provider is None or not isinstance(options, dict):
         return None
-    found = findings.table(provider.options, options, (*loc, "options"))
-    check_empty_keys(values.get("credentials"), found, loc, findings)
+    found = problems.table(provider.options, options, (*loc, "options"))
+    check_empty_keys(values.get("credentials"), found, loc, problems)
     return found
 
 
@@ -281,15 +235,15 @@ def _upstream(row: UpstreamTable, options: BaseModel | None) -> Upstream:
     )
 
 
-def _routes(findings: Findings, upstreams: Mapping[str, Upstream | None]) -> dict[Loc, Route]:
+def _routes(problems: Problems, upstreams: Mapping[str, Upstream | None]) -> dict[Loc, Route]:
     routes: dict[Loc, Route] = {}
-    for loc, values in _entries(findings, "routes"):
-        row = _read(RouteTable, values, loc, findings)
+    for loc, values in _entries(problems, "routes"):
+        row = _read(RouteTable, values, loc, problems)
         if row is None:
             continue
-        check_shares(row, upstreams, loc, findings)
-        check_rewrites(row, loc, findings)
-        check_price(row.price, (*loc, "price"), findings)
+        check_shares(row, upstreams, loc, problems)
+        check_rewrites(row, loc, problems)
+        check_price(row.price, (*loc, "price"), problems)
         routes[loc] = Route(
             model=row.model,
             upstreams=tuple((share.name, share.weight) for share in row.upstream),
@@ -306,18 +260,18 @@ def _routes(findings: Findings, upstreams: Mapping[str, Upstream | None]) -> dic
     return routes
 
 
-def _filled_in(defaults: Defaults, routes: Mapping[Loc, Route]) -> Defaults:
+def _filled_in(defaults: DefaultsTable, routes: Mapping[Loc, Route]) -> DefaultsTable:
     first = next((r.model for r in routes.values() if globs.is_literal(r.model)), "")
     filled: dict[DialectName, str] = {
         dialect: model or first for dialect, model in defaults.model.items()
     }
-    return Defaults(model=filled)
+    return DefaultsTable(model=filled)
 
 
 # ---------------------------------------------------------------- showing it
 
 
-def _origins(source: Source) -> dict[str, str]:
+def _origins(source: ConfigSource) -> dict[str, str]:
     """By dotted key: each field of a section, each key and entry of upstreams and routes."""
     origins = {
         dotted((section, name)): source.origin((section, name))

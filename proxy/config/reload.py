@@ -74,15 +74,9 @@ def _as_started(fresh: Config, old: Config) -> Config:
         late = {key: getattr(before, key) for key in WAIT_KEYS[section]}
         return getattr(fresh, section).model_copy(update=late)
 
-    return replace(
-        fresh,
-        server=old.server,
-        admin=old.admin,
-        redis=old.redis,
-        tracing=old.tracing,
-        timeouts=with_old("timeouts"),
-        limits=with_old("limits"),
-    )
+    sections = {section: getattr(old, section) for section in WAIT}
+    sections |= {section: with_old(section) for section in WAIT_KEYS}
+    return replace(fresh, **sections)
 
 
 def _differences(fresh: Config, kept: Config) -> Iterator[str]:

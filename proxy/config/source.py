@@ -1,10 +1,6 @@
 """The text of a configuration file: where each key stands, what its `${NAME}`s stand for,
 and what was found wrong with it.
 
-tomllib gives values without positions, so `key_lines` walks the same text once more and
-notes the line of every key. It runs only on text that tomllib has accepted, and therefore
-checks nothing itself.
-
 `${NAME}` in any string value is replaced by that environment variable; `$${` stands for a
 literal `${`; any other `$` is itself. Values are expanded once: what a variable holds is
 not looked into.
@@ -14,22 +10,20 @@ from __future__ import annotations
 
 import re
 import tomllib
-from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Final, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from proxy.config.toml_lines import BARE_KEY, Loc, key_lines, only_tables
+
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
-
-Loc: TypeAlias = "tuple[str | int, ...]"
-"""The place of a value: `("upstreams", 0, "name")`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +48,7 @@ class ConfigErrors(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ConfigSource:
     """A file's values, expanded, with the place each came from.
 
     `names` has the environment variables a value was made from; `problems` what could not
@@ -81,19 +75,19 @@ class Source:
         return f"{self.label}:{self.lines[loc]}" if loc in self.lines else "default"
 
 
-EMPTY: Final = Source("(no file)", MappingProxyType({}), {}, {}, {})
+EMPTY: Final = ConfigSource("(no file)", MappingProxyType({}), {}, {}, {})
 
 
 _T = TypeVar("_T", bound=BaseModel)
 
 
-class Findings:
+class Problems:
     """Collects what is wrong with a source. The first thing said about a place stands: what
     follows from it (a secret too short because its variable is unset) would only confuse."""
 
     __slots__ = ("_found", "source")
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ConfigSource) -> None:
         self.source = source
         self._found: dict[Loc, str] = dict(source.problems)
 
@@ -157,7 +151,7 @@ def text_of(path: Path) -> str:
 
 def parse(
     text: str, label: str, env: Mapping[str, str], needs: Sequence[Loc] | None = None
-) -> Source:
+) -> ConfigSource:
     """Expand a file's text; `ConfigErrors` when it is not TOML.
 
     With `needs` a mistake outside the tables of these places is noted under `syntax`, and only
@@ -180,26 +174,7 @@ def parse(
     expansion = _Expansion(env)
     expansion.problems |= syntax
     expanded = {key: expansion.walk(value, (key,)) for key, value in data.items()}
-    return Source(label, expanded, key_lines(text), expansion.names, expansion.problems)
-
-
-_HEADER: Final = re.compile(r"^[ \t]*\[+[ \t]*[\"']?([A-Za-z0-9_-]+)")
-_DOTTED: Final = re.compile(r"^[ \t]*[\"']?([A-Za-z0-9_-]+)[\"']?[ \t]*[.=]")
-
-
-def only_tables(text: str, names: Collection[str]) -> str:
-    """The same lines, those outside the tables of these names left empty: each line that stays
-    keeps its number. The text need not be TOML."""
-    kept, inside, is_top = [], False, True
-    for line in text.split("\n"):
-        header = _HEADER.match(line)
-        if header is not None:
-            inside, is_top = header[1] in names, False
-        elif is_top:
-            key = _DOTTED.match(line)
-            inside = key is not None and key[1] in names
-        kept.append(line if inside else "")
-    return "\n".join(kept)
+    return ConfigSource(label, expanded, key_lines(text), expansion.names, expansion.problems)
 
 
 def _syntax_problem(message: str, text: str, label: str) -> Problem:
@@ -293,8 +268,6 @@ def say(value: object) -> str:
 
 # ---------------------------------------------------------------- names of places
 
-_BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
-
 
 def dotted(loc: Loc) -> str:
     """A place as TOML would write it: `upstreams[0].headers."x.y"`."""
@@ -304,7 +277,7 @@ def dotted(loc: Loc) -> str:
             text += f"[{part}]"
             continue
         quoted = part.replace("\\", "\\\\").replace('"', '\\"')
-        text += ("." if text else "") + (part if _BARE.fullmatch(part) else f'"{quoted}"')
+        text += ("." if text else "") + (part if BARE_KEY.fullmatch(part) else f'"{quoted}"')
     return text
 
 
@@ -364,111 +337,3 @@ class _Expansion:
         if names:
             self.names[loc] = tuple(names)
         return text
-
-
-# ---------------------------------------------------------------- lines of keys
-
-_STRING: Final = re.compile(
-    r'"""(?:[^\\]|\\.)*?"""(?!")'  # up to two quotes may stand before the closing three
-    r"|'''.*?'''(?!')"
-    r'|"(?:[^"\\]|\\.)*"'
-    r"|'[^']*'",
-    re.DOTALL,
-)
-_SCALAR: Final = re.compile(
-    r"\d{4}-\d\d-\d\d \d\d:[^\s,\]}#]*|[^\s,\]}#]+"
-)  # a date may hold a space
-_SPACE: Final = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
-
-
-def key_lines(text: str) -> dict[Loc, int]:
-    """The line (from 1) on which each key, table and array element of valid TOML first stands."""
-    return _Lines(text).lines
-
-
-class _Lines:
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
-        self._starts = [0, *(m.end() for m in re.finditer("\n", text))]
-        self._counts: dict[Loc, int] = {}  # arrays of tables: the index of the last element
-        self.lines: dict[Loc, int] = {}
-        table: Loc = ()
-        while self._next():
-            if self._next() == "[":
-                table = self._header()
-            else:
-                self._pair(table)
-
-    def _next(self) -> str:
-        """The next character that means something; empty at the end."""
-        found = _SPACE.match(self._text, self._at)
-        self._at = found.end() if found else self._at
-        return self._text[self._at : self._at + 1]
-
-    def _take(self, pattern: re.Pattern[str]) -> str:
-        found = pattern.match(self._text, self._at)
-        assert found is not None, f"not TOML at {self._at}"
-        self._at = found.end()
-        return found[0]
-
-    def _note(self, loc: Loc) -> None:
-        self.lines.setdefault(loc, bisect_right(self._starts, self._at))
-
-    def _keys(self) -> Iterator[str]:
-        while True:
-            quoted = self._next() in ("'", '"')
-            word = self._take(_STRING if quoted else _BARE)
-            yield tomllib.loads(f"key = {word}")["key"] if quoted else word
-            if self._next() != ".":
-                return
-            self._at += 1
-
-    def _header(self) -> Loc:
-        brackets = 2 if self._text.startswith("[[", self._at) else 1
-        self._at += brackets
-        loc: Loc = ()
-        for key in self._keys():
-            inside = (*loc, self._counts[loc]) if loc in self._counts else loc
-            loc = (*inside, key)
-            self._note(loc)
-        self._at += brackets
-        if brackets == 2:
-            self._counts[loc] = self._counts.get(loc, -1) + 1
-            loc = (*loc, self._counts[loc])
-            self._note(loc)
-        return loc
-
-    def _pair(self, table: Loc) -> None:
-        loc = table
-        for key in self._keys():
-            loc = (*loc, key)
-            self._note(loc)
-        self._at += 1  # the equals sign
-        self._value(loc)
-
-    def _value(self, loc: Loc) -> None:
-        opening = self._next()
-        if opening in ("'", '"'):
-            self._take(_STRING)
-        elif opening == "[":
-            self._at += 1
-            count = 0
-            while self._next() != "]":
-                self._note((*loc, count))
-                self._value((*loc, count))
-                count += 1
-                self._comma()
-            self._at += 1
-        elif opening == "{":
-            self._at += 1
-            while self._next() != "}":
-                self._pair(loc)
-                self._comma()
-            self._at += 1
-        else:
-            self._take(_SCALAR)
-
-    def _comma(self) -> None:
-        if self._next() == ",":
-            self._at += 1

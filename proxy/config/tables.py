@@ -1,25 +1,50 @@
 """The tables of config.toml: every key with its unit, its default and what it accepts.
 
-Sections of plain values are used as they are (`config.limits.json_bytes`); upstreams and
-routes are only read here and become `model.Upstream` and `model.Route` in `config`.
-Rule: a table checks what it can see by itself; what takes two tables is checked in `config`.
-Numbers and booleans are strict: `workers = "2"` is a mistake worth telling.
+A new setting is one line here and its words in config.toml. A new section is one table and one
+line in `Sections`. Upstreams and routes are only read here; `config` makes `model.Upstream` and
+`model.Route` of them.
+
+Rule: a table checks what it can see by itself; what takes two tables is checked in `checks`.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping
-from ipaddress import ip_network
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeVar, get_args
-from urllib.parse import urlsplit
+from typing import Annotated, Final, Literal, get_type_hints
 
-from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, Field
 
-from proxy.model import DialectName, Json
+from proxy.config.values import (
+    Body,
+    BodyField,
+    Count,
+    CountOrZero,
+    Currency,
+    DefaultModels,
+    FieldGlob,
+    Flag,
+    HeaderName,
+    HostPort,
+    Listen,
+    ModelName,
+    Name,
+    Network,
+    NotEmpty,
+    OneOrMore,
+    QueueLength,
+    RedisUrl,
+    Seconds,
+    Secret,
+    Share,
+    Text,
+    Unset,
+    UpstreamHeaders,
+    UpstreamPaths,
+    Url,
+    WebOrigin,
+    all_dialects,
+)
 
 MIB: Final = 1024 * 1024
 DAY_S: Final = 86400
@@ -28,267 +53,8 @@ DAY_S: Final = 86400
 # text, and as the picture inside it.
 BODY_WEIGHT: Final = 3
 
-REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
-
 # What a route's price may be given by: an amount, or a table of amounts by case.
 PRICES: Final = ("per_second", "per_video")
-
-# Body fields no route may set or remove, with what to do instead. The tracker finds a task
-# again by what these carry.
-PROTECTED: Final[Mapping[str, str]] = {
-    "external_task_id": "it carries the task's own id, by which a lost submit is found again",
-    "callback_url": "the tracker polls; a client's own callback is answered by its webhook",
-    "model": "set upstream_model instead",
-    "model_name": "set upstream_model instead",
-    "req_key": "set upstream_model instead",
-}
-
-
-_T = TypeVar("_T")
-
-
-# ---------------------------------------------------------------- values
-
-
-def _listen(value: str) -> str:
-    socket_address(value)
-    return value
-
-
-def socket_address(listen: str) -> tuple[str, int] | Path:
-    """`host:port` (IPv6 in brackets) or `unix:/path`; `ValueError` says what is accepted."""
-    if listen.startswith("unix:"):
-        path = Path(listen.removeprefix("unix:"))
-        if not path.is_absolute():
-            raise ValueError(f"must be unix:/absolute/path, not '{listen}'")
-        return path
-    host, port = _host_port(listen)
-    return host, port
-
-
-def is_wildcard(listen: str) -> bool:
-    """True when it takes connections on every address, so that it names none."""
-    address = socket_address(listen)
-    return isinstance(address, tuple) and address[0] in ("0.0.0.0", "::", "0")  # noqa: S104
-
-
-_HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
-
-
-def _host_port(value: str) -> tuple[str, int]:
-    found = _HOST_PORT.fullmatch(value)
-    if not found or int(found[3]) > 65535:
-        raise ValueError(f"must be host:port (an IPv6 host in brackets), not '{value}'")
-    return found[1] or found[2], int(found[3])
-
-
-def _exact_host_port(value: str) -> str:
-    if _host_port(value)[1] == 0:
-        raise ValueError(f"must name a port from 1 to 65535, not '{value}'")
-    return value.lower()
-
-
-def _url(value: str) -> str:
-    """An http(s) URL to which paths are appended; its trailing slashes are cut."""
-    try:
-        parts = urlsplit(value)
-        host, _ = parts.hostname, parts.port
-    except ValueError as exc:
-        raise ValueError(f"is not a URL: {exc}") from exc
-    if "@" in parts.netloc:  # first: the other messages show the value
-        raise ValueError("must not hold a user name or password")
-    if parts.scheme not in ("http", "https") or not host:
-        raise ValueError(f"must be http://host… or https://host…, not '{value}'")
-    if parts.query or parts.fragment or "?" in value or "#" in value:
-        raise ValueError("must end with its path: no '?' and no '#'")
-    if not value.isascii() or not value.isprintable() or " " in value:
-        raise ValueError("must be ASCII without spaces; encode other characters")
-    return value.rstrip("/")
-
-
-def _redis_url(value: str) -> str:
-    scheme, separator, rest = value.partition("://")
-    if value != "embedded" and (scheme not in REDIS_SCHEMES or not separator or not rest):
-        names = ", ".join(f"{name}://…" for name in REDIS_SCHEMES)
-        # The value stays out of the message: it may hold a password.
-        raise ValueError(f"must be embedded or one of {names}")
-    return value
-
-
-def _secret(value: str) -> str:
-    size = len(value.encode())
-    if size < 32:
-        raise ValueError(f"must be at least 32 bytes, not {size}")
-    return value
-
-
-def _network(value: str) -> str:
-    try:
-        return str(ip_network(value))
-    except ValueError as exc:
-        raise ValueError(f"must be an address or a CIDR block such as 10.0.0.0/8: {exc}") from exc
-
-
-def _web_origin(value: str) -> str:
-    if value == "*":
-        return value
-    url = _url(value)
-    if urlsplit(url).path or url != value:
-        raise ValueError(f"must be '*' or scheme://host[:port] without a path, not '{value}'")
-    return value
-
-
-def _header_name(value: str) -> str:
-    if not _TOKEN.fullmatch(value):
-        raise ValueError(f"'{value}' is not a header name")
-    return value
-
-
-_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-# Framing is the client library's, the key is the credential's.
-_OWN_HEADERS: Final = frozenset(
-    {"authorization", "connection", "content-length", "content-type", "host", "te"}
-    | {"trailer", "transfer-encoding", "upgrade", "expect", "proxy-authorization"}
-)
-
-
-def _upstream_headers(values: Mapping[str, str]) -> Mapping[str, str]:
-    for name, value in values.items():
-        if not _TOKEN.fullmatch(name):
-            raise ValueError(f"'{name}' is not a header name")
-        if name.lower() in _OWN_HEADERS:
-            raise ValueError(f"'{name}' is set by the adapter and cannot be configured")
-        if not value.isprintable() or not value.isascii():
-            raise ValueError(f"the value of '{name}' must be printable ASCII")
-    return values
-
-
-def _path_names(values: Mapping[str, str]) -> Mapping[str, str]:
-    for name in values:
-        if name.partition(".")[0] not in ("submit", "poll", "content"):
-            raise ValueError(f"'{name}' is not submit, poll or content, or one with '.<kind>'")
-    return values
-
-
-def _upstream_path(value: str) -> str:
-    if not value.startswith("/") or not value.isprintable() or " " in value:
-        raise ValueError(f"must be a path from base_url on, beginning with '/', not '{value}'")
-    return value
-
-
-def _flat_paths(values: object) -> object:
-    """`submit.text2video = …` without quotes is a table in a table to TOML."""
-    if not isinstance(values, dict):
-        return values
-    flat: dict[str, object] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{inner}": path for inner, path in value.items()}
-        else:
-            flat[name] = value
-    return flat
-
-
-def _name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
-        raise ValueError(
-            "must be 1 to 64 letters, digits, '.', '_' or '-', "
-            f"beginning with a letter or digit, not '{value}'"
-        )
-    return value
-
-
-def _model_name(value: str) -> str:
-    if not value.isprintable() or len(value) > 256 or value != value.strip():
-        raise ValueError("must be at most 256 printable characters without spaces around")
-    return value
-
-
-def _currency(value: str) -> str:
-    if not re.fullmatch(r"[A-Z]{3}", value):
-        raise ValueError(f"must be an ISO 4217 code such as USD, EUR or CNY, not '{value}'")
-    return value
-
-
-def _json(value: object) -> object:
-    """What TOML has and JSON has not: dates, times, inf and nan."""
-    if isinstance(value, dict):
-        for inner in value.values():
-            _json(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            _json(inner)
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{value} has no JSON form; it goes into a JSON body")
-    elif value is not None and not isinstance(value, bool | int | str):
-        raise ValueError(f"a {type(value).__name__} has no JSON form; write it as a string")
-    return value
-
-
-def _body_field(name: str) -> str:
-    """`field` or `field.inner`, and none that would break a task's identity."""
-    parts = name.split(".")
-    if not all(parts):
-        raise ValueError(f"'{name}' must be a body field's name, or names joined by dots")
-    if parts[0] in PROTECTED:
-        raise ValueError(f"'{parts[0]}' cannot be rewritten: {PROTECTED[parts[0]]}")
-    return name
-
-
-def _field_glob(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_*?-]{1,64}", value):
-        raise ValueError(
-            f"'{value}' must be the name of a body field; * and ? are wild, dots are not taken"
-        )
-    return value
-
-
-def _body_fields(values: Mapping[str, Json]) -> Mapping[str, Json]:
-    for name in values:
-        _body_field(name)
-    return values
-
-
-def _unset(value: object) -> object:
-    return None if value == "" else value
-
-
-def _all_dialects(given: Mapping[DialectName, str]) -> Mapping[DialectName, str]:
-    names: tuple[DialectName, ...] = get_args(DialectName)
-    return {name: given.get(name, "") for name in names}
-
-
-def _shares(value: object) -> object:
-    return [{"name": value}] if isinstance(value, str) else value
-
-
-def _some(values: tuple[_T, ...]) -> tuple[_T, ...]:
-    # Not MinLen: of a tuple it counts the sound entries, and calls one faulty entry empty.
-    if not values:
-        raise ValueError("must have at least one entry")
-    return values
-
-
-Text = Annotated[str, MinLen(1)]
-Count = Annotated[int, Strict(), Ge(1)]
-CountOrZero = Annotated[int, Strict(), Ge(0)]
-# Each may take 12 MiB of the store, and a turn looks through the list.
-QueueLength = Annotated[int, Strict(), Ge(0), Le(10_000)]
-Seconds = Annotated[float, Strict(), Gt(0)]
-Share = Annotated[float, Strict(), Ge(0), Le(1)]
-Flag = Annotated[bool, Strict()]
-Listen = Annotated[str, AfterValidator(_listen)]
-Url = Annotated[str, AfterValidator(_url)]
-HostPort = Annotated[str, AfterValidator(_exact_host_port)]
-HeaderName = Annotated[str, AfterValidator(_header_name)]
-Name = Annotated[str, AfterValidator(_name)]
-ModelName = Annotated[str, MinLen(1), AfterValidator(_model_name)]
-# Written "" in the file: a TOML key cannot be null.
-Unset = BeforeValidator(_unset)
-BodyField = Annotated[str, AfterValidator(_body_field)]
-FieldGlob = Annotated[str, AfterValidator(_field_glob)]
-Body = Annotated[dict[str, Annotated[object, AfterValidator(_json)]], AfterValidator(_body_fields)]
 
 
 class Table(BaseModel):
@@ -300,29 +66,29 @@ class Table(BaseModel):
 # ---------------------------------------------------------------- sections
 
 
-class Server(Table):
+class ServerTable(Table):
     listen: Listen = "127.0.0.1:8080"
     public_url: Annotated[Url | None, Unset] = None
     state_dir: Path = Path(".reelway")
-    secrets: tuple[Annotated[str, AfterValidator(_secret)], ...] = Field(default=(), repr=False)
+    secrets: tuple[Secret, ...] = Field(default=(), repr=False)
     workers: Count = 1
-    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
 
 
-class Admin(Table):
+class AdminTable(Table):
     listen: Listen = "127.0.0.1:9080"
     token: Annotated[Text | None, Unset] = Field(default=None, repr=False)
-    origins: tuple[Annotated[str, AfterValidator(_web_origin)], ...] = ()
+    origins: tuple[WebOrigin, ...] = ()
 
 
-class Redis(Table):
-    url: Annotated[str, AfterValidator(_redis_url)] = Field(default="embedded", repr=False)
+class RedisTable(Table):
+    url: RedisUrl = Field(default="embedded", repr=False)
     durability: Literal["local", "replica", "fsync"] = "local"
     timeout_s: Seconds = 0.5
     embedded_memory: Annotated[int, Field(ge=64 * MIB)] = 1024 * MIB
 
 
-class Timeouts(Table):
+class TimeoutsTable(Table):
     head_s: Seconds = 10.0
     body_idle_s: Seconds = 30.0
     keepalive_s: Seconds = 75.0
@@ -345,7 +111,7 @@ class Timeouts(Table):
     drain_s: Seconds = 30.0
 
 
-class Limits(Table):
+class LimitsTable(Table):
     json_bytes: Count = 48 * MIB
     upload_bytes: Count = 32 * MIB
     spool_bytes: Count = 512 * MIB
@@ -364,12 +130,12 @@ class Limits(Table):
     retention_s: Count = 30 * DAY_S
 
 
-class Billing(Table):
-    currency: Annotated[str, AfterValidator(_currency)] = "USD"
+class BillingTable(Table):
+    currency: Currency = "USD"
 
 
-class Cors(Table):
-    origins: tuple[Annotated[str, AfterValidator(_web_origin)], ...] = ()
+class CorsTable(Table):
+    origins: tuple[WebOrigin, ...] = ()
     allow_credentials: Flag = False
     allow_headers: tuple[HeaderName, ...] = ("*",)
     expose_headers: tuple[HeaderName, ...] = (
@@ -393,35 +159,53 @@ class Cors(Table):
     max_age_s: CountOrZero = 600
 
 
-class Logs(Table):
+class LogsTable(Table):
     level: Literal["info", "warning", "error"] = "info"
     prompts: Flag = False
 
 
-class Tracing(Table):
+class TracingTable(Table):
     endpoint: Annotated[Url | None, Unset] = None
     service_name: Text = "reelway"
     sample: Share = 1.0
 
 
-class Media(Table):
+class MediaTable(Table):
     allow: tuple[HostPort, ...] = ()
     fetch_s: Seconds = 15.0
     at_once: Count = 8
 
 
-class Webhooks(Table):
+class WebhooksTable(Table):
     allow: tuple[HostPort, ...] = ()
     first_pause_s: Seconds = 5.0
 
 
-class Defaults(Table):
+class DefaultsTable(Table):
     """`model` has all four dialects; "" where there is no route to fall back on."""
 
-    model: Annotated[
-        Mapping[DialectName, Annotated[str, AfterValidator(_model_name)]],
-        AfterValidator(_all_dialects),
-    ] = Field(default_factory=lambda: _all_dialects({}))
+    model: DefaultModels = Field(default_factory=lambda: all_dialects({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """Every `[section]` of the file, by its name; `Config` adds what is written `[[name]]`."""
+
+    server: ServerTable
+    admin: AdminTable
+    redis: RedisTable
+    timeouts: TimeoutsTable
+    limits: LimitsTable
+    billing: BillingTable
+    cors: CorsTable
+    logs: LogsTable
+    tracing: TracingTable
+    media: MediaTable
+    webhooks: WebhooksTable
+    defaults: DefaultsTable
+
+
+SECTIONS: Final[dict[str, type[Table]]] = get_type_hints(Sections)
 
 
 # ---------------------------------------------------------------- upstreams and routes
@@ -444,13 +228,9 @@ class UpstreamTable(Table):
     name: Name
     provider: str
     base_url: Url
-    credentials: Annotated[tuple[CredentialTable, ...], AfterValidator(_some)]
-    paths: Annotated[
-        dict[str, Annotated[str, AfterValidator(_upstream_path)]],
-        BeforeValidator(_flat_paths),
-        AfterValidator(_path_names),
-    ] = {}
-    headers: Annotated[dict[str, str], AfterValidator(_upstream_headers)] = {}
+    credentials: Annotated[tuple[CredentialTable, ...], NotEmpty]
+    paths: UpstreamPaths = {}
+    headers: UpstreamHeaders = {}
     result_hosts: tuple[HostPort, ...] = ()
     options: dict[str, object] = {}
 
@@ -464,7 +244,7 @@ class ShareTable(Table):
 
 class RouteTable(Table):
     model: ModelName
-    upstream: Annotated[tuple[ShareTable, ...], BeforeValidator(_shares), AfterValidator(_some)]
+    upstream: Annotated[tuple[ShareTable, ...], OneOrMore, NotEmpty]
     upstream_model: ModelName | None = None
     defaults: Body = {}
     overrides: Body = {}

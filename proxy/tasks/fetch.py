@@ -17,7 +17,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Final
 
-from proxy.config.tables import Media as Settings
+from proxy.config.tables import MediaTable as Settings
 from proxy.dialects.media import sniff as picture_type
 from proxy.errors import Invalid, TooLarge, Unavailable
 from proxy.http.outbound import Draft, DraftValue, Remote

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Final, Protocol
 
-from proxy.config.tables import Tracing as Settings
+from proxy.config.tables import TracingTable as Settings
 from proxy.errors import ProxyError
 from proxy.http.headers import forwarded
 from proxy.http.outbound import Outbound

@@ -23,10 +23,16 @@ from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator, BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
-from proxy.config import SECTIONS
 from proxy.config.reload import WAIT, WAIT_KEYS
 from proxy.config.source import fields_of
-from proxy.config.tables import CredentialTable, RouteTable, ShareTable, Table, UpstreamTable
+from proxy.config.tables import (
+    SECTIONS,
+    CredentialTable,
+    RouteTable,
+    ShareTable,
+    Table,
+    UpstreamTable,
+)
 from proxy.providers import PROVIDERS
 from proxy.tasks import pricing
 
@@ -35,7 +41,7 @@ COMMAND: Final = "python -m tests.tools.config_reference > docs/configuration.md
 LONGEST_DEFAULT: Final = 60  # characters; a longer one stands below its table
 SERVER: Final = ROOT / "proxy" / "server" / "worker.py"
 
-# What each validator of `config_tables` accepts. One that is not here stops the generator.
+# What each validator of `proxy.config.values` accepts. One that is not here stops the generator.
 ACCEPTS: Final[Mapping[str, str]] = {
     "_listen": "`host:port`, `[v6]:port` or `unix:/absolute/path`",
     "_exact_host_port": "`host:port`",
@@ -55,7 +61,7 @@ ACCEPTS: Final[Mapping[str, str]] = {
     "_body_field": "field name, or names joined by dots",
     "_field_glob": "field name; `*` and `?` are wild",
     "_body_fields": "table: field name, or names joined by dots, to any JSON value",
-    "_all_dialects": "table: `openai`, `generic`, `kling`, `jimeng` to a model's name",
+    "all_dialects": "table: `openai`, `generic`, `kling`, `jimeng` to a model's name",
     "_shares": "name, or list of `{ name, weight }`",
 }
 # These only shape what is given before others look at it.

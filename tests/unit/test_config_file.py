@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from proxy.config import SECTIONS, Config, load
-from proxy.config.source import fields_of, key_lines
+from proxy.config.source import fields_of
 from proxy.config.tables import CredentialTable, RouteTable, UpstreamTable
+from proxy.config.toml_lines import key_lines
 from proxy.providers import PROVIDERS
 
 FILE = Path(__file__).parents[2] / "config.toml"

@@ -11,15 +11,13 @@ from hypothesis import strategies as st
 
 from proxy.config.source import (
     ConfigErrors,
-    Loc,
     concerns,
     did_you_mean,
     dotted,
-    key_lines,
-    only_tables,
     parse,
     text_of,
 )
+from proxy.config.toml_lines import Loc, key_lines, only_tables
 
 SAMPLE = '''\
 # a comment with key = "value" and [brackets]

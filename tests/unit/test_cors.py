@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 from multidict import CIMultiDict
 
-from proxy.config.tables import Cors
+from proxy.config.tables import CorsTable
 from proxy.http import cors
 
 APP = "https://app.example"
@@ -123,7 +123,7 @@ def test_credentials_are_allowed_only_where_configured() -> None:
 
 def test_the_config_section_is_a_set_of_rules() -> None:
     """What the gateway reads from config.toml fits, and exposes what clients have to see."""
-    policy = cors.policy_of(Cors(origins=(APP,)))
+    policy = cors.policy_of(CorsTable(origins=(APP,)))
     exposed = cors.granted(policy, CIMultiDict({"Origin": APP}))["Access-Control-Expose-Headers"]
     assert {
         "idempotent-replayed",
