@@ -39,8 +39,8 @@ from proxy.http.ranges import (
 from proxy.model import Call, Principal, Status, Task
 from proxy.providers.base import Provider
 from proxy.store.cache import ReadCache
+from proxy.tasks.provider_calls import ProviderCalls
 from proxy.tasks.runtime import Runtime
-from proxy.tasks.tracker import Tracker
 from proxy.telemetry.exchange import Exchange
 from proxy.telemetry.timing import server_timing, timed
 from proxy.upstream import NotFetched, Upstreams, UpstreamTrouble
@@ -73,7 +73,7 @@ class ContentServer:
         providers: Mapping[str, Provider],
         auth: Authenticator,
         tasks: ReadCache[Task],
-        tracker: Tracker,
+        calls: ProviderCalls,
         upstreams: Upstreams,
         stopping: asyncio.Event,
         leases: Leases,
@@ -83,7 +83,7 @@ class ContentServer:
         self._providers = providers
         self._auth = auth
         self._tasks = tasks
-        self._tracker = tracker
+        self._provider_calls = calls
         self._upstreams = upstreams
         self._clock = runtime.clock
         self._stopping = stopping
@@ -198,7 +198,7 @@ class ContentServer:
             wanted.variant,
             wanted.index,
             self._providers[task.provider],
-            self._tracker,
+            self._provider_calls,
             self._upstreams,
             self._tracing.onward_headers(exchange),
             self._clock,

@@ -37,7 +37,7 @@ from proxy.http.ranges import (
 from proxy.model import Task
 from proxy.providers.base import Provider
 from proxy.tasks.lifecycle import expiry_text
-from proxy.tasks.tracker import Forgotten, Tracker
+from proxy.tasks.provider_calls import Forgotten, ProviderCalls
 from proxy.upstream import Ambiguous, NotSent, Upstreams, UpstreamTrouble
 
 _GONE = (401, 403, 404, 410)  # what storage says of an expired signature or a dropped object
@@ -91,7 +91,7 @@ class Source:
         variant: str,
         index: int,
         provider: Provider,
-        tracker: Tracker,
+        calls: ProviderCalls,
         upstreams: Upstreams,
         forwarded: Mapping[str, str],
         clock: Callable[[], float],
@@ -100,7 +100,7 @@ class Source:
         self._variant = variant
         self._index = index
         self._provider = provider
-        self._tracker = tracker
+        self._provider_calls = calls
         self._upstreams = upstreams
         self._forwarded = forwarded
         self._clock = clock
@@ -204,7 +204,7 @@ class Source:
         outbound = self._outbound("HEAD")
         if outbound.guarded:
             return None
-        upstream, _credential = self._tracker.place(self._task)
+        upstream, _credential = self._provider_calls.require_credential(self._task)
         try:
             response = await self._upstreams.open(upstream, outbound, {})
         except UpstreamTrouble:
@@ -217,7 +217,7 @@ class Source:
 
     async def _try(self, wish: Wish | None, extra: Mapping[str, str]) -> Opened | NotSent | int:
         """One opening; where the address is no good, why: the status, or that it is not there."""
-        upstream, _credential = self._tracker.place(self._task)
+        upstream, _credential = self._provider_calls.require_credential(self._task)
         outbound = self._outbound("GET")
         try:
             response = await self._upstreams.open(upstream, outbound, extra)
@@ -245,7 +245,7 @@ class Source:
             raise
 
     def _outbound(self, method: str) -> Outbound:
-        upstream, credential = self._tracker.place(self._task)
+        upstream, credential = self._provider_calls.require_credential(self._task)
         where: Draft | str = (
             self._url() or ""
             if self._by_url
@@ -286,7 +286,7 @@ class Source:
         says that it is completed. Raises what there is to say when nothing can come of it."""
         before = self._task.results
         try:
-            self._task = await self._tracker.renew(self._task)
+            self._task = await self._provider_calls.renew(self._task)
         except Forgotten:
             if isinstance(why, NotSent):
                 raise self._gone() from None

@@ -59,6 +59,7 @@ from proxy.tasks.changes import TaskChanges
 from proxy.tasks.dispatch import Dispatcher
 from proxy.tasks.fetch import Fetcher
 from proxy.tasks.links import Links
+from proxy.tasks.provider_calls import ProviderCalls
 from proxy.tasks.queue import QueueSender
 from proxy.tasks.runtime import Runtime
 from proxy.tasks.spool import Spool
@@ -236,7 +237,9 @@ class Server:
         )
         stack.push_async_callback(upstreams.aclose)
         auth = Authenticator(tokens, owners, signing_secrets(config), self._clock)
-        self.tracker = Tracker(runtime, PROVIDERS, self.store, upstreams)
+        self.tracker = Tracker(
+            runtime, self.store, ProviderCalls(runtime, PROVIDERS, self.store, upstreams)
+        )
         stack.push_async_callback(self.tracker.aclose)
         self.changes = TaskChanges(tasks.get)
         self._beside(self._watch_fullness(), "watch the store's memory")
@@ -246,7 +249,14 @@ class Server:
         leases = Leases(self.store.streams, secrets.token_hex(8), self._clock, self.log)
         self._beside(leases.run(), "renew the leases of downloads")
         self.content = ContentServer(
-            runtime, PROVIDERS, auth, tasks, self.tracker, upstreams, self._cut_bodies, leases
+            runtime,
+            PROVIDERS,
+            auth,
+            tasks,
+            self.tracker.calls,
+            upstreams,
+            self._cut_bodies,
+            leases,
         )
         stack.callback(self.content.close)
         links = Links(signing_secrets(config), lambda: self.public_url)

@@ -1,7 +1,7 @@
-"""So many at once under each name: one account that answers slowly does not hold up the others.
+"""A bulkhead: a limit of concurrent calls for each name, so that a slow one holds up no other.
 
-Who comes while all places are taken waits for one, within limits: where nobody has come or gone
-for a while, everybody else is turned away at once, and the room they would wait in stays free.
+When all slots of a name are taken, callers wait up to `patience_s`. If nothing has moved for that
+long, new callers fail at once, and hold nothing while they would wait in vain.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 
 class BulkheadFull(Exception):
-    """All places under this name are taken and stay so: come again later."""
+    """All slots of this name are taken and stay so: try again later."""
 
 
 class _Compartment:
@@ -20,19 +20,23 @@ class _Compartment:
 
     def __init__(self, slots: int) -> None:
         self.slots = asyncio.Semaphore(slots)
-        self.moved_s = 0.0  # on the loop's clock: when somebody last came or went
+        self.moved_s = 0.0  # on the loop's clock: when a slot was last taken or released
 
 
 class Bulkhead:
-    """`slots` under each name. Names are few: those of configured things."""
+    """`slots` for each name. Names are few: those of configured things."""
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
         self._compartments: dict[Hashable, _Compartment] = {}
 
+    def is_full(self, name: Hashable) -> bool:
+        """Whether all slots under this name are taken."""
+        return name in self._compartments and self._compartments[name].slots.locked()
+
     @asynccontextmanager
     async def enter(self, name: Hashable, patience_s: float) -> AsyncIterator[None]:
-        """Hold one place; TurnedAway after `patience_s`, or at once where that would be in vain."""
+        """Hold one slot; BulkheadFull after `patience_s`, or at once if waiting is in vain."""
         clock = asyncio.get_running_loop().time
         compartment = self._compartments.get(name)
         if compartment is None:

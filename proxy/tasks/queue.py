@@ -31,6 +31,7 @@ from proxy.tasks import lifecycle
 from proxy.tasks.breaker import BUSY_RETRY_S
 from proxy.tasks.credentials import CredentialPool
 from proxy.tasks.dispatch import Dispatcher, SubmitPlan
+from proxy.tasks.jobs import Jobs, Rounds
 from proxy.tasks.offload import offload
 from proxy.tasks.planning import Attempt, attempts_of, max_age_ms, places_of
 from proxy.tasks.pricing import price_micro
@@ -69,29 +70,23 @@ class QueueSender:
         self._random01 = runtime.random01
         self._log = runtime.log
         self._pool = CredentialPool(runtime, store)
-        self._loop_job: asyncio.Task[None] | None = None
-        self._jobs: set[asyncio.Task[None]] = set()
-        self._wake = asyncio.Event()
-        self._is_closing = False
+        self._rounds = Rounds(self._round, lambda: TICK_S, runtime.log, "queue")
+        self._jobs = Jobs(runtime.log)
         # Those passed over in a round that was full of them: the next one goes on behind them.
         self._passed: dict[str, list[str]] = {}
         self._now_ms = runtime.now_ms
 
     def start(self) -> None:
-        self._loop_job = asyncio.create_task(self._run(), name="queue")
+        self._rounds.start()
 
     async def aclose(self) -> None:
         """Take no more, and wait for what is being sent: each ends within its own deadlines."""
-        self._is_closing = True
-        self._wake.set()
-        if self._loop_job is not None:
-            await asyncio.wait([self._loop_job])
-        while self._jobs:
-            await asyncio.wait(set(self._jobs))
+        await self._rounds.finish()
+        await self._jobs.drain()
 
     def wake(self) -> None:
-        """A place may be free, or somebody came to wait."""
-        self._wake.set()
+        """A slot may be free, or a task was queued."""
+        self._rounds.wake()
 
     def queues_for(
         self, route: Route, request: VideoRequest, forwarded: Mapping[str, str], size: int
@@ -103,30 +98,19 @@ class QueueSender:
 
     # ------------------------------------------------------------ whose turn it is
 
-    async def _run(self) -> None:
-        while not self._is_closing:
-            self._wake.clear()  # before the look: what comes after it wakes us again
-            try:
-                await self._round()
-            except Unavailable as down:
-                self._log.warning("queues cannot reach the store", why=str(down))
-            except Exception:  # noqa: BLE001 -- the outermost rim: logged
-                self._log.exception("queue round failed")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(TICK_S):
-                    await self._wake.wait()
-
-    async def _round(self) -> None:
+    async def _round(self) -> bool:
+        """One look at every queue. False: what comes up meanwhile wakes the next round."""
         counts = await self._store.waiting.counts(self._config().upstreams.keys())
         for name, count in counts.items():
             if count:
                 await self._serve(name)
+        return False
 
     async def _serve(self, name: str) -> None:
         """Send what waits at this upstream while somebody may take it."""
         passed = self._passed.pop(name, [])
         most = len(passed) + PASSED_OVER
-        while len(self._jobs) < AT_ONCE and not self._is_closing:
+        while len(self._jobs) < AT_ONCE and not self._rounds.is_closing:
             if len(passed) >= most:
                 self._passed[name] = passed
                 return
@@ -190,8 +174,7 @@ class QueueSender:
             await self._end(task, plan)
             return True
         begun: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        job = asyncio.create_task(self._send(task, plan, begun), name=f"send {task_id}")
-        self._jobs.add(job)
+        job = self._jobs.start(self._send(task, plan, begun), f"send {task_id}")
         job.add_done_callback(self._sent)
         return await begun
 
@@ -203,11 +186,9 @@ class QueueSender:
             return None
         return _lost(f"its API key was {'disabled' if record.revoked_ms is None else 'revoked'}")
 
-    def _sent(self, job: asyncio.Task[None]) -> None:
-        was_full = len(self._jobs) >= AT_ONCE
-        self._jobs.discard(job)
-        if was_full:
-            self._wake.set()
+    def _sent(self, _job: asyncio.Task[None]) -> None:
+        if len(self._jobs) == AT_ONCE - 1:  # there was no room until now
+            self._rounds.wake()
 
     async def _load(self, task: Task, source: Task | None) -> SubmitPlan | TaskError:
         """What to send, or why that is not to be had any more."""

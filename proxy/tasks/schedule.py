@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from proxy.config.tables import TimeoutsTable
 from proxy.model import Task
 
 MAX_DOUBLINGS: Final = 4
@@ -126,3 +127,14 @@ def asking_pause_ms(task: Task, now_ms: int, schedule: Schedule) -> int:
 def is_overdue(task: Task, now_ms: int, max_age_ms: int) -> bool:
     """Of one that waits: since it was made; of any other since it was sent."""
     return now_ms - (task.sent_ms or task.created_ms) > max_age_ms
+
+
+def poll_lease_s(timeouts: TimeoutsTable) -> float:
+    """How long a due task is one worker's: longer than a look at it can take."""
+    return max(timeouts.lease_s, 1.5 * timeouts.poll_s)
+
+
+def poll_patience_s(timeouts: TimeoutsTable) -> float:
+    """How long a poll may wait for a slot at its credential: half of what the lease has left
+    beside the poll itself. The other half is for the store."""
+    return (poll_lease_s(timeouts) - timeouts.poll_s) / 2

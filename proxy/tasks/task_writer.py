@@ -1,8 +1,8 @@
 """The changes of tasks that are being submitted, written so that none is lost or undone.
 
-Rule: what the store does not take now is written as soon as it can, by a chore that goes on
-beside the requests. A chore repeats what may have been written already, so each knows what of a
-task is still its own: all of one that has not waited, of one that has only the attempt it began.
+Rule: what the store does not take now is retried in the background until it is written. A retry
+may repeat a write that succeeded, so it first checks that the task is still its own: any state of
+a task that was never queued, only the attempt it was made for of a task that was.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from proxy.errors import NotFound, Unavailable
 from proxy.model import Stage, Task, TaskError
 from proxy.store import Durability, NotReservedWhy, Store, StoreDown, StoreUnsafe
 from proxy.tasks import lifecycle
+from proxy.tasks.jobs import Jobs
 from proxy.tasks.runtime import Runtime
 
 # Between two attempts to write what the store did not take: first, longest.
@@ -35,7 +36,7 @@ class TaskWriter:
         self._store = store
         self._clock = runtime.clock
         self._log = runtime.log
-        self._retries: set[asyncio.Task[None]] = set()
+        self._retries = Jobs(runtime.log)
         self._now_ms = runtime.now_ms
 
     async def aclose(self) -> None:
@@ -43,8 +44,7 @@ class TaskWriter:
         log."""
         for retry in self._retries:
             self._log.error("never recorded", retry=retry.get_name())
-            retry.cancel()
-        await asyncio.gather(*self._retries, return_exceptions=True)
+        await self._retries.aclose()
 
     # ------------------------------------------------------------ a task that is ours
 
@@ -217,11 +217,9 @@ class TaskWriter:
             await self._write(task, fail, None, event, never_sent=never_sent, refused=hidden)
 
     def _start_retry(self, work: Callable[[], Awaitable[object]], name: str) -> None:
-        """Go on with something until the store has taken it. There are at most as many such
-        chores as submits were under way when it failed."""
-        retry = asyncio.create_task(self._retry_until_written(work), name=name)
-        self._retries.add(retry)
-        retry.add_done_callback(self._retries.discard)
+        """Retry a write until the store has taken it. There are at most as many retries as submits
+        were under way when the store failed."""
+        self._retries.start(self._retry_until_written(work), name)
 
     async def _retry_until_written(self, work: Callable[[], Awaitable[object]]) -> None:
         pause_s = STORE_PAUSE_S
@@ -232,10 +230,6 @@ class TaskWriter:
             except Unavailable:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, MAX_STORE_PAUSE_S)
-            except Exception:  # noqa: BLE001 -- the rim of a background job: logged
-                retry = asyncio.current_task()
-                self._log.exception("chore failed", retry=retry.get_name() if retry else "")
-                return
 
     @property
     def _durability(self) -> Durability:

@@ -23,6 +23,7 @@ from proxy.model import DialectName, Stage, Status, Task
 from proxy.signing import sign_webhook
 from proxy.store import Store, StoreFault, TokenRecord
 from proxy.store.notice import Webhook
+from proxy.tasks.jobs import Jobs, Rounds
 from proxy.tasks.links import Links
 from proxy.tasks.runtime import Runtime
 from proxy.telemetry.metric_definitions import WEBHOOKS
@@ -70,75 +71,43 @@ class WebhookSender:
         self._random01 = runtime.random01
         self._metrics = runtime.metrics
         self._log = runtime.log
-        self._loop_job: asyncio.Task[None] | None = None
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._rounds = Rounds(self._round, lambda: TICK_S, runtime.log, "webhooks")
+        self._jobs = Jobs(runtime.log)
         self._pull_back_s = 0.0  # on the loop's clock
-        self._wake = asyncio.Event()
         self._under_way: dict[str, dict[str, float]] = {}  # by token: task id → since when
         self._now_ms = runtime.now_ms
 
     def start(self) -> None:
-        self._loop_job = asyncio.create_task(self._run(), name="webhooks")
+        self._rounds.start()
 
     async def aclose(self) -> None:
         """What is under way may end, for a little while: a hook cut off is sent again."""
-        if self._loop_job is not None:
-            self._loop_job.cancel()
-            await asyncio.wait([self._loop_job])
-        if self._jobs:
-            await asyncio.wait(set(self._jobs), timeout=CLOSE_S)
-        jobs = list(self._jobs)
-        for job in jobs:
-            job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+        await self._rounds.aclose()
+        await self._jobs.drain(CLOSE_S)
+        await self._jobs.aclose()
 
     def wake(self) -> None:
         """A hook was written: it is due."""
-        self._wake.set()
+        self._rounds.wake()
 
     # ------------------------------------------------------------ what is due
-
-    async def _run(self) -> None:
-        while True:
-            self._wake.clear()  # before the look: a hook written after it wakes us again
-            found = 0
-            try:
-                found = await self._claim()
-            except Unavailable as down:
-                self._log.warning("webhooks cannot reach the store", why=str(down))
-                await asyncio.sleep(TICK_S)
-            except Exception:  # noqa: BLE001 -- the outermost rim: logged
-                self._log.exception("webhook round failed")
-                await asyncio.sleep(TICK_S)
-            if found == 0:
-                await self._wait()
-
-    async def _wait(self) -> None:
-        try:
-            async with asyncio.timeout(TICK_S):
-                await self._wake.wait()
-        except TimeoutError:
-            return
 
     def _lost_shard(self, shard: str, fault: ProxyError) -> None:
         """The webhooks of one shard cannot be found; those of the others go on."""
         why = getattr(fault, "reason", fault.message)
         self._log.error("due webhooks of a shard unreadable", shard=shard, why=why)
 
-    async def _claim(self) -> int:
-        """Lease what is due and start a job for each; returns how many."""
-        while len(self._jobs) >= AT_ONCE:
-            await asyncio.wait(set(self._jobs), return_when=asyncio.FIRST_COMPLETED)
+    async def _round(self) -> bool:
+        """Lease what is due and start a job for each; True when there was any."""
+        await self._jobs.wait_fewer(AT_ONCE)
         room = AT_ONCE - len(self._jobs)
         await self._pull_back()
         names = await self._store.webhooks.claim_due(
             self._now_ms(), self._lease_ms(), room, self._lost_shard
         )
         for name in names:
-            job = asyncio.create_task(self._deliver(name), name=f"webhook {name}")
-            self._jobs.add(job)
-            job.add_done_callback(self._jobs.discard)
-        return len(names)
+            self._jobs.start(self._deliver(name), f"webhook {name}")
+        return bool(names)
 
     async def _pull_back(self) -> None:
         """Now and then: times of attempts that a clock which had jumped ahead has left behind."""

@@ -17,7 +17,7 @@ from proxy.model import Credential
 from proxy.server.worker import Server
 from proxy.sim import Account, Entry, Fault
 from proxy.store import keys
-from proxy.tasks.tracker import AT_ONCE_EACH
+from proxy.tasks.provider_calls import AT_ONCE_EACH
 from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.site import open_site
 
@@ -282,14 +282,13 @@ async def test_one_account_is_asked_so_much_at_a_time_and_holds_up_no_other(held
 
 async def test_an_account_that_hangs_puts_its_tasks_off_and_keeps_them(held: House) -> None:
     """Its places stay taken for longer than a task may wait: the task goes back to the queue."""
-    tracker = held.server.tracker
-    turns = tracker._bulkhead
+    bulkhead = held.server.tracker.calls.bulkhead
     change(held.server, poll_s=0.4, lease_s=0.6)  # patience: a tenth of a second
     entered = asyncio.Event()
 
     async def occupy() -> None:
-        async with turns.enter(("sim-openai", "a"), WAIT_S):
-            if turns._compartments["sim-openai", "a"].slots.locked():
+        async with bulkhead.enter(("sim-openai", "a"), WAIT_S):
+            if bulkhead.is_full(("sim-openai", "a")):
                 entered.set()
             await asyncio.Event().wait()
 

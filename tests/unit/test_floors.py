@@ -43,7 +43,6 @@ LONG = {
     "store/codec": 451,
     "store/tasks": 642,
     "tasks/dispatch": 559,
-    "tasks/tracker": 664,
     "upstream": 505,
 }
 
