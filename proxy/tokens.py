@@ -11,11 +11,11 @@ from base64 import b64encode
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from proxy.dialects import DIALECTS
 from proxy.dialects.media import web_address
-from proxy.errors import Conflict, Invalid
+from proxy.errors import Conflict, Invalid, NotFound
 from proxy.http.addresses import refused_target
 from proxy.model import NO_LIMITS, Limits, Operation
 from proxy.signing import (
@@ -127,20 +127,17 @@ async def rotate_token(
     overlap_s: float,
     entropy: Callable[[int], bytes],
     clock: Callable[[], float],
-) -> MadeToken | None:
+) -> MadeToken:
     """New secrets for a token. Its old one stays good for `overlap_s`; the key pair and webhook
-    secret derived for it end at once. None when there is no such token; Conflict when it is
+    secret derived for it end at once. NotFound when there is no such token; Conflict when it is
     revoked, which no new secret mends."""
-    record = await store.tokens.get(token_id)
-    if record is None:
-        return None
-    if record.revoked_ms is not None:
-        raise Conflict(f"The token {token_id} is revoked for good: make a new one.")
+    record = await find_token(store, token_id)
+    check_not_revoked(record)
     _, token_secret = new_token(entropy(TOKEN_ENTROPY))
     until_ms = int((clock() + overlap_s) * 1000)
     generation = await store.tokens.rotate(token_id, token_hash(token_secret), until_ms)
     if generation is None:
-        return None
+        raise no_such_token(token_id)
     return MadeToken(
         replace(
             record,
@@ -155,9 +152,63 @@ async def rotate_token(
     )
 
 
-def revoked_for_good(record: TokenRecord) -> str:
-    """What whoever would use a revoked token again is told."""
-    return f"The token {record.id} is revoked for good: make a new one."
+# ---------------------------------------------------------------- changing one
+
+
+Changes: TypeAlias = Mapping[str, Any]
+"""New values by field of `TokenRecord`; what is not named stays as it is."""
+
+
+def no_such_token(token_id: str) -> NotFound:
+    return NotFound(f"There is no token '{token_id[:80]}'.")
+
+
+async def find_token(store: Store, token_id: str) -> TokenRecord:
+    """Raise NotFound when there is no such token."""
+    record = await store.tokens.get(token_id)
+    if record is None:
+        raise no_such_token(token_id)
+    return record
+
+
+async def change_token(
+    store: Store, token_id: str, change: Callable[[TokenRecord], Changes]
+) -> TokenRecord:
+    """Write what `change` makes of a token's record; returns the new record. NotFound."""
+    record = await find_token(store, token_id)
+    changes = change(record)
+    changed = replace(record, **changes)
+    if changes and not await store.tokens.change(changed, *changes):
+        raise NotFound(f"The token '{record.id}' has just expired for good.")
+    return changed
+
+
+async def revoke_token(store: Store, token_id: str, now_ms: int) -> None:
+    """Refuse a token, and every link it handed out, for good. NotFound."""
+    if not await store.tokens.revoke(token_id, now_ms):
+        raise no_such_token(token_id)
+
+
+def disable(record: TokenRecord, now_ms: int) -> Changes:
+    """Refuse it until it is enabled; a disabled one keeps the time since when."""
+    return {"disabled_ms": record.disabled_ms or now_ms}
+
+
+def enable(record: TokenRecord) -> Changes:
+    """Accept it again. Conflict when it is revoked."""
+    check_not_revoked(record)
+    return {"disabled_ms": None}
+
+
+def expire(at_ms: int | None, now_ms: int) -> Changes:
+    """End it then, but not in the past: the store would delete the record at once. None: never."""
+    return {"expires_ms": None if at_ms is None else max(at_ms, now_ms)}
+
+
+def check_not_revoked(record: TokenRecord) -> None:
+    """Raise Conflict for a revoked token: nothing makes it good again."""
+    if record.revoked_ms is not None:
+        raise Conflict(f"The token {record.id} is revoked for good: make a new one.")
 
 
 def webhook_secret(secret: bytes, token_id: str, generation: int) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 from annotated_types import Ge, Le
 from pydantic import AfterValidator, Field, Strict
 
+from proxy import tokens
 from proxy.admin.context import Action, Asked, Desk
 from proxy.admin.schemas import (
     Body,
@@ -25,7 +26,7 @@ from proxy.admin.schemas import (
     cursor_of,
     place_of,
 )
-from proxy.errors import Conflict, Invalid, NotFound
+from proxy.errors import Invalid
 from proxy.model import DialectName, Operation
 from proxy.signing import TOKEN_ENTROPY
 from proxy.store import TokenRecord
@@ -36,14 +37,15 @@ from proxy.tokens import (
     MadeToken,
     NewToken,
     State,
+    change_token,
     check_webhook_target,
     checked_labels,
     checked_models,
     checked_name,
     checked_networks,
     checked_webhook,
+    find_token,
     mint,
-    revoked_for_good,
     rotate_token,
     state_of,
 )
@@ -170,11 +172,14 @@ async def create(desk: Desk, asked: Asked[NoQuery, TokenBody]) -> NewTokenItem:
 
 
 async def show(desk: Desk, asked: Asked[NoQuery, NoBody]) -> TokenItem:
-    return await _item(desk, await _known(desk, asked))
+    return await _item(desk, await find_token(desk.store, asked.params["id"]))
 
 
 async def change(desk: Desk, asked: Asked[NoQuery, TokenChange]) -> TokenItem:
-    record, body = await _known(desk, asked), asked.body
+    return await _changed(desk, asked, lambda record: _changes(desk, asked.body, record))
+
+
+def _changes(desk: Desk, body: TokenChange, record: TokenRecord) -> tokens.Changes:
     changes: dict[str, Any] = {}
     for name in body.model_fields_set:
         value = getattr(body, name)
@@ -183,13 +188,13 @@ async def change(desk: Desk, asked: Asked[NoQuery, TokenChange]) -> TokenItem:
         elif name == "webhook":
             _check_webhook(desk, value)
             changes[name] = value
-        elif name == "expires_ms":  # an end long ago would delete the record at once
-            changes[name] = None if value is None else max(value, desk.now_ms())
+        elif name == "expires_ms":
+            changes |= tokens.expire(value, desk.now_ms())
         elif value is None:
             raise Invalid(f"'{name}' must not be null; leave it out to keep it.", param=name)
         else:
             changes[name] = tuple(map(str, value)) if isinstance(value, list | tuple) else value
-    return await _changed(desk, record, changes)
+    return changes
 
 
 async def rotate(desk: Desk, asked: Asked[NoQuery, Overlap]) -> NewTokenItem:
@@ -201,27 +206,20 @@ async def rotate(desk: Desk, asked: Asked[NoQuery, Overlap]) -> NewTokenItem:
         desk.entropy,
         desk.clock,
     )
-    if made is None:
-        raise _unknown(asked)
     return await _with_secrets(desk, made)
 
 
 async def revoke(desk: Desk, asked: Asked[NoQuery, NoBody]) -> TokenItem:
-    if not await desk.store.tokens.revoke(asked.params["id"], desk.now_ms()):
-        raise _unknown(asked)
+    await tokens.revoke_token(desk.store, asked.params["id"], desk.now_ms())
     return await show(desk, asked)
 
 
 async def disable(desk: Desk, asked: Asked[NoQuery, NoBody]) -> TokenItem:
-    record = await _known(desk, asked)
-    return await _changed(desk, record, {"disabled_ms": record.disabled_ms or desk.now_ms()})
+    return await _changed(desk, asked, lambda record: tokens.disable(record, desk.now_ms()))
 
 
 async def enable(desk: Desk, asked: Asked[NoQuery, NoBody]) -> TokenItem:
-    record = await _known(desk, asked)
-    if record.revoked_ms is not None:
-        raise Conflict(revoked_for_good(record))
-    return await _changed(desk, record, {"disabled_ms": None})
+    return await _changed(desk, asked, tokens.enable)
 
 
 # ---------------------------------------------------------------- what they share
@@ -234,22 +232,10 @@ def _check_webhook(desk: Desk, value: str | None) -> None:
         raise Invalid(f"'webhook' {fault}.", param="webhook") from fault
 
 
-async def _known(desk: Desk, asked: Asked[Any, Any]) -> TokenRecord:
-    record = await desk.store.tokens.get(asked.params["id"])
-    if record is None:
-        raise _unknown(asked)
-    return record
-
-
-def _unknown(asked: Asked[Any, Any]) -> NotFound:
-    return NotFound(f"There is no token '{asked.params['id'][:80]}'.")
-
-
-async def _changed(desk: Desk, record: TokenRecord, changes: dict[str, Any]) -> TokenItem:
-    changed = replace(record, **changes)
-    if changes and not await desk.store.tokens.change(changed, *changes):
-        raise NotFound(f"The token '{record.id}' has just expired for good.")
-    return await _item(desk, changed)
+async def _changed(
+    desk: Desk, asked: Asked[Any, Any], change: Callable[[TokenRecord], tokens.Changes]
+) -> TokenItem:
+    return await _item(desk, await change_token(desk.store, asked.params["id"], change))
 
 
 async def _item(desk: Desk, record: TokenRecord) -> TokenItem:

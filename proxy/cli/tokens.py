@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -24,57 +21,32 @@ from proxy.cli.context import (
     say_json,
     with_store,
 )
-from proxy.cli.limit_options import limited, limits_options, shown, span
-from proxy.cli.plain import plain
+from proxy.cli.limit_options import limited, limits_options, span
 from proxy.cli.tables import columns
+from proxy.cli.token_options import checked, id_argument, scope_options
+from proxy.cli.token_output import moment, print_secrets, print_token, token_fields
 from proxy.config import Config
+from proxy.errors import NotFound
 from proxy.model import NO_LIMITS
 from proxy.providers import globs
 from proxy.server.bootstrap import signing_secrets
-from proxy.signing import parse_token
 from proxy.store import Store, TokenRecord
 from proxy.tokens import (
-    MadeToken,
+    Changes,
     NewToken,
+    change_token,
+    check_not_revoked,
     check_webhook_target,
-    checked_dialects,
-    checked_labels,
-    checked_models,
     checked_name,
-    checked_networks,
-    checked_operations,
-    checked_webhook,
     create_token,
-    revoked_for_good,
+    disable,
+    enable,
+    expire,
+    find_token,
+    revoke_token,
     rotate_token,
     state_of,
 )
-
-Parsed = Callable[[click.Context, click.Parameter, str | None], Any]
-
-
-def _read(grant: Callable[[Any], Any], *, split: bool = False) -> Parsed:
-    """An option's value as `grants` reads it; with `split`, names by comma."""
-
-    def parse(_context: click.Context, option: click.Parameter, value: str | None) -> Any:
-        if value is None:
-            return None
-        try:
-            return grant(_listed(value) if split else value)
-        except ValueError as fault:
-            raise click.BadParameter(str(fault), param_hint=option.opts[0]) from fault
-
-    return parse
-
-
-def _id_of(_context: click.Context, _argument: click.Parameter, value: str) -> str:
-    """Of a leaked key one has the key, not its id."""
-    parsed = parse_token(value)
-    return parsed[0] if parsed else value
-
-
-def id_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.argument("token_id", metavar="ID", callback=_id_of)(command)
 
 
 @click.group(cls=InOrder)
@@ -82,84 +54,10 @@ def token() -> None:
     """Make, show, change and end the keys that clients hold."""
 
 
-def _labels(
-    _context: click.Context, _option: click.Parameter, values: tuple[str, ...]
-) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for value in values:
-        name, is_pair, text = value.partition("=")
-        if not is_pair:
-            raise click.BadParameter(f"'{value[:80]}' is not a label; write it like team=film")
-        try:
-            found |= checked_labels({name: text})
-        except ValueError as fault:
-            raise click.BadParameter(str(fault)) from fault
-    return found
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _hook(value: str) -> str:
-    """'' takes it away."""
-    return value and checked_webhook(value)
-
-
-_SCOPES = (
-    click.option(
-        "--models",
-        callback=_read(checked_models, split=True),
-        help="Which models it may use: names and globs, by comma.",
-    ),
-    click.option(
-        "--dialects",
-        callback=_read(checked_dialects, split=True),
-        help="Which endpoints: openai, generic, kling, jimeng, by comma.",
-    ),
-    click.option(
-        "--operations",
-        callback=_read(checked_operations, split=True),
-        help="Which operations: create, get, list, content, …, by comma.",
-    ),
-    click.option(
-        "--addresses",
-        callback=_read(checked_networks, split=True),
-        help="From where: networks, by comma.",
-    ),
-    click.option("--label", "labels", multiple=True, callback=_labels, help="A note: team=film."),
-    click.option(
-        "--shared/--not-shared",
-        default=None,
-        help="Whether it reads the tasks of its owner's other keys.",
-    ),
-    click.option(
-        "--webhook",
-        callback=_read(_hook),
-        help="Where the ends of its tasks are told: an http(s) URL.",
-    ),
-)
-
-
-def scope_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options; the command gets those that were given as `scope`, by field of
-    `NewToken`."""
-
-    @functools.wraps(command)
-    def collected(**values: Any) -> Any:
-        names = ("models", "dialects", "operations", "addresses", "labels", "shared", "webhook")
-        taken = {name: values.pop(name) for name in names}
-        scope = {name: value for name, value in taken.items() if value not in (None, {})}
-        return command(scope=scope, **values)
-
-    found: Callable[..., Any] = collected
-    for option in reversed(_SCOPES):
-        found = option(found)
-    return found
-
-
 @token.command("create")
-@click.option("--name", required=True, callback=_read(checked_name), help="Who or what it is for.")
+@click.option(
+    "--name", required=True, callback=checked(checked_name), help="Who or what it is for."
+)
 @click.option("--owner", help="The tenant it belongs to (default: one of its own).")
 @scope_options
 @limits_options
@@ -193,7 +91,7 @@ def token_create(
         made = await create_token(
             store, signing_secrets(config)[0], wanted, secrets.token_bytes, time.time
         )
-        _tell_secrets(made, as_json)
+        print_secrets(made, as_json)
 
     with_store(config, go)
 
@@ -207,7 +105,7 @@ def token_list(config_path: Path | None, as_json: bool) -> None:
     async def go(store: Store) -> None:
         records = await store.tokens.list()
         if as_json:
-            say_json([_public(record) for record in records])
+            say_json([token_fields(record) for record in records])
             return
         if not records:
             say("There are no keys yet: `token create --name …` makes one.")
@@ -220,7 +118,7 @@ def token_list(config_path: Path | None, as_json: bool) -> None:
                 record.owner,
                 state_of(record, time.time() * 1000),
                 ",".join(record.models) or "all",
-                _when(record.created_ms),
+                moment(record.created_ms),
             )
             for record in records
         ]
@@ -240,20 +138,14 @@ def token_show(token_id: str, config_path: Path | None, as_json: bool) -> None:
     """
 
     async def go(store: Store) -> None:
-        record = await store.tokens.get(token_id)
-        if record is None:
-            raise _no_such(token_id)
-        if as_json:
-            say_json(_public(record))
-            return
-        _tell(record)
+        print_token(await find_token(store, token_id), as_json)
 
-    with_store(load_config(config_path, FOR_STORE), go)
+    _with_key(load_config(config_path, FOR_STORE), token_id, go)
 
 
 @token.command("set")
 @id_argument
-@click.option("--name", callback=_read(checked_name), help="Who or what it is for.")
+@click.option("--name", callback=checked(checked_name), help="Who or what it is for.")
 @scope_options
 @limits_options
 @config_option
@@ -275,13 +167,12 @@ def token_set(
     _check_webhook(config, scope)
     _warn_of_unmatched(config, scope.get("models", ()))
 
-    def change(record: TokenRecord) -> TokenRecord:
-        _check_not_revoked(record)
+    def change(record: TokenRecord) -> Changes:
+        check_not_revoked(record)
         given = scope if name is None else {**scope, "name": name}
-        return replace(record, limits=limited(record.limits, said), **given)
+        return {**given, "limits": limited(record.limits, said)} if said else given
 
-    names = [*scope, *(["name"] if name is not None else []), *(["limits"] if said else [])]
-    _change(config, token_id, change, names, as_json)
+    _change(config, token_id, change, as_json)
 
 
 @token.command("rotate")
@@ -313,11 +204,9 @@ def token_rotate(token_id: str, overlap_s: int, config_path: Path | None, as_jso
             secrets.token_bytes,
             time.time,
         )
-        if made is None:
-            raise _no_such(token_id)
-        _tell_secrets(made, as_json)
+        print_secrets(made, as_json)
 
-    with_store(config, go)
+    _with_key(config, token_id, go)
 
 
 @token.command("expire")
@@ -335,14 +224,9 @@ def token_expire(
     """
     if never and in_s is not None:
         raise click.UsageError("--in and --never exclude each other.")
-    ends_ms = None if never else int((time.time() + (in_s or 0)) * 1000)
-    _change(
-        load_config(config_path, FOR_STORE),
-        token_id,
-        lambda record: replace(record, expires_ms=ends_ms),
-        ["expires_ms"],
-        as_json,
-    )
+    now_ms = int(time.time() * 1000)
+    at_ms = None if never else now_ms + (in_s or 0) * 1000
+    _change(load_config(config_path, FOR_STORE), token_id, lambda _: expire(at_ms, now_ms), as_json)
 
 
 @token.command("disable")
@@ -358,8 +242,7 @@ def token_disable(token_id: str, config_path: Path | None, as_json: bool) -> Non
     _change(
         load_config(config_path, FOR_STORE),
         token_id,
-        lambda record: replace(record, disabled_ms=record.disabled_ms or now_ms),
-        ["disabled_ms"],
+        lambda record: disable(record, now_ms),
         as_json,
     )
 
@@ -373,12 +256,7 @@ def token_enable(token_id: str, config_path: Path | None, as_json: bool) -> None
 
     ID is the key's id, or the whole key.
     """
-
-    def change(record: TokenRecord) -> TokenRecord:
-        _check_not_revoked(record)
-        return replace(record, disabled_ms=None)
-
-    _change(load_config(config_path, FOR_STORE), token_id, change, ["disabled_ms"], as_json)
+    _change(load_config(config_path, FOR_STORE), token_id, enable, as_json)
 
 
 @token.command("revoke")
@@ -392,26 +270,16 @@ def token_revoke(token_id: str, config_path: Path | None, as_json: bool) -> None
     """
 
     async def go(store: Store) -> None:
-        if not await store.tokens.revoke(token_id, int(time.time() * 1000)):
-            raise _no_such(token_id)
+        await revoke_token(store, token_id, int(time.time() * 1000))
         if as_json:
             say_json({"id": token_id, "revoked": True})
         else:
             say(f"{token_id} is revoked")
 
-    with_store(load_config(config_path, FOR_STORE), go)
+    _with_key(load_config(config_path, FOR_STORE), token_id, go)
 
 
-# ---------------------------------------------------------------- reading and showing
-
-
-def _no_such(token_id: str) -> click.ClickException:
-    return click.ClickException(f"there is no key {token_id}; `token list` shows them all")
-
-
-def _check_not_revoked(record: TokenRecord) -> None:
-    if record.revoked_ms is not None:
-        raise click.ClickException(revoked_for_good(record))
+# ---------------------------------------------------------------- what they share
 
 
 def _check_webhook(config: Config, scope: dict[str, Any]) -> None:
@@ -422,93 +290,30 @@ def _check_webhook(config: Config, scope: dict[str, Any]) -> None:
 
 
 def _change(
-    config: Config,
-    token_id: str,
-    change: Callable[[TokenRecord], TokenRecord],
-    names: Sequence[str],
-    as_json: bool,
+    config: Config, token_id: str, change: Callable[[TokenRecord], Changes], as_json: bool
 ) -> None:
     """Write these fields of a key as `change` makes them, and show it."""
 
     async def go(store: Store) -> None:
-        record = await store.tokens.get(token_id)
-        if record is None:
-            raise _no_such(token_id)
-        changed = change(record)
-        if not await store.tokens.change(changed, *names):
-            raise _no_such(token_id)
-        if as_json:
-            say_json(_public(changed))
-        else:
-            _tell(changed)
+        print_token(await change_token(store, token_id, change), as_json)
+
+    _with_key(config, token_id, go)
+
+
+def _with_key(
+    config: Config, token_id: str, action: Callable[[Store], Coroutine[Any, Any, None]]
+) -> None:
+    """Run `action` on the store; where there is no such key, say how to find it."""
+
+    async def go(store: Store) -> None:
+        try:
+            await action(store)
+        except NotFound as fault:
+            raise click.ClickException(
+                f"there is no key {token_id}; `token list` shows them all"
+            ) from fault
 
     with_store(config, go)
-
-
-def _tell(record: TokenRecord) -> None:
-    for key, value in _public(record).items():
-        said = value
-        if isinstance(value, bool):
-            said = "yes" if value else "no"
-        elif isinstance(value, list):
-            said = ",".join(value) or "all"
-        elif isinstance(value, dict):
-            said = " ".join(f"{name}={text}" for name, text in value.items()) or "-"
-        say(f"{key:<16}{'-' if said is None else plain(str(said))}")
-
-
-def _tell_secrets(made: MadeToken, as_json: bool) -> None:
-    if as_json:
-        say_json(
-            {
-                "id": made.record.id,
-                "token": made.token,
-                "access_key": made.record.id,
-                "secret_key": made.secret_key,
-                "webhook_secret": made.webhook_secret,
-                **_public(made.record),
-            }
-        )
-        return
-    say(f"token           {made.token}")
-    say(f"access key      {made.record.id}   (vendors' SDKs)")
-    say(f"secret key      {made.secret_key}")
-    say(f"webhook secret  {made.webhook_secret}")
-    say("The secrets are shown this once; only a hash is kept.", err=True)
-
-
-def _public(record: TokenRecord) -> dict[str, object]:
-    limits = shown(record.limits)
-    first = {name: limits.pop(name) for name in ("budget", "rpm", "max_in_flight")}
-    return {
-        "id": record.id,
-        "name": record.name,
-        "owner": record.owner,
-        "state": state_of(record, time.time() * 1000),
-        "generation": record.generation,
-        "models": list(record.models),
-        **first,
-        "webhook": record.webhook,
-        "created": _when(record.created_ms),
-        "expires": _when_or_never(record.expires_ms),
-        "revoked": _when_or_never(record.revoked_ms),
-        "disabled": _when_or_never(record.disabled_ms),
-        "previous_until": _when_or_never(record.previous_until_ms),
-        **limits,
-        "labels": dict(record.labels),
-        "dialects": list(record.dialects),
-        "operations": list(record.operations),
-        "addresses": list(record.addresses),
-        "shared": record.shared,
-    }
-
-
-def _when(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _when_or_never(ms: int | None) -> str | None:
-    return None if ms is None else _when(ms)
 
 
 def _warn_of_unmatched(config: Config, wanted: tuple[str, ...]) -> None:

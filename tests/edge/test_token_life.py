@@ -47,11 +47,9 @@ async def change(house: House, made: MadeToken, **fields: Any) -> None:
 async def rotate(house: House, made: MadeToken, overlap_s: float) -> MadeToken:
     secret = signing_secrets(house.server.config)[0]
     store = house.server.store
-    fresh = await rotate_token(
+    return await rotate_token(
         store, secret, made.record.id, overlap_s, secrets.token_bytes, time.time
     )
-    assert fresh is not None
-    return fresh
 
 
 # ---------------------------------------------------------------- rotation

@@ -35,7 +35,6 @@ MOST_MODULES = 7
 MOST_LINES = 450
 # Still longer than that, by the lines they have; none may grow, and none may be added.
 LONG = {
-    "cli/tokens": 520,
     "gateway/content": 466,
     "gateway/handler": 624,
     "server/embedded_store": 462,
