@@ -38,7 +38,11 @@ async def stream(desk: Desk, request: web.Request) -> web.StreamResponse:
                 await response.write(chunk)
         except (ClientError, TimeoutError) as exc:
             if request.transport is not None and not request.transport.is_closing():
-                desk.log.warning("a video for the console broke off", why=type(exc).__name__)
+                desk.log.warning(
+                    "console video cut",
+                    task_id=request.match_info["id"],
+                    why=type(exc).__name__,
+                )
                 request.transport.abort()
             return response
         await response.write_eof()

@@ -115,7 +115,7 @@ async def restore(desk: Desk, asked: Asked[NoQuery, NoBody]) -> UpstreamItem:
     if "credential" in asked.params:
         name = name_of(upstream.name, _credential(upstream, asked).name)
     if await desk.store.credentials.reset(name):
-        desk.log.info("back in use, by the operator's word", name=name)
+        desk.log.info("credential restored", name=name, by="operator")
     return await _item(desk, upstream, await _open(desk))
 
 

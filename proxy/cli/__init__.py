@@ -154,7 +154,8 @@ async def _serve(config: Config, log: structlog.stdlib.BoundLogger) -> None:
         serving = Supervisor(config, log, given, left)
     async with serving:
         if not config.routes:
-            log.warning("no routes: every model is unknown", config=str(config.path))
+            where = {} if config.path is None else {"config": str(config.path)}
+            log.warning("no routes: every model is unknown", **where)
         await serving.run()
 
 

@@ -49,7 +49,7 @@ def read_again(
         except (ConfigErrors, OSError) as error:
             problems = tuple(str(error).splitlines())
     if problems:
-        log.error("not reloaded: the old configuration stays", why="\n".join(problems))
+        log.error("reload failed: the old configuration stays in force", why="\n".join(problems))
         return old, Reloaded(ok=False, problems=problems, waiting=(), ms=now_ms)
     kept = _as_started(fresh, old)
     waiting = tuple(_differences(fresh, kept))

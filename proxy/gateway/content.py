@@ -96,7 +96,7 @@ class ContentServer:
         self._pipes = PipePool()
         self._tiers, faults = usable_tiers(("splice", "pipe", "copy"))
         for fault in faults:
-            runtime.log.warning("relay", what=fault)
+            runtime.log.warning("relay tier not usable", why=fault)
         self.slots = Slots()
 
     def close(self) -> None:
@@ -360,12 +360,14 @@ class ContentServer:
             try:
                 return await timed(exchange, "upstream", source.open(wish))
             except NotFetched as refused:
-                self._log.warning("address refused", task=exchange.task_id, why=str(refused))
+                self._log.warning("address refused", **exchange.log_ids(), why=str(refused))
                 raise UpstreamFailed(
                     "The address of this video is not one we fetch from; its operator has to look."
                 ) from refused
             except UpstreamTrouble as trouble:
-                self._log.info("opening failed", why=str(trouble), tried=tried)
+                self._log.info(
+                    "opening failed", **exchange.log_ids(), why=str(trouble), tried=tried
+                )
                 if tried == attempts:
                     raise UpstreamFailed(
                         "The upstream that holds this video does not answer; try again soon.",

@@ -128,7 +128,8 @@ class Delivery:
 
     async def _reopen(self) -> Opened | None:
         """Open again where the body broke; None when the object changed or the budget is gone."""
-        position, log = self._position, self._terms.log
+        position = self._position
+        log = self._terms.log.bind(**self._exchange.log_ids())
         wish = Wish(position, None if self._stop is None else self._stop - 1)
         while self._tried < self._terms.attempts:
             wait_s = pause_s(self._tried)
@@ -138,12 +139,12 @@ class Delivery:
                     await asyncio.sleep(wait_s)
                     opened = await self._source.open(wish, self._promise.facts)
             except TimeoutError:
-                log.warning("not healed in time", at=position)
+                log.warning("download not resumed in time", at=position)
                 return None
             except (UpstreamTrouble, UpstreamFailed, NotReady) as trouble:
                 log.info("reopening failed", at=position, why=str(trouble))
             except ProxyError as over:
-                log.warning("cannot be healed", at=position, why=str(over))
+                log.warning("download not resumed", at=position, why=str(over))
                 return None
             else:
                 if is_same(opened.facts, self._promise.facts) and opened.offset <= position:
@@ -153,7 +154,7 @@ class Delivery:
                 else:
                     why = "the object changed under way"
                 opened.response.close()
-                log.warning("cannot be healed", at=position, why=why)
+                log.warning("download not resumed", at=position, why=why)
                 return None
         return None
 

@@ -87,7 +87,7 @@ class EventStreams:
         except _IdleClient:
             exchange.reason = "idle_client"
         except ProxyError as error:
-            self._log.warning("events broken off", request_id=exchange.id, why=str(error))
+            self._log.warning("event stream cut", **exchange.log_ids(), why=str(error))
             exchange.reason = error.code
         finally:
             if not whole:

@@ -166,7 +166,7 @@ class Gateway:
             exchange.reason = exchange.reason or "client_gone"
             raise
         except Exception:  # noqa: BLE001 -- the outermost rim: logged, counted
-            self._log.exception("request failed", request_id=exchange.id, path=head.path)
+            self._log.exception("request failed", **exchange.log_ids(), path=head.path)
             return self._refuse(exchange, InternalError("The gateway failed; nothing is known."))
         finally:
             if exchange.release is not None:

@@ -21,6 +21,7 @@ from proxy.model import Principal
 from proxy.store import StoreDown, Streams
 from proxy.store.keys import holders
 from proxy.store.stream_leases import LEASE_MS
+from proxy.telemetry.rate_limited_log import RateLimitedLog
 
 RENEW_S: Final = LEASE_MS / 3000  # two may be lost before a lease lapses
 
@@ -38,7 +39,7 @@ class Leases:
         self._streams = streams
         self._worker = worker
         self._clock = clock
-        self._log = log
+        self._troubles = RateLimitedLog(log)
         self._serial = count(1)
         self._held: dict[str, str] = {}
 
@@ -88,7 +89,7 @@ class Leases:
             try:
                 await self.renew()
             except ProxyError as error:
-                self._log.warning("leases of downloads were not renewed", why=str(error))
+                self._troubles.warning("download leases not renewed", why=str(error))
 
     async def renew(self) -> None:
         await self._streams.renew(dict(self._held), self._now_ms())

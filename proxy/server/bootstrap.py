@@ -24,6 +24,7 @@ from proxy.server.embedded_store import Embedded
 from proxy.store import StoreDown, StoreUnusable
 from proxy.telemetry.metric_definitions import STORE_RESTARTS
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.rate_limited_log import RateLimitedLog
 
 T = TypeVar("T")
 
@@ -139,14 +140,16 @@ async def keep_alive(
 ) -> None:
     """Start the embedded server again whenever it died, and count it; its file has what it
     knew."""
+    troubles = RateLimitedLog(log)
     while True:
         await asyncio.sleep(REVIVE_S)
         if embedded.is_running:
             continue
-        log.warning("the embedded store died; starting it again")
+        troubles.warning("embedded store died; starting it again")
         try:
             await embedded.revive()
         except (StoreUnusable, StoreDown, OSError) as error:
-            log.error("the embedded store does not start", why=str(error))
+            troubles.error("embedded store does not start", why=str(error))
         else:
+            troubles.ended("embedded store died; starting it again", "embedded store started again")
             metrics.count(STORE_RESTARTS)

@@ -216,7 +216,7 @@ class Supervisor:
         if not await self._crew.start():
             if left is None:
                 raise CannotServe("a worker could not start; it has said why")
-            self._log.error("not upgraded: the workers there were go on")
+            self._log.error("upgrade failed: the old workers go on")
         self.url = url_of(address_of(self._fronts[0]))
         app = make_app(
             self,
@@ -291,7 +291,7 @@ class Supervisor:
             _, said = await process.communicate()
         if process.returncode != 0:
             why = said.decode("utf-8", "replace").strip()[-2000:]
-            self._log.error("not upgraded: the new program would not start", why=why)
+            self._log.error("upgrade failed: the new program would not start", why=why)
             return False
         return True
 
@@ -335,7 +335,7 @@ class Supervisor:
                 if said is not True
             )
             if behind:
-                self._log.error("not reloaded everywhere", why="\n".join(behind))
+                self._log.error("reload failed on some workers", why="\n".join(behind))
                 reloaded = Reloaded(ok=False, problems=behind, waiting=reloaded.waiting, ms=now_ms)
         self._last_reload = reloaded
         return reloaded

@@ -70,6 +70,7 @@ from proxy.telemetry.access_log import AccessLog
 from proxy.telemetry.logs import sink_of, tune
 from proxy.telemetry.metric_definitions import CONNECTIONS, LIMIT_REACHED, RELOAD_FAILED, STREAMS
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.rate_limited_log import RateLimitedLog
 from proxy.telemetry.tracing import NO_TRACING, Both, SpanTracer, Tracer, missing
 from proxy.upstream import Deadlines, Upstreams
 
@@ -148,7 +149,9 @@ class Server:
             systemd.notify("READY=1")
 
         def not_upgraded() -> None:
-            self.log.error("not upgraded: [server] workers is 1, there is no supervisor; restart")
+            self.log.error(
+                "upgrade failed: [server] workers is 1, so there is no supervisor; restart instead"
+            )
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signalled)
@@ -396,7 +399,7 @@ class Server:
         from proxy.telemetry.otlp import OtlpExporter
 
         def warn(why: str) -> None:
-            self.log.warning("traces are not exported", why=why)
+            self.log.warning("traces not exported", why=why)
 
         async def time_line(task_id: str) -> tuple[LineEntry, ...]:
             return await self.store.tasks.time_line(task_id)
@@ -480,12 +483,13 @@ class Server:
 
     async def _sweep(self) -> None:
         """Take what has expired out of the indexes that outlive it."""
+        troubles = RateLimitedLog(self.log)
         while True:
             await asyncio.sleep(SWEEP_S)
             try:
                 await self.store.ended.sweep(int(self._clock() * 1000))
             except ProxyError as error:
-                self.log.warning("the store's indexes were not swept", why=str(error))
+                troubles.warning("store indexes not swept", why=str(error))
 
     # ------------------------------------------------------------ what rooms ask for
 

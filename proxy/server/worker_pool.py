@@ -139,7 +139,7 @@ class Crew:
     async def _has_come(self, hand: Hand) -> bool:
         await _either(hand.serving, hand.ended, START_S)
         if not hand.is_serving and not hand.ended.is_set() and not hand.leaving:
-            self._log.error("a worker does not come to serve", pid=hand.pid, seconds=START_S)
+            self._log.error("worker not ready", pid=hand.pid, seconds=START_S)
             hand.process.kill()
         return hand.is_serving
 
@@ -164,7 +164,7 @@ class Crew:
         if hand.leaving or self._is_ending() or not hand.url:
             return
         why = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        self._log.error("a worker died", pid=hand.pid, why=why)
+        self._log.error("worker died", pid=hand.pid, why=why)
         self._metrics.count(WORKER_DEATHS)
         is_young = time.time() - hand.started_ms / 1000 < SETTLED_S
         self._young[hand.slot] = self._young[hand.slot] + 1 if is_young else 0
@@ -172,7 +172,7 @@ class Crew:
         while not self._is_ending():
             fresh = self._spawn(hand.slot)
             if await self._has_come(fresh):
-                self._log.info("a worker took its place", pid=fresh.pid)
+                self._log.info("worker replaced", pid=fresh.pid)
                 return
             if not self._is_ending():
                 self._metrics.count(WORKER_DEATHS)
@@ -220,7 +220,7 @@ class Crew:
                 await asyncio.gather(*(hand.ended.wait() for hand in self._hands))
         except TimeoutError:
             for hand in self._hands:
-                self._log.error("a worker does not end; killing it", pid=hand.pid)
+                self._log.error("worker did not stop in time; killing it", pid=hand.pid)
                 hand.process.kill()
             await asyncio.gather(*(hand.ended.wait() for hand in self._hands))
 

@@ -80,7 +80,7 @@ async def run_worker(order: Order, log: structlog.stdlib.BoundLogger) -> None:
             try:
                 await line.ask("leaving", await metrics(None))
             except LineCut:
-                log.warning("the supervisor is gone: what this worker has counted is not told")
+                log.warning("supervisor gone: the last metrics of this worker are lost")
         finally:
             listening.cancel()
             await asyncio.wait([listening])

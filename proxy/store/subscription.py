@@ -117,7 +117,7 @@ class Subscription:
         kind, _, rest = message.decode(errors="replace").partition("|")
         name, _, version = rest.rpartition("|")
         if not version.isdecimal():
-            _log.warning("not a message of ours on %s: %r", keys.CHANNEL, message[:100])
+            _log.warning("unknown message on %s: %r", keys.CHANNEL, message[:100])
             return
         self._guarded(lambda: self._heard(kind, name, int(version)))
 
@@ -126,4 +126,4 @@ class Subscription:
         try:
             callback()
         except Exception:  # noqa: BLE001 - see above; logged
-            _log.exception("a listener of the store failed")
+            _log.exception("subscription callback failed")

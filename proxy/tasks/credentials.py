@@ -27,6 +27,7 @@ from proxy.tasks.breaker import (
 )
 from proxy.tasks.runtime import Runtime
 from proxy.telemetry.metric_definitions import SUBMITS
+from proxy.telemetry.rate_limited_log import RateLimitedLog
 
 TRIES = 4  # at writing a standing that others write as well
 
@@ -66,6 +67,7 @@ class CredentialPool:
         self._schedule = runtime.schedule
         self._clock = runtime.clock
         self._log = runtime.log
+        self._troubles = RateLimitedLog(runtime.log)
         self._now_ms = runtime.now_ms
 
     async def acquire(
@@ -103,7 +105,7 @@ class CredentialPool:
                 if not await self._known.swap(called, health, claimed):
                     await self._release(name, task_id)
                     return blocked(claimed, now_ms)
-                self._log.info("on trial", name=called, code=health.code)
+                self._log.info("credential tried again", name=called, code=health.code)
         witness = Witness(client, is_alone)
         return Slot(task_id, upstream.name, name, key, whole, witness, trials[1], trials[0])
 
@@ -204,11 +206,11 @@ class CredentialPool:
             elif isinstance(outcome, Accepted) and slot.key_health != HEALTHY:
                 await self._recover(slot.name)
         except ProxyError as fault:
-            self._log.warning("standing not recorded", name=slot.name, why=str(fault))
+            self._troubles.warning("credential state not recorded", name=slot.name, why=str(fault))
 
     async def _recover(self, name: str) -> None:
         if await self._known.reset(name):
-            self._log.info("back in use", name=name)
+            self._log.info("credential restored", name=name)
 
     async def _change(
         self, name: str, change: Callable[[CredentialHealth], CredentialHealth]
@@ -223,7 +225,7 @@ class CredentialPool:
                 continue
             if new.state != "well":
                 self._log.warning(
-                    "not in use for a while",
+                    "circuit breaker opened" if new.state == "broken" else "credential paused",
                     name=name,
                     state=new.state,
                     code=new.code,

@@ -36,6 +36,7 @@ from proxy.tasks.schedule import next_poll_ms, unconfirmed_due_ms
 from proxy.tasks.task_writer import TaskWriter
 from proxy.telemetry.exchange import Exchange
 from proxy.telemetry.metric_definitions import SUBMITS_REFUSED
+from proxy.telemetry.rate_limited_log import RateLimitedLog
 from proxy.telemetry.timing import timed
 from proxy.upstream import Ambiguous, NotSent, Upstreams
 
@@ -99,6 +100,7 @@ class Dispatcher:
         self._clock = runtime.clock
         self._random01 = runtime.random01
         self._log = runtime.log
+        self._troubles = RateLimitedLog(runtime.log)
         self._metrics = runtime.metrics
         self._pool = CredentialPool(runtime, store)
         self.writer = TaskWriter(runtime, store)
@@ -136,8 +138,10 @@ class Dispatcher:
             unavailable = None if error is not None else _unavailable_because(tried.unavailable)
             error = error or told(task.model, list(tried.unavailable.values()))
             refusal = Refused(error, elsewhere=True)
-            self._log.warning(
-                "no credential is free",
+            self._troubles.warning(
+                "no credential available",
+                about=task.model,
+                request_id=exchange.id,
                 task_id=task.id,
                 model=task.model,
                 why={name: block.why for name, block in tried.unavailable.items()},
@@ -260,7 +264,7 @@ class Dispatcher:
                 unreachable.add(attempt.upstream.name)
             self._log.warning(
                 "submit refused",
-                task_id=task.id,
+                **_ids(task, exchange),
                 upstream=attempt.upstream.name,
                 credential=attempt.credential.name,
                 code=_reason(outcome),
@@ -288,7 +292,7 @@ class Dispatcher:
         try:
             ready = await self._filled(task, attempt, basket, exchange, is_behind=is_behind)
         except ProxyError as fault:
-            self._log.warning("media not fetched", task_id=task.id, why=str(fault.__cause__))
+            self._log.warning("media not fetched", **_ids(task, exchange), why=str(fault.__cause__))
             return attempt, Refused(fault, elsewhere=True)
         # One that was too busy to fetch for is not entered either, free as it may be by now.
         is_behind = is_behind or basket.lacks(ready.draft)
@@ -387,7 +391,7 @@ class Dispatcher:
         except ProxyError as fault:
             # It may stand as sent although nothing was: say so as soon as the store listens.
             why = getattr(fault, "reason", fault.message)
-            self._log.warning("not sent: the store failed", task_id=task.id, why=why)
+            self._troubles.warning("not sent: the store failed", task_id=task.id, why=why)
             self._release_task(task, mark(task))
             if isinstance(fault, NotFound):
                 raise StoreDown(f"the store has lost {task.id}") from fault
@@ -454,25 +458,35 @@ class Dispatcher:
 
     async def _send(self, task: Task, attempt: Attempt, outbound: Outbound) -> Outcome:
         start_ns = self._tracing.now_ns()
-        outcome, status = await self._sent(attempt, outbound)
+        outcome, status = await self._sent(task, attempt, outbound)
         self._tracing.record_submit(task, outbound, start_ns, status, outcome)
         return outcome
 
-    async def _sent(self, attempt: Attempt, outbound: Outbound) -> tuple[Outcome, int | None]:
-        """What came of it, and the status of the answer if there was one."""
+    async def _sent(
+        self, task: Task, attempt: Attempt, outbound: Outbound
+    ) -> tuple[Outcome, int | None]:
+        """The outcome of a submit, and the status of its answer if there was one."""
+        upstream = attempt.upstream.name
         try:
             answer = await self._upstreams.submit(attempt.upstream, outbound)
         except NotSent as error:
-            self._log.warning(
-                "upstream unreachable", upstream=attempt.upstream.name, why=str(error)
+            self._troubles.warning(
+                "upstream unreachable",
+                about=upstream,
+                task_id=task.id,
+                upstream=upstream,
+                why=str(error),
             )
             failure = UpstreamUnreachable(
-                f"The upstream '{attempt.upstream.name}' cannot be reached; nothing was submitted.",
+                f"The upstream '{upstream}' cannot be reached; nothing was submitted.",
                 retry_after_s=5,
             )
             return Refused(failure, elsewhere=True), None
         except Ambiguous as error:
             return Unknown(str(error)), None
+        self._troubles.ended(
+            "upstream unreachable", "upstream reachable again", about=upstream, upstream=upstream
+        )
         outcome = attempt.provider.outcome(
             answer.status, answer.headers, answer.body, attempt.upstream
         )
@@ -519,6 +533,12 @@ class Dispatcher:
         return await self.writer.keep(
             task, lambda k: lifecycle.unconfirmed(k, now_ms), due_ms, event
         )
+
+
+def _ids(task: Task, exchange: Exchange | None) -> dict[str, str]:
+    """How log lines name a task, and the request that submits it."""
+    request = {} if exchange is None else {"request_id": exchange.id}
+    return {**request, "task_id": task.id}
 
 
 def _place(attempt: Attempt) -> str:

@@ -13,6 +13,7 @@ from contextlib import suppress
 import structlog
 
 from proxy.errors import Unavailable
+from proxy.telemetry.rate_limited_log import RateLimitedLog
 
 
 class Jobs:
@@ -20,22 +21,24 @@ class Jobs:
 
     def __init__(self, log: structlog.stdlib.BoundLogger) -> None:
         self._log = log
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._jobs: dict[asyncio.Task[None], dict[str, str]] = {}  # with the ids it works on
         self._ended = asyncio.Event()
 
-    def start(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
-        """Run `work` in the background under this name."""
+    def start(
+        self, work: Coroutine[object, object, None], name: str, **ids: str
+    ) -> asyncio.Task[None]:
+        """Run `work` in the background under this name; a line about its failure has `ids`."""
         job = asyncio.create_task(work, name=name)
-        self._jobs.add(job)
+        self._jobs[job] = ids
         job.add_done_callback(self._end)
         return job
 
     def _end(self, job: asyncio.Task[None]) -> None:
-        self._jobs.discard(job)
+        ids = self._jobs.pop(job, {})
         self._ended.set()
         error = None if job.cancelled() else job.exception()
         if error is not None:
-            self._log.error("job failed", job=job.get_name(), exc_info=error)
+            self._log.error("job failed", job=job.get_name(), **ids, exc_info=error)
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -80,7 +83,7 @@ class Rounds:
     ) -> None:
         self._work = work
         self._pause_s = pause_s
-        self._log = log
+        self._troubles = RateLimitedLog(log)
         self._name = name
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
@@ -119,10 +122,12 @@ class Rounds:
                 has_more = await self._work()
             except Unavailable as down:
                 wait_for = self._closing
-                self._log.warning(f"{self._name} cannot reach the store", why=str(down))
+                self._troubles.store_unreachable(self._name, down)
             except Exception:  # noqa: BLE001 -- the outermost rim: logged
                 wait_for = self._closing
-                self._log.exception(f"{self._name} round failed")
+                self._troubles.exception("round failed", about=self._name, part=self._name)
+            else:
+                self._troubles.store_reachable(self._name)
             if not has_more:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._pause_s()):

@@ -21,6 +21,7 @@ from proxy.tasks import lifecycle
 from proxy.tasks.bulkhead import Bulkhead
 from proxy.tasks.runtime import Runtime
 from proxy.tasks.schedule import poll_patience_s
+from proxy.telemetry.rate_limited_log import RateLimitedLog
 from proxy.upstream import Answer, Upstreams, UpstreamTrouble
 
 AT_ONCE_EACH: Final = 64  # tasks that one worker asks after with one credential
@@ -46,6 +47,7 @@ class ProviderCalls:
         self._clock = runtime.clock
         self._now_ms = runtime.now_ms
         self._log = runtime.log
+        self._troubles = RateLimitedLog(runtime.log)
         self._tracing = runtime.tracing
         self._providers = providers
         self._store = store
@@ -144,7 +146,7 @@ class ProviderCalls:
         try:
             other = await self._store.tasks.swap(task, fresh, None, None, self._retention_s())
         except Unavailable as down:  # the addresses are good all the same
-            self._log.warning("fresh result URLs not recorded", task_id=task.id, why=str(down))
+            self._troubles.warning("fresh result URLs not recorded", task_id=task.id, why=str(down))
             return fresh
         return other or fresh
 
@@ -186,5 +188,11 @@ class ProviderCalls:
         try:
             return await self._upstreams.query(upstream, outbound)
         except UpstreamTrouble as trouble:
-            self._log.info("no answer", task_id=task.id, upstream=upstream.name, why=str(trouble))
+            self._troubles.info(
+                "upstream did not answer",
+                about=f"{upstream.name} {type(trouble).__name__}",
+                task_id=task.id,
+                upstream=upstream.name,
+                why=str(trouble),
+            )
             return None

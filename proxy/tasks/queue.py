@@ -36,6 +36,7 @@ from proxy.tasks.offload import offload
 from proxy.tasks.planning import Attempt, attempts_of, max_age_ms, places_of
 from proxy.tasks.pricing import price_micro
 from proxy.tasks.runtime import Runtime
+from proxy.telemetry.rate_limited_log import RateLimitedLog
 
 TICK_S: Final = 1.0  # how often it looks when nobody says that a place is free
 AT_ONCE: Final = 16  # sent by one worker at a time, each with up to 12 MiB
@@ -69,6 +70,7 @@ class QueueSender:
         self._callback_url = callback_url
         self._random01 = runtime.random01
         self._log = runtime.log
+        self._troubles = RateLimitedLog(runtime.log)
         self._pool = CredentialPool(runtime, store)
         self._rounds = Rounds(self._round, lambda: TICK_S, runtime.log, "queue")
         self._jobs = Jobs(runtime.log)
@@ -174,7 +176,7 @@ class QueueSender:
             await self._end(task, plan)
             return True
         begun: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        job = self._jobs.start(self._send(task, plan, begun), f"send {task_id}")
+        job = self._jobs.start(self._send(task, plan, begun), f"send {task_id}", task_id=task_id)
         job.add_done_callback(self._sent)
         return await begun
 
@@ -219,8 +221,8 @@ class QueueSender:
         return SubmitPlan(covered, kept.forwarded, kept.size)
 
     async def _send(self, task: Task, plan: SubmitPlan, begun: asyncio.Future[bool]) -> None:
-        """`begun` is told as soon as the next one's turn may begin: True when this one is no
-        longer in the list."""
+        """Submit a queued task. Sets `begun` when the next task may be leased; True if this one
+        has left the queue."""
         leaving: asyncio.Task[None] | None = None
 
         def sent() -> None:
@@ -236,9 +238,9 @@ class QueueSender:
         except NotFound:
             await self._leave(task)
         except Unavailable as down:  # its lease ends, or the tracker sees to it
-            self._log.warning("not sent from the queue", task_id=task.id, why=str(down))
+            self._troubles.warning("queued task not sent", task_id=task.id, why=str(down))
         except Exception:  # noqa: BLE001 -- the rim of a background job: logged
-            self._log.exception("sending from the queue failed", task_id=task.id)
+            self._log.exception("queued submit failed", task_id=task.id)
             with suppress(ProxyError):
                 await self._end(task, _lost("the gateway failed"))
         finally:

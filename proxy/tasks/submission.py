@@ -171,7 +171,7 @@ class Submitter:
         error = None if job.cancelled() else job.exception()
         if error is not None and not isinstance(error, ProxyError):
             # The waiting request has it too; that of a client that left does not.
-            self._log.error("submit failed", job=job.get_name(), exc_info=error)
+            self._log.error("submit failed", task_id=task_id, exc_info=error)
 
     # ------------------------------------------------------------ decide
 

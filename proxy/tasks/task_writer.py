@@ -43,7 +43,8 @@ class TaskWriter:
         """What the store still does not take is left to the tracker, and to whoever reads the
         log."""
         for retry in self._retries:
-            self._log.error("never recorded", retry=retry.get_name())
+            task_id, _, event = retry.get_name().partition(": ")
+            self._log.error("change never recorded", task_id=task_id, what=event)
         await self._retries.aclose()
 
     # ------------------------------------------------------------ a task that is ours
@@ -64,14 +65,14 @@ class TaskWriter:
         try:
             return await self._record(task, change, due_ms, event)
         except Unavailable as down:
-            self._log.warning("not recorded yet", task_id=task.id, what=event, why=str(down))
-        self._start_retry(lambda: self._record(task, change, due_ms, event), f"{task.id}: {event}")
+            self._log.warning("change not recorded yet", task_id=task.id, what=event, why=str(down))
+        self._start_retry(task.id, event, lambda: self._record(task, change, due_ms, event))
         return change(task)
 
     def give_up(self, task_id: str, why: str = "the store failed") -> None:
         """Close a task that was (perhaps) written as reserved or sent and never left, as soon as
         the store listens: its names are free then, and a client that asks again can have it."""
-        self._start_retry(lambda: self._give_up(task_id, why), f"give up {task_id}")
+        self._start_retry(task_id, "give up", lambda: self._give_up(task_id, why))
 
     async def _give_up(self, task_id: str, why: str) -> None:
         error = TaskError("not_submitted", f"It was never submitted: {why}.")
@@ -84,8 +85,8 @@ class TaskWriter:
         try:
             await self._fail(task, error, event)
         except Unavailable as down:
-            self._log.warning("refusal delayed", task_id=task.id, why=str(down))
-            self._start_retry(lambda: self._fail(task, error, event), f"close {task.id}")
+            self._log.warning("refusal not recorded yet", task_id=task.id, why=str(down))
+            self._start_retry(task.id, event, lambda: self._fail(task, error, event))
 
     # ------------------------------------------------------------ a task that waits
 
@@ -96,8 +97,8 @@ class TaskWriter:
         except NotFound as lost:
             raise StoreDown(f"the store has lost {task.id}") from lost
         except Unavailable as down:
-            self._log.warning("not recorded yet", task_id=task.id, what=event, why=str(down))
-        self._start_retry(lambda: self._hand_over(task, queue, event), f"{task.id}: {event}")
+            self._log.warning("change not recorded yet", task_id=task.id, what=event, why=str(down))
+        self._start_retry(task.id, event, lambda: self._hand_over(task, queue, event))
         return lifecycle.waiting(task, queue, self._now_ms())
 
     async def _hand_over(self, task: Task, queue: str, event: str) -> Task:
@@ -141,7 +142,7 @@ class TaskWriter:
         soon as the store listens. `ours` are the attempts it may stand with; with any other it is
         another's, or waits still."""
         task = ours[0]
-        self._start_retry(lambda: self._put_back(ours, why), f"put back {task.id}")
+        self._start_retry(task.id, "put back", lambda: self._put_back(ours, why))
 
     async def _put_back(self, ours: Sequence[Task], why: str) -> None:
         known = await self._store.tasks.get(ours[0].id)
@@ -192,11 +193,11 @@ class TaskWriter:
             return await self._write(task, change, due_ms, event, durability=self._durability)
         except NotFound:
             # The store was emptied, or a replica that never heard of the task took over.
-            self._log.error("the store had lost it", task_id=task.id, what=event)
+            self._log.error("task was missing in the store", task_id=task.id, what=event)
         changed = change(task)
         taken = await self._store.tasks.reserve(changed, due_ms or changed.updated_ms)
         if taken is not None and taken.why is not NotReservedWhy.SAME:
-            self._log.error("not recorded: its names are taken", task_id=task.id, by=taken.what)
+            self._log.error("task not recorded: its id is taken", task_id=task.id, by=taken.what)
         else:
             await self._store.tasks.secure(task.id, self._durability)
         return changed
@@ -216,10 +217,10 @@ class TaskWriter:
         with suppress(NotFound):
             await self._write(task, fail, None, event, never_sent=never_sent, refused=hidden)
 
-    def _start_retry(self, work: Callable[[], Awaitable[object]], name: str) -> None:
+    def _start_retry(self, task_id: str, event: str, work: Callable[[], Awaitable[object]]) -> None:
         """Retry a write until the store has taken it. There are at most as many retries as submits
         were under way when the store failed."""
-        self._retries.start(self._retry_until_written(work), name)
+        self._retries.start(self._retry_until_written(work), f"{task_id}: {event}", task_id=task_id)
 
     async def _retry_until_written(self, work: Callable[[], Awaitable[object]]) -> None:
         pause_s = STORE_PAUSE_S

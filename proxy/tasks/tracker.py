@@ -31,6 +31,7 @@ from proxy.tasks.reconcile import Reconciler
 from proxy.tasks.runtime import Runtime
 from proxy.tasks.schedule import is_overdue, longest_wait_ms, next_poll_ms, poll_lease_s
 from proxy.telemetry.metric_definitions import POLL_LAG, TASKS_LOST, UNKNOWN_STATES
+from proxy.telemetry.rate_limited_log import RateLimitedLog
 
 AT_ONCE = 256  # tasks leased by one worker
 # Claiming one by one as tasks are done would be a round trip for each.
@@ -50,6 +51,7 @@ class Tracker:
         self._schedule = runtime.schedule
         self._random01 = runtime.random01
         self._log = runtime.log
+        self._troubles = RateLimitedLog(runtime.log)
         self._metrics = runtime.metrics
         self._now_ms = runtime.now_ms
         self._lag = runtime.metrics.histogram(POLL_LAG)
@@ -94,7 +96,7 @@ class Tracker:
         longest_ms = longest_wait_ms(self._schedule(), self._lease_ms)
         pulled = await self._store.tasks.pull_back(self._now_ms(), longest_ms)
         if pulled:
-            self._log.warning("due times pulled back", tasks=pulled)
+            self._log.warning("due times of tasks corrected", tasks=pulled)
 
     def _tick_s(self) -> float:
         return min(max(self._schedule().first_ms / 4000, 0.01), 0.5)
@@ -113,14 +115,14 @@ class Tracker:
                 self._again.add(task_id)
                 continue
             self._looking.add(task_id)
-            job = self._looks.start(self._look(task_id), f"poll {task_id}")
+            job = self._looks.start(self._look(task_id), f"poll {task_id}", task_id=task_id)
             job.add_done_callback(partial(self._looked, task_id))
         return len(due)
 
     def _lost_shard(self, shard: str, fault: ProxyError) -> None:
         """The tasks of one shard cannot be found; those of the others go on."""
         why = getattr(fault, "reason", fault.message)
-        self._log.error("due tasks of a shard unreadable", shard=shard, why=why)
+        self._troubles.error("due tasks of a shard unreadable", about=shard, shard=shard, why=why)
 
     def _looked(self, task_id: str, _job: asyncio.Task[None]) -> None:
         self._looking.discard(task_id)
@@ -135,9 +137,9 @@ class Tracker:
             try:
                 await self._look_once(task_id)
             except Unavailable as down:
-                self._log.warning("poll not recorded", task_id=task_id, why=str(down))
+                self._troubles.warning("poll not recorded", task_id=task_id, why=str(down))
             except Exception:  # noqa: BLE001 -- the rim of a background job: logged
-                self._log.exception("poll failed", task_id=task_id)
+                self._troubles.exception("poll failed", task_id=task_id)
 
     async def _look_once(self, task_id: str) -> None:
         task = await self._store.tasks.get(task_id)
@@ -181,7 +183,7 @@ class Tracker:
             self._called[task_id] = True
             return
         self._called[task_id] = False
-        self._callbacks.start(self._ask_now(task_id), f"called back {task_id}")
+        self._callbacks.start(self._ask_now(task_id), f"called back {task_id}", task_id=task_id)
 
     async def _ask_now(self, task_id: str) -> None:
         try:
@@ -194,11 +196,11 @@ class Tracker:
                 if not self._called[task_id]:
                     return
         except BulkheadFull:
-            self._log.info("callback not followed: the account is busy", task_id=task_id)
+            self._log.info("callback not followed: the credential is busy", task_id=task_id)
         except Unavailable as down:
-            self._log.warning("callback not followed", task_id=task_id, why=str(down))
+            self._troubles.warning("callback not followed", task_id=task_id, why=str(down))
         except Exception:  # noqa: BLE001 -- the rim of a background job: logged
-            self._log.exception("poll failed", task_id=task_id)
+            self._troubles.exception("poll failed", task_id=task_id)
         finally:
             del self._called[task_id]
 
@@ -245,7 +247,14 @@ class Tracker:
                 return
             noted = None
         else:
-            self._log.info("poll inconclusive", task_id=task.id, why=state.reason, kind=state.kind)
+            self._troubles.info(
+                "poll inconclusive",
+                about=f"{task.upstream} {state.kind}",
+                task_id=task.id,
+                upstream=task.upstream,
+                why=state.reason,
+                kind=state.kind,
+            )
             if await self._lose(task, state.kind, now_ms):
                 return
             noted = lifecycle.silent(task, state.kind, now_ms)
@@ -296,7 +305,13 @@ class Tracker:
         """Write what a poll brought; False when that was nothing new."""
         if state.unknown_state is not None:
             self._metrics.count(UNKNOWN_STATES, task.upstream)
-            self._log.warning("unknown state", task_id=task.id, state=state.unknown_state)
+            self._troubles.warning(
+                "unknown state",
+                about=f"{task.upstream} {state.unknown_state}",
+                task_id=task.id,
+                upstream=task.upstream,
+                state=state.unknown_state,
+            )
         if state.progress is None and state.status is Status.IN_PROGRESS:
             guess = lifecycle.estimated_progress(task, now_ms, expected_ms)
             state = replace(state, progress=guess)

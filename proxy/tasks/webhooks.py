@@ -16,6 +16,7 @@ import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 from proxy.dialects.base import Dialect, View
 from proxy.errors import Conflict, NotFound, ProxyError, Unavailable
@@ -27,6 +28,7 @@ from proxy.tasks.jobs import Jobs, Rounds
 from proxy.tasks.links import Links
 from proxy.tasks.runtime import Runtime
 from proxy.telemetry.metric_definitions import WEBHOOKS
+from proxy.telemetry.rate_limited_log import RateLimitedLog
 from proxy.tokens import webhook_secret
 from proxy.upstream import Upstreams, UpstreamTrouble
 
@@ -71,6 +73,7 @@ class WebhookSender:
         self._random01 = runtime.random01
         self._metrics = runtime.metrics
         self._log = runtime.log
+        self._troubles = RateLimitedLog(runtime.log)
         self._rounds = Rounds(self._round, lambda: TICK_S, runtime.log, "webhooks")
         self._jobs = Jobs(runtime.log)
         self._pull_back_s = 0.0  # on the loop's clock
@@ -95,7 +98,9 @@ class WebhookSender:
     def _lost_shard(self, shard: str, fault: ProxyError) -> None:
         """The webhooks of one shard cannot be found; those of the others go on."""
         why = getattr(fault, "reason", fault.message)
-        self._log.error("due webhooks of a shard unreadable", shard=shard, why=why)
+        self._troubles.error(
+            "due webhooks of a shard unreadable", about=shard, shard=shard, why=why
+        )
 
     async def _round(self) -> bool:
         """Lease what is due and start a job for each; True when there was any."""
@@ -106,7 +111,7 @@ class WebhookSender:
             self._now_ms(), self._lease_ms(), room, self._lost_shard
         )
         for name in names:
-            self._jobs.start(self._deliver(name), f"webhook {name}")
+            self._jobs.start(self._deliver(name), f"webhook {name}", **_ids(name))
         return bool(names)
 
     async def _pull_back(self) -> None:
@@ -118,7 +123,7 @@ class WebhookSender:
         longest_ms = round(1.2 * MAX_PAUSE_S * 1000) + self._lease_ms()
         pulled = await self._store.webhooks.pull_back(self._now_ms(), longest_ms)
         if pulled:
-            self._log.warning("webhooks pulled back", webhooks=pulled)
+            self._log.warning("due times of webhooks corrected", webhooks=pulled)
 
     def _lease_ms(self) -> int:
         """Longer than a delivery: nobody else may be handed a hook that is being sent."""
@@ -144,12 +149,12 @@ class WebhookSender:
                 if not under_way:
                     del self._under_way[hook.token_id]
         except StoreFault as fault:
-            self._log.error("webhook dropped", hook=name, why=fault.reason)
+            self._log.error("webhook dropped", **_ids(name), why=fault.reason)
             await self._drop(name)
         except Unavailable as down:
-            self._log.warning("webhook not recorded", hook=name, why=str(down))
+            self._troubles.warning("webhook not recorded", **_ids(name), why=str(down))
         except Exception:  # noqa: BLE001 -- the outermost rim: logged; the lease brings it back
-            self._log.exception("webhook failed", hook=name)
+            self._troubles.exception("webhook failed", **_ids(name))
 
     def _busy_ms(self, hook: Webhook) -> int:
         """How long it has to wait: one delivery of a task at a time, so that they arrive in
@@ -166,7 +171,7 @@ class WebhookSender:
         try:
             await self._store.webhooks.forget(name)
         except ProxyError as error:
-            self._log.warning("webhook not recorded", hook=name, why=str(error))
+            self._troubles.warning("webhook not recorded", **_ids(name), why=str(error))
 
     # ------------------------------------------------------------ one attempt
 
@@ -223,12 +228,18 @@ class WebhookSender:
         elif what in ("gone", "outdated") or waited_s(tried.attempts, first_s) > GIVE_UP_S:
             await self._store.webhooks.write(replace(tried, state="dead"), now_ms, None)
             self._metrics.count(WEBHOOKS, "dead")
-            self._log.warning("webhook given up", hook=hook.name, why=what)
+            self._log.warning("webhook given up", **_ids(hook.name), why=what)
         else:
             pause_ms = pause_s(tried.attempts, first_s) * 1000 * (0.9 + 0.2 * self._random01())
             await self._store.webhooks.write(tried, now_ms, now_ms + round(pause_ms))
             self._metrics.count(WEBHOOKS, "failed")
-            self._log.info("webhook not delivered", hook=hook.name, why=what)
+            host = urlsplit(hook.url).netloc
+            self._troubles.info("webhook not delivered", about=host, **_ids(hook.name), why=what)
+
+
+def _ids(name: str) -> dict[str, str]:
+    """How log lines name a webhook; its name begins with its task's id."""
+    return {"task_id": name.partition(":")[0], "webhook": name}
 
 
 def event_id_of(hook: Webhook) -> str:

@@ -62,3 +62,8 @@ class Exchange:
     body_ns: int = 0
     upstream_ns: int = 0
     waited_ns: int = 0
+
+    def log_ids(self) -> dict[str, str]:
+        """How log lines name this request, and its task if it has one."""
+        ids = {"request_id": self.id}
+        return {**ids, "task_id": self.task_id} if self.task_id else ids

@@ -16,6 +16,7 @@ import structlog
 from proxy.caches import BoundedDict
 
 EVERY_S: Final = 30.0
+_STORE_DOWN: Final = "store unreachable"
 MOST_KINDS: Final = 256  # remembered at a time; the one that was quiet for longest is forgotten
 
 Level = Literal["info", "warning", "error"]
@@ -48,6 +49,9 @@ class RateLimitedLog:
     def warning(self, event: str, *, about: str = "", **facts: object) -> None:
         self._write("warning", event, about, facts)
 
+    def error(self, event: str, *, about: str = "", **facts: object) -> None:
+        self._write("error", event, about, facts)
+
     def exception(self, event: str, *, about: str = "", **facts: object) -> None:
         """An error line with the traceback of the exception being handled."""
         self._write("error", event, about, {**facts, "exc_info": True})
@@ -59,6 +63,14 @@ class RateLimitedLog:
             return
         seconds = round(self._clock() - trouble.began_s, 1)
         self._log.info(said, **facts, **_count(trouble.held_back), seconds=seconds)
+
+    def store_unreachable(self, part: str, fault: BaseException) -> None:
+        """A part of the worker (`tracker`, `queue`, `webhooks`) got no answer from the store."""
+        self.warning(_STORE_DOWN, about=part, part=part, why=str(fault))
+
+    def store_reachable(self, part: str) -> None:
+        """The part got an answer: say so once, if the store was unreachable before."""
+        self.ended(_STORE_DOWN, "store reachable again", about=part, part=part)
 
     def _write(self, level: Level, event: str, about: str, facts: dict[str, object]) -> None:
         now_s = self._clock()

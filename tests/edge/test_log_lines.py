@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,12 @@ from proxy.providers.openai import OpenAI
 from proxy.server.bootstrap import signing_secrets
 from proxy.signing import sign_probe
 from proxy.sim import Fault
+from proxy.telemetry.metric_definitions import STORE_FAILURES
+from tests.edge.test_metrics import frozen_store
 from tests.rig.downloads import PLACES, content, some_work, told, until
 from tests.rig.house import Answer, House, OpenHouse, Plan
+from tests.rig.refusals import log_of as lines_of
+from tests.rig.refusals import until_logged
 
 TRUNCATED_MS = 0.001  # a line tells whole microseconds
 ROUNDED_MS = 0.1  # a header tenths of a millisecond
@@ -263,3 +268,42 @@ async def test_a_401_s_line_says_why_and_whose_key_it_was(house: House) -> None:
 async def test_nor_is_a_good_reply_s_line_any_longer(house: House) -> None:
     reply = await house.get("/v1/models")
     assert "fault" not in await line_of(house, reply)
+
+
+# ---------------------------------------------------------------- troubles that repeat
+
+
+async def test_a_store_that_is_down_is_logged_once_by_each_part_and_its_return_too(
+    open_house: OpenHouse,
+) -> None:
+    """Whatever is retried meanwhile, and however often: an operator reads a few lines."""
+    async with open_house(Plan(manual=True, redis="timeout_s = 0.2")) as house:
+        await house.create()
+        failures = house.server.metrics.counter(STORE_FAILURES)
+        async with frozen_store(house):
+            await until(lambda: failures.n >= 25)
+        parts = ("tracker", "queue", "webhooks")
+        for part in parts:
+            over = await until_logged(house, "store reachable again", part=part)
+            assert over["seconds"] > 0
+        lines = lines_of(house)
+        down = Counter(line["part"] for line in lines if line["event"] == "store unreachable")
+        back = Counter(line["part"] for line in lines if line["event"] == "store reachable again")
+        assert set(down) == set(parts)
+        assert down == back, "each part says once that it is down, and once that it is over"
+        assert sum(down.values()) * 3 < failures.n
+        others = Counter(
+            line["event"]
+            for line in lines
+            if line["level"] in ("warning", "error") and "part" not in line
+        )
+        assert max(others.values(), default=0) <= 1, others
+
+
+async def test_lines_about_a_download_name_its_request_and_its_task(house: House) -> None:
+    """A line that cannot be joined to a request helps nobody."""
+    task_id = await house.completed()
+    house.sim.faults.add(Fault("lost", service="openai", operation="content", times=2))
+    reply = await house.get(content(task_id))
+    line = await until_logged(house, "opening failed", task_id=task_id)
+    assert line["request_id"] == reply.headers["X-Request-Id"]

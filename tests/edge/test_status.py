@@ -232,7 +232,7 @@ async def survives_trouble(house: House, service: str) -> None:
         assert (video["status"], video["error"]) == ("in_progress", None), (service, fault)
         house.sim.faults.remove(active)
     await house.sim.refuse(service)
-    await until_logged(house, "no answer", "no connection", task_id=task.task_id)
+    await until_logged(house, "upstream did not answer", "no connection", task_id=task.task_id)
     assert (await task.look())["status"] == "in_progress"
     await house.sim.accept(service)
     task.step("completed")

@@ -125,9 +125,9 @@ async def test_a_killed_worker_is_replaced_and_its_waiting_connections_are_answe
     os.kill(first, signal.SIGKILL)
     async with asyncio.timeout(GUARD_S):
         assert await asyncio.gather(*asked) == [200] * 24
-    died = await gateway.said(lambda line: line["event"] == "a worker died")
+    died = await gateway.said(lambda line: line["event"] == "worker died")
     assert (died["pid"], died["why"]) == (first, "SIGKILL")
-    came = await gateway.said(lambda line: line["event"] == "a worker took its place")
+    came = await gateway.said(lambda line: line["event"] == "worker replaced")
     assert children(gateway.process.pid) == [second, came["pid"]]
     assert await series(site, gateway, "reelway_worker_deaths_total") == 1
     gateway.process.send_signal(signal.SIGUSR2)
@@ -170,7 +170,7 @@ async def test_a_reload_reaches_every_worker_and_a_bad_file_none(site: Site) -> 
     good = site.config.read_text()
     site.config.write_text(good + "\n[[routes]]\nmodel = 'x'\nupstream = 'nobody'\n")
     gateway.process.send_signal(signal.SIGHUP)
-    refused = await gateway.said(lambda line: line["event"].startswith("not reloaded"))
+    refused = await gateway.said(lambda line: line["event"].startswith("reload failed"))
     assert "nobody" in refused["why"]
     assert await series(site, gateway, "reelway_config_reload_failed") == 1
     assert await admin(site, gateway, "GET", "/readyz")
@@ -274,7 +274,7 @@ async def test_an_upgrade_to_a_program_that_would_not_start_changes_nothing(site
     good = site.config.read_text()
     site.config.write_text(good + "\nnonsense = 1\n")
     gateway.process.send_signal(signal.SIGUSR2)
-    refused = await gateway.said(lambda line: line["event"].startswith("not upgraded"))
+    refused = await gateway.said(lambda line: line["event"].startswith("upgrade failed"))
     assert "nonsense" in refused["why"]
     assert children(gateway.process.pid) == before
     assert await models(gateway.url, site.bearer) == 200
@@ -446,7 +446,7 @@ async def test_a_worker_is_replaced_with_the_configuration_in_force(site: Site) 
     gateway = await site.worker()
     site.config.write_text(site.config.read_text() + "\nnonsense = 1\n")
     os.kill(children(gateway.process.pid)[0], signal.SIGKILL)
-    await gateway.said(lambda line: line["event"] == "a worker took its place")
+    await gateway.said(lambda line: line["event"] == "worker replaced")
     async with asyncio.timeout(GUARD_S):
         answers = await asyncio.gather(*(models(gateway.url, site.bearer) for _ in range(20)))
     assert answers == [200] * 20

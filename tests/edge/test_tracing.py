@@ -384,7 +384,7 @@ async def test_a_collector_that_fails_costs_one_line_and_no_render(
                 await house.completed()
             await collector.asked.wait()
         log = (tmp_path / "gateway.log").read_text()
-    assert log.count("traces are not exported") == 1
+    assert log.count("traces not exported") == 1
 
 
 async def test_nobody_at_the_collectors_address_costs_one_line_and_no_render(
@@ -395,7 +395,7 @@ async def test_nobody_at_the_collectors_address_costs_one_line_and_no_render(
         async with open_house(wanted) as house:
             await house.completed()
     log = (tmp_path / "gateway.log").read_text()
-    assert 1 <= log.count("traces are not exported") <= 2  # the second of them is the last
+    assert 1 <= log.count("traces not exported") <= 2  # the second of them is the last
     why = f"the collector at http://127.0.0.1:{free_port} does not answer: connection refused"
     assert why in log
 
