@@ -325,3 +325,27 @@ FAILURES: dict[str, str] = {
     "ended_by_operator": "The operator of the gateway ended it; it is not charged.",
     "lost": "The upstream no longer knows this task; it is not charged.",
 }
+
+
+# ---------------------------------------------------------------- upstream requests that failed
+
+
+class UpstreamTrouble(ProxyError):
+    """No whole answer came. The message is for our log, never for a client."""
+
+    status = 502
+    code = "upstream_error"
+    side = "upstream"
+    retryable = True
+
+
+class NotSent(UpstreamTrouble):
+    """The upstream heard nothing: no connection, TLS refused, an address we may not call."""
+
+
+class NotFetched(NotSent):
+    """We do not call it, now or later: not http, not a public address, redirects in a circle."""
+
+
+class Ambiguous(UpstreamTrouble):
+    """The upstream may have heard it all: cut, timed out, or answered what is not HTTP."""

@@ -12,7 +12,6 @@ a client gave us: guarded, and a fresh connection each time.
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -20,7 +19,6 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote, urlsplit
 
 from aiohttp import (
     ClientConnectorError,
@@ -39,10 +37,11 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from proxy import __version__
-from proxy.errors import ProxyError
+from proxy.errors import Ambiguous, NotFetched, NotSent
 from proxy.http.addresses import is_public
 from proxy.http.body_writer import BLOCK_BYTES, encoded
 from proxy.http.outbound import Outbound
+from proxy.http.urls import exempt, host_port, provider_url, quoted_url
 from proxy.model import Upstream
 from proxy.telemetry.metric_definitions import UPSTREAM_FAILURES, UPSTREAM_SECONDS
 from proxy.telemetry.metrics import Metrics
@@ -64,31 +63,10 @@ SLICE_BYTES = 8 * 1024  # of what may be such answers, parsed before they are co
 TURN_BYTES = 1024 * 1024  # of a body sent, before others have their turn
 _REDIRECTS = (301, 302, 303, 307, 308)
 
-Call = Literal["submit", "query", "content"]
+UpstreamCall = Literal["submit", "query", "content"]
 
 # aiohttp's AddrInfoType: a row of getaddrinfo().
 AddrInfo = tuple[socket.AddressFamily | int, socket.SocketKind | int, int, str, tuple[object, ...]]
-
-
-class UpstreamTrouble(ProxyError):
-    """No whole answer came. The message is for our log, never for a client."""
-
-    status = 502
-    code = "upstream_error"
-    side = "upstream"
-    retryable = True
-
-
-class NotSent(UpstreamTrouble):
-    """The upstream heard nothing: no connection, TLS refused, an address we may not call."""
-
-
-class NotFetched(NotSent):
-    """We do not call it, now or later: not http, not a public address, redirects in a circle."""
-
-
-class Ambiguous(UpstreamTrouble):
-    """The upstream may have heard it all: cut, timed out, or answered what is not HTTP."""
 
 
 class AddressRefused(OSError):
@@ -142,7 +120,7 @@ class Upstreams:
             return await self._call(session, outbound, self._deadlines.poll_s)
 
     @contextmanager
-    def _counted(self, upstream: Upstream, call: Call) -> Iterator[None]:
+    def _counted(self, upstream: Upstream, call: UpstreamCall) -> Iterator[None]:
         started_s = time.perf_counter()
         try:
             yield
@@ -185,7 +163,7 @@ class Upstreams:
         """
         try:
             target = URL(url)
-            known = _host_port(target) in allowed
+            known = host_port(target) in allowed
         except ValueError as exc:
             raise NotSent("not a usable URL") from exc
         if target.scheme not in ("http", "https") or not target.host:
@@ -203,8 +181,7 @@ class Upstreams:
         except (ClientConnectorError, ConnectionTimeoutError, InvalidURL) as exc:
             if _is_guards(exc):
                 raise NotSent(
-                    "not a public address; [webhooks] allow would have to list "
-                    f"{_host_port(target)}"
+                    f"not a public address; [webhooks] allow would have to list {host_port(target)}"
                 ) from exc
             raise NotSent(f"no connection: {_reason(exc)}") from exc
         except (ClientError, TimeoutError, OSError, ValueError) as exc:
@@ -229,7 +206,7 @@ class Upstreams:
                 return response
             response.close()
             try:
-                onward = address_of(str(url.join(URL(_quoted(target), encoded=True))))
+                onward = address_of(str(url.join(URL(quoted_url(target), encoded=True))))
                 leaves = onward.origin() != url.origin()
             except ValueError as exc:
                 raise NotFetched("redirected to what is no web address") from exc
@@ -243,7 +220,7 @@ class Upstreams:
     ) -> ClientResponse:
         if url.scheme not in ("http", "https") or url.host is None:
             raise NotFetched(f"a {url.scheme or 'relative'} URL is not fetched")
-        guarded = _host_port(url) not in exempt(upstream)
+        guarded = host_port(url) not in exempt(upstream)
         session = self._session("guarded" if guarded else "content", upstream.name)
         timeout = ClientTimeout(
             total=None, sock_connect=self._deadlines.connect_s, sock_read=self._deadlines.idle_s
@@ -260,7 +237,7 @@ class Upstreams:
         except (ClientConnectorError, ConnectionTimeoutError) as exc:
             if _is_guards(exc):
                 raise NotFetched(
-                    f"{_host_port(url)} is not a public address: add it to result_hosts of "
+                    f"{host_port(url)} is not a public address: add it to result_hosts of "
                     f"upstream {upstream.name}, if its files are there"
                 ) from exc
             raise NotSent(f"no connection: {_reason(exc)}") from exc
@@ -280,7 +257,7 @@ class Upstreams:
             for _hop in range(MAX_HOPS + 1):
                 if target.scheme not in ("http", "https") or not target.host:
                     raise NotFetched("not an http address")
-                known = _host_port(target) in allowed
+                known = host_port(target) in allowed
                 session = self._session("trusted hook" if known else "hook", "media")
                 async with session.get(target, timeout=timeout, allow_redirects=False) as response:
                     onward = response.headers.get("Location")
@@ -388,58 +365,11 @@ class _Connector(TCPConnector):
 
 
 def address_of(text: str) -> URL:
-    """A URL that a provider gave us, as it can be asked for: what must be percent-encoded is, a
-    name in other letters goes by its ASCII form, all else stays (it may be signed). NotFetched
-    where it cannot be one."""
+    """`provider_url`; NotFetched where there is none."""
     try:
-        text = _quoted(text)
-        parts = urlsplit(text)
-        host = parts.hostname or ""
-        if "\\" in parts.netloc or ("%" in host and ":" not in host) or parts.port == 0:
-            raise ValueError("no host's name")
-        if ":" not in host:
-            host.encode("idna")  # too long a label is no name
-        url = URL(text, encoded=True)
-        url.origin()
-        _ = url.host  # raises where an xn-- label is no IDNA form
-    except ValueError as exc:  # UnicodeError is one
+        return provider_url(text)
+    except ValueError as exc:
         raise NotFetched("what the provider gave is no usable address") from exc
-    return url
-
-
-def _quoted(text: str) -> str:
-    """Percent-encodes spaces, letters beyond ASCII and the like; a host gets its IDNA form."""
-    if _PLAIN_URL.fullmatch(text):
-        return text
-    scheme, slashes, rest = text.strip().partition("://")
-    if slashes:
-        end = next((at for at, c in enumerate(rest) if c in "/?#"), len(rest))
-        authority, rest = rest[:end], rest[end:]
-        if not authority.isascii():
-            user, at, place = authority.rpartition("@")
-            host, colon, port = place.partition(":")
-            authority = f"{user}{at}{host.encode('idna').decode()}{colon}{port}"
-        if not _PLAIN_URL.fullmatch(authority) and authority:
-            raise ValueError("no host's name")
-    else:
-        scheme, authority, rest = "", "", text.strip()
-    return f"{scheme}{slashes}{authority}" + quote(rest, safe=_URL_SAFE, errors="surrogateescape")
-
-
-_URL_SAFE = "%!#$&'()*+,/:;=?@[]~-._"
-_PLAIN_URL = re.compile(r"[\w%!#$&'()*+,/:;=?@\[\]~.-]*", re.ASCII)
-
-
-def exempt(upstream: Upstream) -> frozenset[str]:
-    """The host:port pairs the operator configured for this upstream: exactly these may be
-    private. A host on all ports would open Redis and the admin port beside it."""
-    return frozenset({_host_port(URL(upstream.base_url)), *upstream.result_hosts})
-
-
-def _host_port(url: URL) -> str:
-    """As `result_hosts` are written: an IPv6 host in brackets."""
-    host = url.host or ""
-    return f"[{host}]:{url.port}" if ":" in host else f"{host}:{url.port}"
 
 
 def _payload(outbound: Outbound) -> bytes | AsyncIterator[bytes] | None:

@@ -19,7 +19,16 @@ from aiohttp import web
 
 from proxy.caches import IdentityMemo
 from proxy.config import Config
-from proxy.errors import Expired, Invalid, NotFound, NotReady, RangeNotSatisfiable, UpstreamFailed
+from proxy.errors import (
+    Expired,
+    Invalid,
+    NotFetched,
+    NotFound,
+    NotReady,
+    RangeNotSatisfiable,
+    UpstreamFailed,
+    UpstreamTrouble,
+)
 from proxy.gateway.auth import Admission, Authenticator, bad_link
 from proxy.gateway.content_delivery import Delivery, Promise, Terms, pause_s
 from proxy.gateway.content_source import Facts, FactsCache, Opened, Source, is_same
@@ -43,7 +52,7 @@ from proxy.tasks.provider_calls import ProviderCalls
 from proxy.tasks.runtime import Runtime
 from proxy.telemetry.exchange import Exchange
 from proxy.telemetry.timing import server_timing, timed
-from proxy.upstream import NotFetched, Upstreams, UpstreamTrouble
+from proxy.upstream import Upstreams
 
 LetIn = Callable[[web.BaseRequest, Exchange, Call], Awaitable[Admission]]
 

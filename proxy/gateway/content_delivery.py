@@ -12,14 +12,13 @@ from dataclasses import dataclass
 import structlog
 from aiohttp import web
 
-from proxy.errors import NotReady, ProxyError, UpstreamFailed
+from proxy.errors import NotReady, ProxyError, UpstreamFailed, UpstreamTrouble
 from proxy.gateway.content_source import Facts, Opened, Source, is_same
 from proxy.gateway.relay import End, PipePool, RelayOptions, Turns, move
 from proxy.http.ranges import Span, Wish
 from proxy.telemetry.exchange import Exchange
 from proxy.telemetry.metric_definitions import CONTENT_BYTES, HEALS
 from proxy.telemetry.metrics import CounterSeries, Metrics
-from proxy.upstream import UpstreamTrouble
 
 # However many bytes each piece brought: an upstream that needs this many openings is broken.
 MAX_OPENINGS = 100

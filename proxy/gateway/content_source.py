@@ -16,7 +16,16 @@ from functools import lru_cache
 from aiohttp import ClientError, ClientPayloadError, ClientResponse, ServerDisconnectedError
 from multidict import CIMultiDict
 
-from proxy.errors import Expired, NotReady, RangeNotSatisfiable, Unavailable, UpstreamFailed
+from proxy.errors import (
+    Ambiguous,
+    Expired,
+    NotReady,
+    NotSent,
+    RangeNotSatisfiable,
+    Unavailable,
+    UpstreamFailed,
+    UpstreamTrouble,
+)
 from proxy.http.headers import OPAQUE, content_length, media_type
 from proxy.http.media_bytes import (
     LEAST_BYTES,
@@ -38,7 +47,7 @@ from proxy.model import Task
 from proxy.providers.base import Provider
 from proxy.tasks.lifecycle import expiry_text
 from proxy.tasks.provider_calls import Forgotten, ProviderCalls
-from proxy.upstream import Ambiguous, NotSent, Upstreams, UpstreamTrouble
+from proxy.upstream import Upstreams
 
 _GONE = (401, 403, 404, 410)  # what storage says of an expired signature or a dropped object
 # Pauses before a content path that says 404 is asked again, while its task is said to be

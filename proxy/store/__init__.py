@@ -16,7 +16,7 @@ from proxy.errors import Unavailable
 from proxy.store import keys
 from proxy.store.capabilities import MIN_VERSION, parse_version
 from proxy.store.client import Connections, connect
-from proxy.store.codec import Booking, LineEntry, OwnerRecord, TokenRecord
+from proxy.store.codec import Booking, LineEntry
 from proxy.store.credentials import Credentials
 from proxy.store.durations import Durations
 from proxy.store.errors import StoreDown, StoreFault, StoreFull, StoreUnsafe, StoreUnusable
@@ -26,14 +26,16 @@ from proxy.store.ledger import Balance, BudgetUse, Ledger, LedgerCheck
 from proxy.store.listing import Listing, Place
 from proxy.store.observer import NOBODY, Observer
 from proxy.store.owners import Owners
-from proxy.store.pipeline import Answer, Durability, Pipeline
+from proxy.store.pipeline import Answer, Durability, Pipeline, texts_or_empty
 from proxy.store.queue import TaskQueues
 from proxy.store.rates import Admitted, Rate, Rates
 from proxy.store.refusals import RefusedSubmit, RefusedSubmits
 from proxy.store.signatures import Signatures
 from proxy.store.stream_leases import Streams
 from proxy.store.subscription import Heard, Subscription
-from proxy.store.tasks import Allowance, NotReserved, NotReservedWhy, Tasks
+from proxy.store.task_scripts import Allowance, NotReserved, NotReservedWhy
+from proxy.store.tasks import Tasks
+from proxy.store.token_codec import OwnerRecord, TokenRecord
 from proxy.store.tokens import Tokens, principal
 from proxy.store.usage import Usage, Use
 from proxy.store.webhooks import Webhooks
@@ -197,7 +199,7 @@ class Store:
         await self.batch.call("HSETNX", keys.META, keys.META_BORN, secrets.token_hex(16))
         self._born = await self.batch.call("HGET", keys.META, keys.META_BORN)
         found = await self.batch.call("HMGET", keys.META, *wanted)
-        for (name, value), stored in zip(wanted.items(), _texts(found), strict=True):
+        for (name, value), stored in zip(wanted.items(), texts_or_empty(found), strict=True):
             if stored != str(value):
                 raise StoreUnusable(
                     f"[redis] url: the data there has {name} {stored}, this version needs "
@@ -209,8 +211,3 @@ def _fullness(info: Answer) -> float:
     assert isinstance(info, dict)
     most = int(info.get("maxmemory", 0))
     return int(info.get("used_memory", 0)) / most if most else 0.0
-
-
-def _texts(answer: Answer) -> list[str]:
-    assert isinstance(answer, list)
-    return [item.decode() if isinstance(item, bytes) else "" for item in answer]

@@ -8,17 +8,15 @@ can run side by side during an upgrade.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, TypeAlias
 
 import orjson
 
 from proxy.errors import TooLarge
 from proxy.model import (
-    NO_LIMITS,
     Json,
     Kind,
-    Limits,
     Operation,
     Result,
     Stage,
@@ -41,46 +39,6 @@ _ASKED_AS: Final = {"external_id": "external_task_id", "webhook": "callback_url"
 _TASK_FIELDS: Final = frozenset(f.name for f in fields(Task))
 _RESULT_FIELDS: Final = frozenset(f.name for f in fields(Result))
 _ERROR_FIELDS: Final = frozenset(f.name for f in fields(TaskError))
-_LIMIT_FIELDS: Final = frozenset(f.name for f in fields(Limits))
-_LISTS: Final = ("models", "dialects", "operations", "addresses")  # of a token: JSON lists
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRecord:
-    """A token as stored: hashes of its secrets, never a secret. `models` are globs; empty means
-    every model, and an empty scope (`dialects`, `operations`, `addresses`) any. `generation`
-    rises with each rotation; derived keys depend on it. The secret before the last rotation is
-    good until `previous_until_ms`."""
-
-    id: str
-    secret_sha256: str = field(repr=False)
-    name: str
-    owner: str
-    created_ms: int
-    previous_sha256: str | None = field(default=None, repr=False)
-    previous_until_ms: int | None = None
-    generation: int = 1
-    models: tuple[str, ...] = ()
-    limits: Limits = NO_LIMITS
-    labels: Mapping[str, str] = field(default_factory=dict)
-    dialects: tuple[str, ...] = ()
-    operations: tuple[str, ...] = ()
-    addresses: tuple[str, ...] = ()  # networks, as CIDR
-    shared: bool = False
-    expires_ms: int | None = None
-    disabled_ms: int | None = None
-    revoked_ms: int | None = None
-    webhook: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class OwnerRecord:
-    """What an owner may have, over all its tokens; `models`: of each model a glob matches, the
-    first that does."""
-
-    name: str
-    limits: Limits = NO_LIMITS
-    models: tuple[tuple[str, Limits], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +81,12 @@ def encode_task(task: Task) -> bytes:
     """
     most = MAX_TASK_BYTES if task.stage.is_final else MAX_OPEN_BYTES
     task = replace(task, adjusted=_brief(task.adjusted), dropped=_brief(task.dropped))
-    document = _dumps(task)
+    document = json_bytes(task)
     for trim in _TRIMS:
         if len(document) <= most:
             break
         task = trim(task, len(document) - most)
-        document = _dumps(task)
+        document = json_bytes(task)
     return document
 
 
@@ -167,7 +125,7 @@ def remains_of(refused: Task) -> Task:
 def _brief(entries: tuple[str, ...]) -> tuple[str, ...]:
     """At most `_MAX_LIST_BYTES` of these: the longest are left out, a last entry says how many.
     Field names that we know are short, so these stay."""
-    sizes = [len(_dumps(entry)) + 1 for entry in entries]
+    sizes = [len(json_bytes(entry)) + 1 for entry in entries]
     excess = sum(sizes) - _MAX_LIST_BYTES
     gone: set[int] = set()
     for place in sorted(range(len(entries)), key=sizes.__getitem__, reverse=True):
@@ -206,7 +164,7 @@ def _fewer_urls(task: Task, excess: int) -> Task:
         if excess <= 0:
             break
         if url:
-            excess -= len(_dumps(url)) - 2
+            excess -= len(json_bytes(url)) - 2
             results[place] = replace(results[place], url="")
     return replace(task, results=tuple(results))
 
@@ -247,7 +205,7 @@ def _cut(text: str | None, most: int) -> str | None:
 
 def decode_task(document: bytes) -> Task:
     """The task of a document; ValueError when it is none."""
-    raw = _object(document)
+    raw = stored_object(document)
     known: dict[str, Any] = {k: v for k, v in raw.items() if k in _TASK_FIELDS}
     try:
         known["operation"] = Operation(known["operation"])
@@ -292,20 +250,21 @@ def task_fields(task: Task, document: bytes | None = None) -> tuple[str | int | 
     )
 
 
-def _dumps(value: object) -> bytes:
-    return orjson.dumps(value, default=_plain)
+def json_bytes(value: object) -> bytes:
+    return orjson.dumps(value, default=plain_mapping)
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):  # a mapping proxy or the like; orjson knows only dict
+def plain_mapping(value: object) -> object:
+    """The `default` of orjson: it knows only dict, not a mapping proxy or the like."""
+    if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"a task cannot hold {type(value).__name__}")
+    raise TypeError(f"a record cannot hold {type(value).__name__}")
 
 
 def _slim(entries: Mapping[str, Json], excess: int) -> dict[str, Json]:
     """`entries` less the largest ones, until at least `excess` bytes are gone or all are."""
     kept = dict(entries)
-    sizes = {name: len(_dumps({name: value})) for name, value in kept.items()}
+    sizes = {name: len(json_bytes({name: value})) for name, value in kept.items()}
     for name in sorted(kept, key=sizes.__getitem__, reverse=True):
         if excess <= 0:
             break
@@ -314,7 +273,7 @@ def _slim(entries: Mapping[str, Json], excess: int) -> dict[str, Json]:
     return kept
 
 
-def _object(document: bytes) -> dict[str, Any]:
+def stored_object(document: bytes) -> dict[str, Any]:
     raw = orjson.loads(document)  # JSONDecodeError is a ValueError
     if not isinstance(raw, dict):
         raise ValueError("not a JSON object")
@@ -329,7 +288,7 @@ def encode_line(entry: LineEntry) -> bytes:
 
 
 def decode_line(document: bytes) -> LineEntry:
-    raw = _object(document)
+    raw = stored_object(document)
     return LineEntry(
         ms=raw["ms"],
         version=raw["version"],
@@ -347,7 +306,7 @@ def encode_booking(booking: Booking) -> bytes:
 
 
 def decode_booking(document: bytes) -> Booking:
-    return Booking(**_object(document))
+    return Booking(**stored_object(document))
 
 
 # ---------------------------------------------------------------- webhooks
@@ -358,94 +317,10 @@ def encode_hook(hook: Webhook) -> bytes:
 
 
 def decode_hook(document: bytes) -> Webhook:
-    raw = _object(document)
+    raw = stored_object(document)
     raw["status"] = Status(raw["status"])
     raw["log"] = tuple((int(ms), str(what)) for ms, what in raw["log"])
     return Webhook(**raw)
 
 
 # ---------------------------------------------------------------- tokens and owners
-
-
-def encode_token(record: TokenRecord) -> tuple[str | int, ...]:
-    """The token's hash, flat: field, value, …; what is None or empty is left out."""
-    flat: list[str | int] = []
-    for name, value in token_fields(record).items():
-        if value is not None:
-            flat += (name, value)
-    return tuple(flat)
-
-
-def token_fields(record: TokenRecord) -> dict[str, str | int | None]:
-    """Every field of the token's hash; None: it has none."""
-    found: dict[str, str | int | None] = {}
-    for item in fields(record):
-        value = getattr(record, item.name)
-        if item.name == "limits":
-            value = limits_document(value)
-        if isinstance(value, bool):
-            value = int(value) or None
-        elif isinstance(value, tuple | Mapping):
-            value = _dumps(value).decode() if value else None
-        found[item.name] = value
-    return found
-
-
-def decode_token(stored: Mapping[bytes, bytes]) -> TokenRecord:
-    """The token of a hash; ValueError when a field is missing or malformed."""
-    text = {name.decode(): value.decode() for name, value in stored.items()}
-
-    def number(name: str) -> int | None:
-        return int(text[name]) if name in text else None
-
-    try:
-        return TokenRecord(
-            id=text["id"],
-            secret_sha256=text["secret_sha256"],
-            previous_sha256=text.get("previous_sha256"),
-            previous_until_ms=number("previous_until_ms"),
-            generation=int(text["generation"]),
-            name=text["name"],
-            owner=text["owner"],
-            **{name: tuple(orjson.loads(text.get(name, "[]"))) for name in _LISTS},
-            limits=_limits(orjson.loads(text.get("limits", "{}"))),
-            labels=orjson.loads(text.get("labels", "{}")),
-            shared=number("shared") == 1,
-            created_ms=int(text["created_ms"]),
-            expires_ms=number("expires_ms"),
-            disabled_ms=number("disabled_ms"),
-            revoked_ms=number("revoked_ms"),
-            webhook=text.get("webhook"),
-        )
-    except KeyError as exc:
-        raise ValueError(f"not a token: {exc} is missing") from exc
-
-
-def encode_owner(record: OwnerRecord) -> bytes:
-    models = [(glob, limits_document(limits)) for glob, limits in record.models]
-    return _dumps({"limits": limits_document(record.limits), "models": models})
-
-
-def decode_owner(name: str, document: bytes) -> OwnerRecord:
-    """The owner of a document; ValueError when it is none."""
-    raw = _object(document)
-    try:
-        models = tuple((str(glob), _limits(limits)) for glob, limits in raw["models"])
-        return OwnerRecord(name, _limits(raw["limits"]), models)
-    except (KeyError, TypeError, AttributeError) as exc:
-        raise ValueError(f"not an owner: {exc}") from exc
-
-
-def limits_document(limits: Limits) -> dict[str, int]:
-    """The limits there are, by name."""
-    found = {name: getattr(limits, name) for name in _LIMIT_FIELDS}
-    return {name: value for name, value in sorted(found.items()) if value is not None}
-
-
-def _limits(document: Mapping[str, int]) -> Limits:
-    if not isinstance(document, dict):
-        raise ValueError("limits are not an object")
-    known = {name: value for name, value in document.items() if name in _LIMIT_FIELDS}
-    if not all(isinstance(value, int) for value in known.values()):
-        raise ValueError(f"a limit is no whole number: {known}")
-    return Limits(**known)

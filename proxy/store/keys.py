@@ -49,6 +49,14 @@ def shard_of_task(task_id: str) -> str | None:
     return match.group(1) if match else None
 
 
+def require_shard(task_id: str) -> str:
+    """The shard of an id that is one of ours; ValueError for any other text."""
+    shard = shard_of_task(task_id)
+    if shard is None:
+        raise ValueError(f"not a task id: {task_id[:64]!r}")
+    return shard
+
+
 def _tagged(task_id: str, room: str) -> str:
     shard = shard_of_task(task_id)
     if shard is None:

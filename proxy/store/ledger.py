@@ -16,8 +16,9 @@ from proxy.model import Task
 from proxy.store import keys
 from proxy.store.codec import Booking, BookingKind, decode_booking
 from proxy.store.errors import StoreFault
-from proxy.store.pipeline import Answer, Pipeline, Script
-from proxy.store.tasks import DAY_KEPT_MS, Tasks
+from proxy.store.pipeline import Answer, Pipeline, Script, texts, texts_or_empty
+from proxy.store.task_scripts import DAY_KEPT_MS
+from proxy.store.tasks import Tasks
 
 PAGE: Final = 1000  # entries read at once
 DAY_MS: Final = 24 * 3600 * 1000
@@ -95,7 +96,7 @@ class Ledger:
             *(self._batch.call("SMEMBERS", keys.ledgers(shard)) for shard in shards)
         )
         for members in names:
-            for member in _members(members):
+            for member in sorted(texts(members)):
                 whose, _, month = member.rpartition(":")
                 if owner in (None, whose):
                     found[whose].append(month)
@@ -167,7 +168,7 @@ class Ledger:
         balances = [keys.balance(owner, *name) for name in wanted]
         answer = await self._batch.run(self._snapshot, [*streams, *balances], [len(streams)])
         assert isinstance(answer, list)
-        for month, end in zip(names, _words(answer[: len(names)]), strict=True):
+        for month, end in zip(names, texts_or_empty(answer[: len(names)]), strict=True):
             if end and end != last[month]:
                 stream = self._stream(keys.ledger(owner, month), last[month], end)
                 async for at, booking in stream:
@@ -223,7 +224,7 @@ class Ledger:
         shards = keys.ALL_SHARDS if owner is None else (keys.shard_of(owner),)
         for shard in shards:
             ids = await self._batch.call("ZRANGE", keys.due(shard), 0, -1)
-            tasks = await self._tasks.get_many(_members(ids))
+            tasks = await self._tasks.get_many(sorted(texts(ids)))
             for task in tasks.values():
                 if owner not in (None, task.owner) or not task.hold_micro:
                     continue
@@ -343,12 +344,3 @@ def _entry(item: Answer) -> tuple[str, Booking]:
         return at.decode(), decode_booking(pairs[b"entry"])
     except (KeyError, TypeError, ValueError) as exc:
         raise StoreFault(f"an entry of the ledger is unreadable: {exc}") from exc
-
-
-def _words(answer: Sequence[Answer]) -> list[str]:
-    return [item.decode() if isinstance(item, bytes) else "" for item in answer]
-
-
-def _members(answer: Answer) -> list[str]:
-    assert isinstance(answer, list | set)
-    return sorted(item.decode() for item in answer if isinstance(item, bytes))

@@ -6,9 +6,9 @@ from __future__ import annotations
 import asyncio
 
 from proxy.store import keys
-from proxy.store.codec import OwnerRecord, decode_owner, encode_owner
 from proxy.store.errors import StoreFault
 from proxy.store.pipeline import Pipeline, Script
+from proxy.store.token_codec import OwnerRecord, decode_owner, encode_owner
 from proxy.store.tokens import LISTED_AT_ONCE
 
 

@@ -35,6 +35,18 @@ SAFE_MS: Final = 300  # how long a durable change may take to become one
 MAX_PENDING: Final = 16384  # full: StoreDown at once
 
 
+def texts(answer: Answer | set[bytes]) -> tuple[str, ...]:
+    """The texts of an answer that is a list of them; what is missing is left out."""
+    assert isinstance(answer, list | set)
+    return tuple(item.decode() for item in answer if isinstance(item, bytes))
+
+
+def texts_or_empty(answer: Answer | Sequence[Answer]) -> tuple[str, ...]:
+    """The same, with an empty text for what is missing."""
+    assert isinstance(answer, list | tuple)
+    return tuple(item.decode() if isinstance(item, bytes) else "" for item in answer)
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
     """A Lua script; its head says what KEYS, ARGV and the answer are."""

@@ -15,6 +15,7 @@ import orjson
 
 from proxy.dialects.media import MemoryBlob
 from proxy.model import Blob, Kind, Media, Operation, Role, VideoRequest
+from proxy.store.codec import plain_mapping
 
 MAX_BYTES: Final = 12 * 1024 * 1024
 PIECE_BYTES: Final = 1024 * 1024
@@ -72,7 +73,7 @@ def pack(request: VideoRequest, forwarded: Mapping[str, str]) -> Packed:
         # A header's bytes need not be text; such a one traces nothing.
         "forwarded": {name: value for name, value in forwarded.items() if value.isascii()},
     }
-    return Packed(orjson.dumps(document, default=_plain) + b"\n", blobs)
+    return Packed(orjson.dumps(document, default=plain_mapping) + b"\n", blobs)
 
 
 def unpack(kept: bytes) -> KeptRequest:
@@ -115,9 +116,3 @@ def _blobs(told: list[dict[str, Any]], body: bytes) -> list[Blob]:
 def _text(name: str) -> str:
     """A file's name may hold bytes that are no text, which no JSON can."""
     return name.encode("utf-8", "replace").decode()
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):  # a mapping proxy or the like; orjson knows only dict
-        return dict(value)
-    raise TypeError(f"a request cannot hold {type(value).__name__}")

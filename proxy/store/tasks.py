@@ -11,93 +11,38 @@ change, and only one of them may act on it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final, Literal, TypeAlias
 
-from proxy.errors import PERHAPS_OWED, Invalid, NotFound, ProxyError
-from proxy.model import NO_LIMITS, Kind, Limits, Stage, Task
-from proxy.store import keys, usage
+from proxy.errors import Invalid, NotFound, ProxyError
+from proxy.model import Kind, Task
+from proxy.store import keys
+from proxy.store.claim import LostShard, claim, ignore_shard, pull_back
 from proxy.store.codec import (
-    MAX_LINE_ENTRIES,
-    Booking,
-    BookingKind,
     LineEntry,
     decode_line,
     decode_task,
-    encode_booking,
-    encode_hook,
-    encode_line,
-    encode_new_task,
-    encode_task,
-    remains_of,
-    task_fields,
 )
 from proxy.store.errors import StoreFault
-from proxy.store.notice import notice_of
 from proxy.store.observer import NOBODY, Observer
-from proxy.store.pipeline import Answer, Durability, Pipeline, Script
+from proxy.store.pipeline import Durability, Pipeline, Script, texts
 from proxy.store.queue import TaskQueues
+from proxy.store.task_scripts import (
+    FREE,
+    Allowance,
+    NotReserved,
+    NotReservedWhy,
+    reserve_arguments,
+    swap_arguments,
+)
 from proxy.store.transport import Arg
 
-# No task is open longer; with the retention it bounds how old a live index entry can be.
-_LONGEST_OPEN_MS: Final = 7 * 24 * 3600 * 1000
 _WINDOWS: Final = (32, 256)  # index entries looked at in one step of a listing: least, most
 
-MAX_EVENT_CHARS: Final = 500
-_MOST_PULLED: Final = 10_000  # due times of one shard corrected in one step
 # A token's index is looked over once in so long, in case a worker of an older version, which does
 # not enter what it makes, ran beside one of ours.
 _INDEXED_MS: Final = 24 * 3600 * 1000
-
-KEY_LIFE_MS: Final = 24 * 3600 * 1000
-RECENT_MS: Final = 10 * 60 * 1000
-MAX_RECENT: Final = 16
-REFUSED_KEPT_MS: Final = 10 * 60 * 1000  # longer than anybody waits for a submit's outcome
-DAY_KEPT_MS: Final = 40 * 24 * 3600 * 1000
-MONTH_KEPT_MS: Final = 400 * 24 * 3600 * 1000
-
-
-class NotReservedWhy(StrEnum):
-    """What a reservation met."""
-
-    SAME = "same"  # itself, made before
-    REPLAY = "replay"  # the submit this idempotency key was used for
-    MISMATCH = "mismatch"  # the key was used for another request
-    RETRY = "retry"  # the submit the client says it is repeating
-    ALIAS = "alias"  # the task that has the client's own id
-    FLIGHT = "flight"  # as many tasks under way as it may have: `what` names whose limit
-    BUDGET = "budget"  # what it would cost is more than is left: `what` names whose
-
-
-@dataclass(frozen=True, slots=True)
-class NotReserved:
-    """`what` is a task's id, or the name of an exhausted limit."""
-
-    why: NotReservedWhy
-    what: str
-
-
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What a submit may take: the limits of its token, its owner, and its owner's use of the
-    model, in this order."""
-
-    token: Limits = NO_LIMITS
-    owner: Limits = NO_LIMITS
-    model: Limits = NO_LIMITS
-
-
-FREE: Final = Allowance()
-
-
-LostShard: TypeAlias = "Callable[[str, ProxyError], None]"
-
-
-def ignore_shard(_shard: str, _fault: ProxyError) -> None:
-    """Say nothing of a shard that cannot be read."""
 
 
 _Ids: TypeAlias = list[str]  # inside the class, `list` is its method
@@ -129,37 +74,12 @@ class Tasks:
         With `task.idempotency` the key decides; without one, `retries` > 0 (a retry the client
         announces) takes the oldest recent submit of the same fingerprint that has served fewer.
         """
-        is_new = task.stage is Stage.RESERVED and task.attempt == 0
-        document = encode_new_task(task) if is_new else encode_task(task)
-        answer = await self._batch.run(
-            self._reserve,
-            (*_keys_of(task), keys.ledger(task.owner, keys.month(task.created_ms)), *_places(task)),
-            [
-                task.id,
-                task.created_ms,
-                due_ms,
-                encode_line(_entry(task, "reserved")),
-                keys.CHANNEL,
-                _message(task),
-                task.fingerprint or "-",
-                retries,
-                KEY_LIFE_MS,
-                RECENT_MS,
-                MAX_RECENT,
-                task.hold_micro,
-                _LONGEST_OPEN_MS,
-                _booking(task, "hold", task.hold_micro, task.created_ms),
-                *_gates(allowance),
-                keys.day(task.created_ms),
-                usage.whose(task.owner, task.model),
-                usage.KEPT_MS,
-                *task_fields(task, document),
-            ],
-        )
+        names, arguments = reserve_arguments(task, due_ms, retries, allowance)
+        answer = await self._batch.run(self._reserve, names, arguments)
         if answer is None:
             self._observer.task_moved(None, task)
             return None
-        why, what = _texts(answer)
+        why, what = texts(answer)
         return NotReserved(NotReservedWhy(why), what)
 
     async def swap(
@@ -189,54 +109,16 @@ class Tasks:
         """
         if new.id != old.id or new.version != old.version + 1:
             raise ValueError("a swap goes from one version of a task to the next")
-        retention_ms = REFUSED_KEPT_MS if refused else retention_s * 1000
-        written = remains_of(new) if refused else new
-        hook = notice_of(old, new)
-        ends = new.stage.is_final and not old.stage.is_final
-        entries = _closing(new) if ends else ()
-        counters = usage.counters(new, is_refused=refused) if ends else ()
-        line = None if event is None else _ending(new, event) if ends else _entry(new, event)
-        answer = await self._batch.run(
-            self._swap,
-            (
-                *_keys_of(new),
-                keys.hooks(_shard(new.id)),
-                keys.hook(f"{new.id}:{new.version}"),
-                keys.ledger(new.owner, keys.month(new.updated_ms)),
-                *_places(new),
-            ),
-            [
-                new.id,
-                old.version,
-                "" if due_ms is None else due_ms,
-                b"" if line is None else encode_line(line),
-                MAX_LINE_ENTRIES,
-                keys.CHANNEL,
-                _message(new),
-                retention_ms if new.stage.is_final else "",
-                new.updated_ms - retention_s * 1000 - _LONGEST_OPEN_MS,
-                2 if refused else int(never_sent),
-                "" if hook is None else hook.name,
-                new.updated_ms,
-                b"" if hook is None else encode_hook(hook),
-                len(keys.holders(new.token_id, new.owner, new.model)),
-                int(ends),
-                new.hold_micro,
-                new.settled_micro or 0,
-                len(entries),
-                *entries,
-                keys.day(new.created_ms),
-                len(counters) // 2,
-                *counters,
-                *task_fields(written),
-            ],
-            durability=durability,
+        names, arguments = swap_arguments(
+            old, new, due_ms, event, retention_s, never_sent=never_sent, refused=refused
         )
+        answer = await self._batch.run(self._swap, names, arguments, durability=durability)
         if isinstance(answer, bytes):
             return _decode(answer)
         if answer != 1:
             raise NotFound(f"no task {new.id}")
         self._observer.task_moved(old.stage, new, refused=refused)
+        ends = new.stage.is_final and not old.stage.is_final
         if ends and new.credential:
             await self._leave(new)
         if ends and new.queue:
@@ -323,7 +205,7 @@ class Tasks:
             answer = await self._batch.run(self._page, [index], [cursor, score, order, window])
             if answer == 0:
                 raise Invalid("'after' is not the id of a task in this listing", param="after")
-            members = _texts(answer)
+            members = texts(answer)
             if not members:
                 break
             ids = [member for member in members[::2] if member not in seen]
@@ -350,7 +232,7 @@ class Tasks:
         while True:
             window: _Args = [cursor, score, "asc", _WINDOWS[1]]
             answer = await self._batch.run(self._page, [keys.owner_index(owner)], window)
-            members = () if answer == 0 else _texts(answer)
+            members = () if answer == 0 else texts(answer)
             if not members:
                 break
             cursor, score = members[-2:]
@@ -422,17 +304,20 @@ class Tasks:
     async def reschedule(self, task_id: str, due_ms: int) -> bool:
         """Look again at `due_ms`, the task itself unchanged (a poll that said nothing new).
         False when it is no longer due at all: somebody finished it."""
-        key = keys.due(_shard(task_id))
+        key = keys.due(keys.require_shard(task_id))
         changed = await self._batch.call("ZADD", key, "XX", "CH", due_ms, task_id)
         return changed == 1
 
     async def is_due(self, task_id: str) -> bool:
         """Whether somebody will look at it again: nobody does once it has ended."""
-        return await self._batch.call("ZSCORE", keys.due(_shard(task_id)), task_id) is not None
+        return (
+            await self._batch.call("ZSCORE", keys.due(keys.require_shard(task_id)), task_id)
+            is not None
+        )
 
     async def forget_due(self, task_id: str) -> None:
         """Take a due id away whose task does not exist."""
-        await self._batch.call("ZREM", keys.due(_shard(task_id)), task_id)
+        await self._batch.call("ZREM", keys.due(keys.require_shard(task_id)), task_id)
 
     async def open(self, most: int) -> _Tasks | None:
         """Every task that is due now or later; None when there are more than `most`."""
@@ -441,7 +326,7 @@ class Tasks:
         found = await asyncio.gather(
             *(self._batch.call("ZRANGE", keys.due(shard), 0, most) for shard in keys.ALL_SHARDS)
         )
-        ids = (task_id for answer in found for task_id in _texts(answer))
+        ids = (task_id for answer in found for task_id in texts(answer))
         return [*(await self.get_many(ids)).values()]
 
     async def open_count(self) -> int:
@@ -455,184 +340,6 @@ class Tasks:
 async def free(batch: Pipeline, script: Script, name: str, task_id: str) -> None:
     """Give back the task's place at a credential, if it has one, and say so on the channel."""
     await batch.run(script, [keys.slots(name)], [task_id, keys.CHANNEL, f"place|{name}|0"])
-
-
-async def claim(
-    batch: Pipeline,
-    script: Script,
-    key: Callable[[str], str],
-    now_ms: int,
-    lease_ms: int,
-    limit: int,
-    lost: LostShard,
-) -> dict[str, int]:
-    """Lease what is due in the zset `key(shard)` of every shard; see `Tasks.claim_due`."""
-    counts = await asyncio.gather(
-        *(batch.call("ZCOUNT", key(shard), "-inf", now_ms) for shard in keys.ALL_SHARDS),
-        return_exceptions=True,
-    )
-    waiting = _sound(dict(zip(keys.ALL_SHARDS, counts, strict=True)), lost)
-    sizes = {shard: count for shard, count in waiting.items() if isinstance(count, int)}
-    shares = share_out(sizes, limit)
-    claimed = await asyncio.gather(
-        *(
-            batch.run(script, [key(shard)], [now_ms, now_ms + lease_ms, share])
-            for shard, share in shares.items()
-        ),
-        return_exceptions=True,
-    )
-    found: dict[str, int] = {}
-    for answer in _sound(dict(zip(shares, claimed, strict=True)), lost).values():
-        pairs = iter(_texts(answer))
-        found.update((name, int(since)) for name, since in zip(pairs, pairs, strict=True))
-    return found
-
-
-def _sound(answers: dict[str, Answer | BaseException], lost: LostShard) -> dict[str, Answer]:
-    """The answers of the shards that gave one. Raises when none did."""
-    sound: dict[str, Answer] = {}
-    faults: dict[str, ProxyError] = {}
-    for shard, answer in answers.items():
-        if isinstance(answer, ProxyError):
-            faults[shard] = answer
-        elif isinstance(answer, BaseException):
-            raise answer
-        else:
-            sound[shard] = answer
-    if faults and not sound:
-        raise next(iter(faults.values()))
-    for shard, fault in faults.items():
-        lost(shard, fault)
-    return sound
-
-
-async def pull_back(
-    batch: Pipeline, script: Script, key: Callable[[str], str], now_ms: int, longest_ms: int
-) -> int:
-    """The same for the zset `key(shard)` of every shard that can be read."""
-    latest_ms = now_ms + longest_ms
-    counts = await asyncio.gather(
-        *(batch.call("ZCOUNT", key(shard), f"({latest_ms}", "+inf") for shard in keys.ALL_SHARDS),
-        return_exceptions=True,  # `claim` tells of a shard that is lost
-    )
-    pulled = await asyncio.gather(
-        *(
-            batch.run(script, [key(shard)], [now_ms, latest_ms, _MOST_PULLED])
-            for shard, count in zip(keys.ALL_SHARDS, counts, strict=True)
-            if isinstance(count, int) and count
-        )
-    )
-    return sum(count for count in pulled if isinstance(count, int))
-
-
-def share_out(waiting: dict[str, int], limit: int) -> dict[str, int]:
-    """Split `limit` over shards, nobody more than it has waiting, the rest as evenly as can be.
-    Shards that get nothing are left out."""
-    shares: dict[str, int] = {}
-    asking = sorted((count, shard) for shard, count in waiting.items() if count > 0)
-    for done, (count, shard) in enumerate(asking):
-        left = len(asking) - done
-        share = min(count, -(-limit // left))  # rounded up: a limit below the shards is used too
-        if share:
-            shares[shard] = share
-        limit -= share
-    return shares
-
-
-def _keys_of(task: Task) -> tuple[str, ...]:
-    """What both scripts touch; where a request has no such name, the task's own key stands in."""
-    own = keys.task(task.id)
-    who = (task.token_id, task.owner)
-    return (
-        own,
-        keys.line(task.id),
-        keys.owner_index(task.owner),
-        keys.due(_shard(task.id)),
-        own if task.external_id is None else keys.alias(*who, task.external_id),
-        own if task.idempotency is None else keys.idempotency(*who, task.idempotency),
-        own if task.fingerprint is None else keys.recent(*who, task.fingerprint),
-    )
-
-
-def _places(task: Task) -> tuple[str, ...]:
-    """What a task counts against: zsets of tasks in flight, then balances."""
-    who = keys.holders(task.token_id, task.owner, task.model)
-    day, month = keys.day(task.created_ms), keys.month(task.created_ms)
-    return (
-        *(keys.in_flight(task.owner, name) for name in who),
-        *(
-            keys.balance(task.owner, name, period)
-            for name in who[:2]
-            for period in ("", day, month)
-        ),
-    )
-
-
-def _gates(allowance: Allowance) -> tuple[Arg, ...]:
-    """The limits that go with `_places`, as `reserve.lua` reads them."""
-    flights: list[Arg] = []
-    for name, limits in (
-        ("token", allowance.token),
-        ("owner", allowance.owner),
-        ("model", allowance.model),
-    ):
-        flights += (name, _or_any(limits.max_in_flight))
-    budgets: list[Arg] = []
-    for name, limits in (("token", allowance.token), ("owner", allowance.owner)):
-        budgets += (f"{name} budget", _or_any(limits.budget_micro), "")
-        budgets += (f"{name} day budget", _or_any(limits.budget_day_micro), DAY_KEPT_MS)
-        budgets += (f"{name} month budget", _or_any(limits.budget_month_micro), MONTH_KEPT_MS)
-    return (len(flights) // 2, *flights, len(budgets) // 3, *budgets)
-
-
-def _or_any(limit: int | None) -> Arg:
-    return "" if limit is None else limit
-
-
-def _closing(task: Task) -> tuple[bytes, ...]:
-    """The ledger's entries about a task's end: hold = settle + refund."""
-    if not task.hold_micro:
-        return ()
-    cost = task.settled_micro or 0
-    entries = [_booking(task, "settle", cost, task.updated_ms)] if cost else []
-    if task.hold_micro > cost:
-        entries.append(_booking(task, "refund", task.hold_micro - cost, task.updated_ms))
-    if task.error is not None and task.error.code in PERHAPS_OWED:
-        # The provider may have rendered it all the same, and charge us.
-        entries.append(_booking(task, "loss", task.hold_micro, task.updated_ms))
-    return tuple(entries)
-
-
-def _booking(task: Task, kind: BookingKind, micro: int, ms: int) -> bytes:
-    return encode_booking(Booking(kind, task.id, task.token_id, task.owner, task.model, micro, ms))
-
-
-def _shard(task_id: str) -> str:
-    shard = keys.shard_of_task(task_id)
-    if shard is None:
-        raise ValueError(f"not a task id: {task_id[:64]!r}")
-    return shard
-
-
-def _entry(task: Task, event: str) -> LineEntry:
-    return LineEntry(task.updated_ms, task.version, task.stage, task.attempt, event)
-
-
-def _ending(task: Task, event: str) -> LineEntry:
-    """The line of a task's end. Of a failure it names the reason, however it came about."""
-    if task.error is not None:
-        reason = f"{task.error.code}: {task.error.message}"
-        event = f"{event}: {reason}" if event == "failed" else f"{event}; failed: {reason}"
-    return _entry(task, event[:MAX_EVENT_CHARS])
-
-
-def _message(task: Task) -> str:
-    return f"task|{task.id}|{task.version}"
-
-
-def _texts(answer: Answer) -> tuple[str, ...]:
-    assert isinstance(answer, list)
-    return tuple(item.decode() for item in answer if isinstance(item, bytes))
 
 
 def _decode(document: bytes) -> Task:

@@ -13,15 +13,15 @@ from typing import Final
 from proxy.errors import Conflict
 from proxy.model import Principal
 from proxy.store import keys
-from proxy.store.codec import (
+from proxy.store.errors import StoreFault
+from proxy.store.pipeline import Answer, Pipeline, Script
+from proxy.store.token_codec import (
     OwnerRecord,
     TokenRecord,
     decode_token,
     encode_token,
     token_fields,
 )
-from proxy.store.errors import StoreFault
-from proxy.store.pipeline import Answer, Pipeline, Script
 
 LISTED_AT_ONCE: Final = 1000  # a bound on what waits for the store at once
 # So that "expired" is not "unknown", and what was paid for stays readable.

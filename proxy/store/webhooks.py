@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from proxy.store import keys
+from proxy.store.claim import LostShard, claim, ignore_shard, pull_back
 from proxy.store.codec import decode_hook, encode_hook
 from proxy.store.errors import StoreFault
 from proxy.store.listing import MOST_LOOKED_AT, Place, Walk
 from proxy.store.notice import Webhook
 from proxy.store.pipeline import Pipeline, Script
-from proxy.store.tasks import LostShard, claim, ignore_shard, pull_back
 
 KEPT_MS: Final = 7 * 24 * 3600 * 1000
 KEPT_OPEN_MS: Final = 24 * 3600 * 1000  # of a task still under way, whose own end is not known

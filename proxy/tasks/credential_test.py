@@ -14,11 +14,12 @@ from typing import Final, Literal
 
 import orjson
 
+from proxy.errors import UpstreamTrouble
 from proxy.model import Credential, Kind, Operation, Route, Task, Upstream
 from proxy.providers.base import Provider
 from proxy.providers.outcomes import Accepted, Refused
 from proxy.telemetry.explain import cause_of
-from proxy.upstream import Answer, Upstreams, UpstreamTrouble
+from proxy.upstream import Answer, Upstreams
 
 NO_SUCH_TASK: Final = "reelway-probe-of-a-task-that-cannot-exist"
 SKEW_S: Final = 60  # signatures with a date are refused from about here on (Kling: at once)

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from proxy.errors import NotFound, ProxyError, Unavailable, UpstreamUnreachable
+from proxy.errors import Ambiguous, NotFound, NotSent, ProxyError, Unavailable, UpstreamUnreachable
 from proxy.http.outbound import Outbound
 from proxy.model import Stage, Task, TaskError, submit_key
 from proxy.providers.outcomes import Accepted, Outcome, Refused, Unknown
@@ -38,7 +38,7 @@ from proxy.telemetry.exchange import Exchange
 from proxy.telemetry.metric_definitions import SUBMITS_REFUSED
 from proxy.telemetry.rate_limited_log import RateLimitedLog
 from proxy.telemetry.timing import timed
-from proxy.upstream import Ambiguous, NotSent, Upstreams
+from proxy.upstream import Upstreams
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,11 @@ from typing import Final
 
 from proxy.config.tables import MediaTable as Settings
 from proxy.dialects.media import sniff as picture_type
-from proxy.errors import Invalid, TooLarge, Unavailable
+from proxy.errors import Invalid, TooLarge, Unavailable, UpstreamTrouble
 from proxy.http.outbound import Draft, DraftValue, Remote
 from proxy.model import Blob
 from proxy.tasks.spool import Spool
-from proxy.upstream import Upstreams, UpstreamTrouble
+from proxy.upstream import Upstreams
 
 RETRY_AFTER_S: Final = 5.0
 _HEAD_BYTES: Final = 12  # enough for `_type_of`

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import Final
 
-from proxy.errors import Unavailable
+from proxy.errors import Unavailable, UpstreamTrouble
 from proxy.http.outbound import Draft
 from proxy.model import Credential, Status, Task, TaskState, Upstream
 from proxy.providers.base import Provider
@@ -22,7 +22,7 @@ from proxy.tasks.bulkhead import Bulkhead
 from proxy.tasks.runtime import Runtime
 from proxy.tasks.schedule import poll_patience_s
 from proxy.telemetry.rate_limited_log import RateLimitedLog
-from proxy.upstream import Answer, Upstreams, UpstreamTrouble
+from proxy.upstream import Answer, Upstreams
 
 AT_ONCE_EACH: Final = 64  # tasks that one worker asks after with one credential
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})

@@ -19,7 +19,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 from proxy.dialects.base import Dialect, View
-from proxy.errors import Conflict, NotFound, ProxyError, Unavailable
+from proxy.errors import Conflict, NotFound, ProxyError, Unavailable, UpstreamTrouble
 from proxy.model import DialectName, Stage, Status, Task
 from proxy.signing import sign_webhook
 from proxy.store import Store, StoreFault, TokenRecord
@@ -30,7 +30,7 @@ from proxy.tasks.runtime import Runtime
 from proxy.telemetry.metric_definitions import WEBHOOKS
 from proxy.telemetry.rate_limited_log import RateLimitedLog
 from proxy.tokens import webhook_secret
-from proxy.upstream import Upstreams, UpstreamTrouble
+from proxy.upstream import Upstreams
 
 AT_ONCE = 256  # webhooks under way in one worker
 AT_ONCE_EACH = 32  # of them for one token: a receiver that hangs holds up its own alone

@@ -13,7 +13,7 @@ from proxy.model import Limits
 from proxy.sim import Fault
 from proxy.store import Balance, keys
 from proxy.store.refusals import MOST_KEPT
-from proxy.store.tasks import REFUSED_KEPT_MS
+from proxy.store.task_scripts import REFUSED_KEPT_MS
 from tests.rig.house import Answer, House, OpenHouse, Plan
 
 PRICED = """

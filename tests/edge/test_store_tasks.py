@@ -11,7 +11,7 @@ import pytest
 from proxy.errors import Invalid, NotFound
 from proxy.model import Kind, Stage, Task
 from proxy.store import NotReserved, NotReservedWhy, Store, StoreFault, keys
-from proxy.store.tasks import share_out
+from proxy.store.claim import share_out
 from tests.rig.valkey import NOW, new_task, second, store, valkey
 
 __all__ = ["second", "store", "valkey"]

@@ -10,18 +10,12 @@ import pytest
 from multidict import CIMultiDict
 
 from proxy.config import load
+from proxy.errors import Ambiguous, NotFetched
 from proxy.http.outbound import Outbound
 from proxy.model import Upstream
 from proxy.providers import PROVIDERS
 from proxy.telemetry.metrics import Metrics
-from proxy.upstream import (
-    MAX_INFORMATIONAL,
-    Ambiguous,
-    Deadlines,
-    NotFetched,
-    Upstreams,
-    address_of,
-)
+from proxy.upstream import MAX_INFORMATIONAL, Deadlines, Upstreams, address_of
 
 INFORMATIONAL = (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n")
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"

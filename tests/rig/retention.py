@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from proxy.store import Store
-from proxy.store.tasks import RECENT_MS
+from proxy.store.task_scripts import RECENT_MS
 from tests.rig.house import House
 from tests.rig.receivers import Receiver
 

@@ -19,16 +19,14 @@ from proxy.store.codec import (
     MAX_OPEN_BYTES,
     MAX_TASK_BYTES,
     LineEntry,
-    TokenRecord,
     decode_line,
     decode_task,
-    decode_token,
     encode_line,
     encode_new_task,
     encode_task,
-    encode_token,
     task_fields,
 )
+from proxy.store.token_codec import TokenRecord, decode_token, encode_token
 
 ID = "video_0b" + "4" * 46
 

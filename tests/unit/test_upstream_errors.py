@@ -18,22 +18,14 @@ from aioresponses import aioresponses
 from multidict import CIMultiDict
 
 from proxy.config import load
-from proxy.errors import ProxyError
+from proxy.errors import Ambiguous, NotSent, ProxyError
 from proxy.http.outbound import Outbound
+from proxy.http.urls import exempt
 from proxy.model import Credential, Kind, Operation, Stage, Status, Task, TaskState, Upstream
 from proxy.providers import PROVIDERS
 from proxy.providers.outcomes import Accepted, Refused, Transient, Unknown
 from proxy.telemetry.metrics import Metrics
-from proxy.upstream import (
-    MAX_ANSWER_BYTES,
-    MAX_HOPS,
-    Ambiguous,
-    Answer,
-    Deadlines,
-    NotSent,
-    Upstreams,
-    exempt,
-)
+from proxy.upstream import MAX_ANSWER_BYTES, MAX_HOPS, Answer, Deadlines, Upstreams
 
 WAIT_S = 20.0  # only a hang gets here
 LONG = Deadlines(connect_s=WAIT_S, submit_s=WAIT_S, poll_s=WAIT_S, idle_s=WAIT_S)
