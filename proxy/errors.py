@@ -1,17 +1,14 @@
 """Every way a request can fail, once.
 
-An error knows whose fault it is (`side`), whether the same request may succeed later
-(`retryable`, `retry_after_s`), and what a person should do (`message`). Dialects turn it
-into their own body through `family`: the rows of the table of native codes
-(DIALECT codes live in `dialects/`).
+An error says whether the same request may succeed later (`retryable`, `retry_after_s`) and what
+a person should do (`message`). Dialects turn it into their own body through `family`: the rows of
+their tables of native codes.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 from typing import Literal
-
-Side = Literal["client", "proxy", "upstream"]
 
 # What a request can have too much of, for the count of limits reached: our own, each kind once.
 Limit = Literal[
@@ -68,7 +65,6 @@ class ProxyError(Exception):
     code = "internal_error"
     type = "server_error"
     family = Family.UNAVAILABLE
-    side: Side = "proxy"
     retryable = False
 
     def __init__(
@@ -104,7 +100,6 @@ class Invalid(ProxyError):
     code = "invalid_value"
     type = "invalid_request_error"
     family = Family.INVALID
-    side = "client"
 
 
 class UnsupportedOperation(Invalid):
@@ -123,7 +118,6 @@ class Unauthenticated(ProxyError):
     code = "invalid_api_key"
     type = "authentication_error"
     family = Family.AUTH
-    side = "client"
 
     def __init__(self, message: str, fault: AuthFault) -> None:
         super().__init__(message)
@@ -140,7 +134,6 @@ class BudgetExceeded(ProxyError):
     code = "insufficient_quota"
     type = "insufficient_quota"
     family = Family.BUDGET
-    side = "client"
 
 
 class Forbidden(ProxyError):
@@ -148,7 +141,6 @@ class Forbidden(ProxyError):
     code = "forbidden"
     type = "permission_error"
     family = Family.FORBIDDEN
-    side = "client"
 
 
 class NotFound(ProxyError):
@@ -158,7 +150,6 @@ class NotFound(ProxyError):
     code = "not_found"
     type = "invalid_request_error"
     family = Family.UNKNOWN
-    side = "client"
 
 
 class ModelNotFound(NotFound):
@@ -180,7 +171,6 @@ class MethodNotAllowed(ProxyError):
     code = "method_not_allowed"
     type = "invalid_request_error"
     family = Family.INVALID
-    side = "client"
 
     def __init__(self, message: str, allow: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -198,7 +188,6 @@ class BodyTimeout(ProxyError):
     code = "request_timeout"
     type = "invalid_request_error"
     family = Family.INVALID
-    side = "client"
 
 
 class Conflict(ProxyError):
@@ -206,7 +195,6 @@ class Conflict(ProxyError):
     code = "conflict"
     type = "invalid_request_error"
     family = Family.INVALID
-    side = "client"
 
     @property
     def headers(self) -> dict[str, str]:
@@ -221,7 +209,6 @@ class Expired(ProxyError):
     code = "video_expired"
     type = "invalid_request_error"
     family = Family.UNKNOWN
-    side = "client"
 
 
 class TooLarge(ProxyError):
@@ -229,7 +216,6 @@ class TooLarge(ProxyError):
     code = "request_too_large"
     type = "invalid_request_error"
     family = Family.INVALID
-    side = "client"
 
 
 class UnsupportedMediaType(ProxyError):
@@ -237,7 +223,6 @@ class UnsupportedMediaType(ProxyError):
     code = "unsupported_media_type"
     type = "invalid_request_error"
     family = Family.INVALID
-    side = "client"
 
 
 class RangeNotSatisfiable(ProxyError):
@@ -247,7 +232,6 @@ class RangeNotSatisfiable(ProxyError):
     code = "range_not_satisfiable"
     type = "invalid_request_error"
     family = Family.INVALID
-    side = "client"
 
     def __init__(self, message: str, size: int) -> None:
         super().__init__(message)
@@ -265,7 +249,6 @@ class Unprocessable(ProxyError):
     code = "idempotency_mismatch"
     type = "invalid_request_error"
     family = Family.INVALID
-    side = "client"
 
 
 class RateLimited(ProxyError):
@@ -273,7 +256,6 @@ class RateLimited(ProxyError):
     code = "rate_limit_exceeded"
     type = "rate_limit_error"
     family = Family.RATE
-    side = "client"
     retryable = True
 
 
@@ -288,7 +270,6 @@ class UpstreamFailed(ProxyError):
     status = 502
     code = "upstream_error"
     family = Family.UNAVAILABLE
-    side = "upstream"
     retryable = True
 
 
@@ -335,7 +316,6 @@ class UpstreamTrouble(ProxyError):
 
     status = 502
     code = "upstream_error"
-    side = "upstream"
     retryable = True
 
 
