@@ -38,8 +38,8 @@ from proxy.cli.webhooks import webhook
 from proxy.config import Config
 from proxy.config.source import ConfigErrors
 from proxy.dialects import DIALECTS
+from proxy.gateway import aiohttp_internals
 from proxy.gateway.endpoints import EndpointTable
-from proxy.gateway.listener import require_c_parser
 from proxy.server import systemd
 from proxy.server.signals import EARLY, hold
 from proxy.server.supervisor import Supervisor, Upgrade, handed_over
@@ -61,10 +61,10 @@ def main() -> None:
 # ---------------------------------------------------------------- running
 
 
-def _check_parser() -> None:
+def _check_aiohttp() -> None:
     try:
-        require_c_parser()
-    except RuntimeError as error:
+        aiohttp_internals.check()
+    except aiohttp_internals.UnusableAiohttp as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -112,7 +112,7 @@ def demo(host: str, port: int, admin_port: int, state: Path, speed: float, as_js
 
     A store, the simulated upstreams, the gateway and a key, until Ctrl-C.
     """
-    _check_parser()
+    _check_aiohttp()
     run(run_demo(DemoOptions(host, port, admin_port, state, speed, as_json)))
 
 
@@ -126,7 +126,7 @@ def serve(config_path: Path | None) -> None:
     Requests and downloads under way may finish, for [timeouts] drain_s at most; a second signal
     cuts them. The log is one JSON document a line, on standard error.
     """
-    _check_parser()
+    _check_aiohttp()
     hold(EARLY)
     log = make_logger()
     capture(log)

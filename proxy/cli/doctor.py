@@ -26,6 +26,8 @@ from proxy.cli.doctor_proxy_check import judge
 from proxy.cli.health import connection_to
 from proxy.cli.plain import plain
 from proxy.config import Config
+from proxy.gateway import aiohttp_internals
+from proxy.gateway.relay import usable_tiers
 from proxy.providers import PROVIDERS
 from proxy.server.bootstrap import CannotServe, signing_secrets
 from proxy.store import Store, StoreDown
@@ -52,7 +54,7 @@ def doctor(config_path: Path | None, as_json: bool) -> None:
     something is an error.
     """
     config = load_config(config_path)
-    found = [*_store(config), *run(_around(config)), _space(config), _files(config)]
+    found = [*_store(config), *run(_around(config)), _space(config), _files(config), *_aiohttp()]
     if as_json:
         say_json([{"level": each.level, "text": each.text} for each in found])
     else:
@@ -193,6 +195,16 @@ def _space(config: Config) -> Finding:
             f"allows {wanted >> 20} MiB of uploads",
         )
     return Finding("ok", f"[server] state_dir: {free >> 20} MiB free")
+
+
+def _aiohttp() -> list[Finding]:
+    """Why `serve` would not start with this aiohttp, or would relay slowly; usually nothing."""
+    try:
+        aiohttp_internals.check()
+    except aiohttp_internals.UnusableAiohttp as error:
+        return [Finding("error", str(error))]
+    _tiers, faults = usable_tiers(("splice", "pipe"))
+    return [Finding("warning", fault) for fault in faults]
 
 
 # ---------------------------------------------------------------- open files

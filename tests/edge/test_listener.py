@@ -836,7 +836,7 @@ def test_the_bound_address_is_told(listen: str, shape: str) -> None:
 
 
 def test_the_pure_python_parser_is_refused() -> None:
-    code = "from proxy.gateway.listener import require_c_parser; require_c_parser()"
+    code = "from proxy.gateway.aiohttp_internals import check; check()"
     run = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "AIOHTTP_NO_EXTENSIONS": "1"},

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from proxy.gateway.aiohttp_internals import Internal
 from proxy.gateway.relay import End, Moved, RelayOptions, move, usable_tiers
 from tests.rig.relay import (
     BODY,
@@ -474,7 +475,9 @@ def test_every_tier_is_usable_here() -> None:
 
 
 def test_without_its_internals_only_copy_is_left_and_said() -> None:
-    tiers, lines = usable_tiers(("splice", "pipe"), [(RelayOptions, ("nothing_like_it",))])
+    tiers, lines = usable_tiers(
+        ("splice", "pipe"), [Internal(RelayOptions, "nothing_like_it", "a test")]
+    )
     assert tiers == ("copy",)
     assert lines == [
         "relay tier splice is off: this aiohttp has no RelayOptions.nothing_like_it",

@@ -11,7 +11,7 @@ be finished it calls `cut` first, so that a short body never looks whole.
 
 from __future__ import annotations
 
-from proxy.gateway.listener.accept import Handler, Listener, require_c_parser
+from proxy.gateway.listener.accept import Handler, Listener
 from proxy.gateway.listener.bodies import read_body
 from proxy.gateway.listener.conn import Conn, ListenerOptions
 from proxy.gateway.listener.replies import (
@@ -42,5 +42,4 @@ __all__ = [
     "cut",
     "header_block",
     "read_body",
-    "require_c_parser",
 ]

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, cast
 
-import aiohttp.http_parser
 from aiohttp import web
 
+from proxy.gateway import aiohttp_internals
 from proxy.gateway.listener.conn import Conn, ListenerOptions
 from proxy.gateway.listener.lines import HeadFault, head_fault
 from proxy.gateway.listener.replies import WholeReply, error_reply, new_id
@@ -34,18 +34,6 @@ MakeRequest = Callable[
 ]
 
 CLOSE_S = 5.0  # how long close() waits for cancelled handlers
-
-
-def require_c_parser() -> None:
-    """Raises RuntimeError unless aiohttp parses with llhttp.
-
-    Its pure Python parser, which it falls back to silently, lets more malformed requests pass.
-    """
-    if aiohttp.http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
-        raise RuntimeError(
-            "aiohttp is installed without its C parser (or AIOHTTP_NO_EXTENSIONS is set); "
-            "install a binary wheel of aiohttp for this platform"
-        )
 
 
 class _Server(web.Server):
@@ -116,7 +104,7 @@ class Listener:
         turned_away: CounterSeries | None = None,
         make_request: MakeRequest | None = None,
     ) -> None:
-        require_c_parser()
+        aiohttp_internals.check()
         self.make_request = make_request
         self.options = options
         self.log = log

@@ -4,41 +4,24 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from aiohttp import ClientResponse, web
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import Connection
-from aiohttp.streams import StreamReader
-
+from proxy.gateway.aiohttp_internals import TAKEOVER, Internal, missing
 from proxy.gateway.relay.splice import PipePool
-
-# What taking a connection over needs of aiohttp; its documentation promises none of it.
-_INTERNALS: tuple[tuple[type, tuple[str, ...]], ...] = (
-    (ClientResponse, ("connection", "content", "close")),
-    (Connection, ("protocol", "transport")),
-    (ResponseHandler, ("read_timeout", "start_timeout", "connection_lost", "_parser")),
-    (StreamReader, ("read_nowait", "is_eof", "feed_eof", "total_bytes")),
-    (web.RequestHandler, ("writing_paused", "pause_writing", "resume_writing")),
-)
 
 
 def usable_tiers(
-    wanted: Iterable[str], internals: Iterable[tuple[type, tuple[str, ...]]] = _INTERNALS
+    wanted: Iterable[str], internals: Sequence[Internal] = TAKEOVER
 ) -> tuple[tuple[str, ...], list[str]]:
     """Those of `wanted` that work here, and for each that does not a line for the log.
 
     `copy` always works and is always among them.
     """
     faults: dict[str, str] = {}
-    missing = [
-        f"{kind.__name__}.{name}"
-        for kind, names in internals
-        for name in names
-        if not hasattr(kind, name)
-    ]
-    if missing:
-        faults["pipe"] = faults["splice"] = f"this aiohttp has no {', '.join(missing)}"
+    lacking = missing(internals)
+    if lacking:
+        names = ", ".join(map(str, lacking))
+        faults["pipe"] = faults["splice"] = f"this aiohttp has no {names}"
     elif fault := _splice_fault():
         faults["splice"] = fault
     kept = tuple(tier for tier in wanted if tier not in faults)
