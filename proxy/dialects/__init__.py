@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from proxy.dialects.base import Dialect
-from proxy.dialects.generic import Generic
-from proxy.dialects.jimeng import Jimeng
-from proxy.dialects.kling import Kling
-from proxy.dialects.openai import OpenAI
+from proxy.dialects.generic import GenericDialect
+from proxy.dialects.jimeng import JimengDialect
+from proxy.dialects.kling import KlingDialect
+from proxy.dialects.openai import OpenAIDialect
 from proxy.model import DialectName
 
 DIALECTS: Mapping[DialectName, Dialect] = MappingProxyType(
-    {"openai": OpenAI(), "generic": Generic(), "kling": Kling(), "jimeng": Jimeng()}
+    {
+        "openai": OpenAIDialect(),
+        "generic": GenericDialect(),
+        "kling": KlingDialect(),
+        "jimeng": JimengDialect(),
+    }
 )

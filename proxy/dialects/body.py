@@ -43,7 +43,7 @@ class Found:
         return self.layer.raw(self.name)
 
 
-class Body:
+class BodyFields:
     """The fields of a request: its top level, then its `metadata`."""
 
     __slots__ = ("_by_fold", "metadata", "top")

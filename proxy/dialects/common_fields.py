@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from proxy.dialects.body import Body, disagreeing
+from proxy.dialects.body import BodyFields, disagreeing
 from proxy.dialects.fields import Fields, folded
 from proxy.dialects.media import media_in, web_address
 from proxy.dialects.roles import TAKEN
@@ -39,7 +39,7 @@ _SOURCES = (  # what names the video that an edit works on; a create has none
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class CommonFields:
     """What the fields that all dialects share say."""
 
     model: str | None
@@ -58,14 +58,14 @@ class Wishes:
     callback_url: str | None
 
 
-def read_wishes(
-    body: Body,
+def read_common_fields(
+    body: BodyFields,
     *,
     models: Sequence[Sequence[str]] = MODELS,
     prompt_chars: int = 32000,
     count_frames: bool = True,
     text: str | None = None,
-) -> Wishes:
+) -> CommonFields:
     """Read them all. Raises `Invalid` with `param`.
 
     `models` are the names of the model, the best group first. `count_frames` False: the dialect
@@ -75,7 +75,7 @@ def read_wishes(
     prompt = body.read(_PROMPT, lambda f, name: f.prose(name, max_chars=prompt_chars))
     if text is not None and prompt is not None and text != prompt:
         raise disagreeing("prompt", "content")
-    return Wishes(
+    return CommonFields(
         model=next((name for name in named if name is not None), None),
         prompt=text if prompt is None else prompt,
         negative_prompt=body.read(
@@ -99,7 +99,7 @@ def read_wishes(
 
 def video_request(
     call: Call,
-    body: Body,
+    body: BodyFields,
     default_model: str,
     media: tuple[Media, ...] = (),
     source_id: str | None = None,
@@ -110,15 +110,15 @@ def video_request(
 
     Raises `Invalid` with `param`. Whether a prompt must be there is the dialect's rule.
     """
-    wishes = read_wishes(body, text=text)
+    common = read_common_fields(body, text=text)
     if call.operation is Operation.CREATE:
         check_no_source(body)
     left, metadata = body.leftover()
     check_no_media(left)
     check_no_media(metadata, body.metadata.prefix)
-    return made(
+    return request_of(
         call,
-        wishes,
+        common,
         default_model,
         media,
         source_id=source_id,
@@ -126,9 +126,9 @@ def video_request(
     )
 
 
-def made(
+def request_of(
     call: Call,
-    wishes: Wishes,
+    common: CommonFields,
     default_model: str,
     media: tuple[Media, ...],
     *,
@@ -141,28 +141,28 @@ def made(
     return VideoRequest(
         operation=call.operation,
         dialect=call.dialect,
-        model=wishes.model or default_model,
+        model=common.model or default_model,
         kind=Kind.IMAGE if starts else Kind.TEXT,
-        prompt=wishes.prompt,
-        negative_prompt=wishes.negative_prompt,
-        seconds=wishes.length.seconds,
-        frames=wishes.length.frames,
-        size=wishes.shape.size,
-        aspect_ratio=wishes.shape.ratio,
-        resolution=wishes.shape.lines,
-        mode=wishes.mode,
-        audio=wishes.audio,
-        fps=wishes.length.fps,
-        seed=wishes.seed,
-        n=wishes.n,
-        style=wishes.style,
-        quality_level=wishes.quality_level,
-        user=wishes.user,
-        response_format=wishes.response_format,
+        prompt=common.prompt,
+        negative_prompt=common.negative_prompt,
+        seconds=common.length.seconds,
+        frames=common.length.frames,
+        size=common.shape.size,
+        aspect_ratio=common.shape.ratio,
+        resolution=common.shape.lines,
+        mode=common.mode,
+        audio=common.audio,
+        fps=common.length.fps,
+        seed=common.seed,
+        n=common.n,
+        style=common.style,
+        quality_level=common.quality_level,
+        user=common.user,
+        response_format=common.response_format,
         media=media,
         source_id=source_id,
         external_id=external_id,
-        callback_url=wishes.callback_url,
+        callback_url=common.callback_url,
         extra=extra or {},
         native=native or {},
     )
@@ -182,7 +182,7 @@ def check_no_media(left: Mapping[str, Json], prefix: str = "") -> None:
             )
 
 
-def check_no_source(body: Body) -> None:
+def check_no_source(body: BodyFields) -> None:
     """Refuse a create that names a video to start from."""
     for each in body.found(_SOURCES):
         if each.value is not False:

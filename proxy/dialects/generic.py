@@ -19,7 +19,7 @@ from proxy.dialects.answers import (
     video_object,
 )
 from proxy.dialects.base import Endpoint, PageRequest, View, encoded, error_object, json_reply
-from proxy.dialects.body import Body
+from proxy.dialects.body import BodyFields
 from proxy.dialects.common_fields import require_prompt, video_request
 from proxy.dialects.fields import Fields
 from proxy.dialects.roles import content_of, media_of, ordered
@@ -47,7 +47,7 @@ _STATES: dict[Status, str] = {
 _NO_LISTING = "The generic video API has no listing and no delete: use /v1/videos."
 
 
-class Generic:
+class GenericDialect:
     """Dialect `generic`."""
 
     name: DialectName = "generic"
@@ -55,7 +55,7 @@ class Generic:
 
     def submission(self, call: Call, fields: Fields, default_model: str) -> VideoRequest:
         """A prompt is needed unless a picture is there."""
-        body = Body(fields)
+        body = BodyFields(fields)
         text, content = content_of(body)
         media = ordered((*media_of(body), *content))
         request = video_request(call, body, default_model, media, text=text)

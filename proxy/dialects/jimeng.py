@@ -25,8 +25,8 @@ import orjson
 
 from proxy.dialects.answers import event_of, task_headers
 from proxy.dialects.base import Endpoint, PageRequest, View, encoded, error_object, json_reply
-from proxy.dialects.body import Body, disagreeing
-from proxy.dialects.common_fields import check_no_media, made, read_wishes
+from proxy.dialects.body import BodyFields, disagreeing
+from proxy.dialects.common_fields import check_no_media, read_common_fields, request_of
 from proxy.dialects.fields import Fields, kind_of
 from proxy.dialects.roles import PAIRS, content_of, has_media, media_of, ordered
 from proxy.dialects.shape import FRAMES, count
@@ -108,7 +108,7 @@ _VERDICTS = frozenset(
 )
 
 
-class Jimeng:
+class JimengDialect:
     """The Jimeng dialect. A public model's name is what the client sends as `req_key`."""
 
     name: DialectName = "jimeng"
@@ -122,34 +122,34 @@ class Jimeng:
         """Raises `Invalid`. Fields of one model only (`template_id`, `camera_strength`, …) and
         unknown ones go to `native`; so does a seed of -1, the vendor's word for "any": a Jimeng
         upstream gets it, so that no default of a route's stands in, and for others it is none."""
-        body = Body(fields)
+        body = BodyFields(fields)
         text, content = content_of(body)
         media = ordered((*_media(body), *content))
-        wishes = read_wishes(
+        common = read_common_fields(
             body,
             models=_MODELS,
             prompt_chars=PROMPT_MAX_CHARS,
             count_frames=False,
             text=text,
         )
-        if wishes.prompt is None and not media:
+        if common.prompt is None and not media:
             raise Invalid(
                 "'prompt' is required, unless there is a picture in 'image_urls' or "
                 "'binary_data_base64'.",
                 param="prompt",
             )
-        seconds = _seconds(body, wishes.length.seconds)
-        is_any_seed = wishes.seed == ANY_SEED
-        if wishes.seed is not None and wishes.seed < ANY_SEED:
-            raise Invalid(f"'seed' must be at least {ANY_SEED}, not {wishes.seed}.", param="seed")
+        seconds = _seconds(body, common.length.seconds)
+        is_any_seed = common.seed == ANY_SEED
+        if common.seed is not None and common.seed < ANY_SEED:
+            raise Invalid(f"'seed' must be at least {ANY_SEED}, not {common.seed}.", param="seed")
         native, entries = body.leftover()
         check_no_media(entries, body.metadata.prefix)
-        request = made(
+        request = request_of(
             call,
             replace(
-                wishes,
-                length=replace(wishes.length, seconds=seconds),
-                seed=None if is_any_seed else wishes.seed,
+                common,
+                length=replace(common.length, seconds=seconds),
+                seed=None if is_any_seed else common.seed,
             ),
             default_model,
             media,
@@ -220,7 +220,7 @@ class Jimeng:
         return json_reply(error.status, encoded(body), error.headers)
 
 
-def _media(body: Body) -> tuple[Media, ...]:
+def _media(body: BodyFields) -> tuple[Media, ...]:
     named = [name for name in ("imageurls", "binarydatabase64") if has_media(body, name)]
     if len(named) > 1:
         raise Invalid(
@@ -230,7 +230,7 @@ def _media(body: Body) -> tuple[Media, ...]:
     return media_of(body, PAIRS | {"imageurls", "binarydatabase64"})
 
 
-def _seconds(body: Body, said: float | None) -> float | None:
+def _seconds(body: BodyFields, said: float | None) -> float | None:
     """The length that `frames` means, else the one that other fields say. Jimeng counts one frame
     more than the seconds have."""
     frames = body.read(FRAMES, count)

@@ -20,8 +20,8 @@ from dataclasses import replace
 
 from proxy.dialects.answers import error_of, metadata_of, seconds_of, task_headers, whole
 from proxy.dialects.base import Endpoint, PageRequest, View, encoded, error_object, json_reply
-from proxy.dialects.body import Body
-from proxy.dialects.common_fields import check_no_media, made, read_wishes
+from proxy.dialects.body import BodyFields
+from proxy.dialects.common_fields import check_no_media, read_common_fields, request_of
 from proxy.dialects.fields import Fields, shown
 from proxy.dialects.roles import content_of, media_of, ordered
 from proxy.errors import (
@@ -103,7 +103,7 @@ def _endpoints() -> Iterable[Endpoint]:
             yield Endpoint("GET", path, Operation.LIST, params=params)
 
 
-class Kling:
+class KlingDialect:
     """The Kling dialect. `call.params["kind"]` is the path's `text2video` or `image2video`."""
 
     name: DialectName = "kling"
@@ -115,7 +115,7 @@ class Kling:
         The generic form has `image` under text2video too: a picture makes the request an
         image-to-video one under either path.
         """
-        body = Body(fields)
+        body = BodyFields(fields)
         text, content = content_of(body)
         media = ordered((*media_of(body), *content))
         if Kind(call.params["kind"]) is Kind.IMAGE and not media:
@@ -123,7 +123,7 @@ class Kling:
                 "'image' or 'image_tail' is required: an http(s) URL, base64 or a data: URL.",
                 param="image",
             )
-        wishes = read_wishes(body, models=_MODELS, prompt_chars=PROMPT_MAX_CHARS, text=text)
+        common = read_common_fields(body, models=_MODELS, prompt_chars=PROMPT_MAX_CHARS, text=text)
         external_id = body.read(
             ("externaltaskid",), lambda f, name: f.word(name, max_chars=EXTERNAL_ID_MAX_CHARS)
         )
@@ -132,15 +132,15 @@ class Kling:
             if name in entries:
                 native.setdefault(name, entries.pop(name))
         check_no_media(entries, body.metadata.prefix)
-        if wishes.prompt is None and not media and not _has_shot_prompts(native):
+        if common.prompt is None and not media and not _has_shot_prompts(native):
             raise Invalid(
                 "'prompt' is required, unless 'multi_shot' is true with 'shot_type' "
                 "\"customize\" and each shot's prompt in 'multi_prompt'.",
                 param="prompt",
             )
-        request = made(
+        request = request_of(
             call,
-            wishes,
+            common,
             default_model,
             media,
             external_id=external_id,

@@ -13,7 +13,7 @@ from typing import Literal, cast
 
 from proxy.dialects.answers import event_of, task_headers, video_object
 from proxy.dialects.base import Endpoint, PageRequest, View, encoded, error_object, json_reply
-from proxy.dialects.body import Body, json_text
+from proxy.dialects.body import BodyFields, json_text
 from proxy.dialects.common_fields import require_prompt, video_request
 from proxy.dialects.fields import Fields, kind_of
 from proxy.dialects.media import clip
@@ -53,7 +53,7 @@ _PREFIXES = ("/v1", "", "/openai/v1", "/openai", "/openai/deployments/{deploymen
 ENDPOINTS = tuple(replace(row, path=prefix + row.path) for prefix in _PREFIXES for row in _ROWS)
 
 
-class OpenAI:
+class OpenAIDialect:
     """Dialect `openai`."""
 
     name: DialectName = "openai"
@@ -62,7 +62,7 @@ class OpenAI:
     def submission(self, call: Call, fields: Fields, default_model: str) -> VideoRequest:
         """Also the remix, edit and extension bodies; `source_id` is the video they work on."""
         default_model = call.params.get("deployment", default_model)
-        body = Body(fields)
+        body = BodyFields(fields)
         source: tuple[Media, ...] = ()
         source_id = None
         if call.operation is Operation.REMIX:

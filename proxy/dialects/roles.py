@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from proxy.dialects.body import Body, as_mapping, disagreeing, json_text
+from proxy.dialects.body import BodyFields, as_mapping, disagreeing, json_text
 from proxy.dialects.fields import folded, is_unset, kind_of, shown
 from proxy.dialects.media import medium
 from proxy.errors import Invalid
@@ -115,7 +115,7 @@ class _Roles:
         self.found.append(media)
 
 
-def media_of(body: Body, pairs: Collection[str] = PAIRS) -> tuple[Media, ...]:
+def media_of(body: BodyFields, pairs: Collection[str] = PAIRS) -> tuple[Media, ...]:
     """All pictures, videos and sounds under names that are known, in the order of their roles.
 
     `pairs` are the folded names under which two pictures are the first and the last frame.
@@ -142,12 +142,12 @@ def media_of(body: Body, pairs: Collection[str] = PAIRS) -> tuple[Media, ...]:
     return ordered(roles.found)
 
 
-def has_media(body: Body, name: str) -> bool:
+def has_media(body: BodyFields, name: str) -> bool:
     """True when anything stands under this folded name."""
     return any(_items(each.raw, each.param) for each in body.found((name,)))
 
 
-def content_of(body: Body) -> tuple[str | None, tuple[Media, ...]]:
+def content_of(body: BodyFields) -> tuple[str | None, tuple[Media, ...]]:
     """(text, media) of an Ark-style `content` list; anything else under that name stays unread."""
     for name in [name for name in body.top.values if folded(name) == "content"]:
         value = json_text(body.top.values[name], name)
@@ -276,7 +276,7 @@ def _role_of(value: object, fold: str, param: str) -> Role | None:
     )
 
 
-def _said_roles(body: Body) -> tuple[str, list[Role]] | None:
+def _said_roles(body: BodyFields) -> tuple[str, list[Role]] | None:
     for each in body.found(_ROLES_OF_A_LIST):
         value = json_text(each.raw, each.param)
         words = value.split(",") if isinstance(value, str) else value

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from proxy.dialects.body import Body, as_mapping, disagreeing
+from proxy.dialects.body import BodyFields, as_mapping, disagreeing
 from proxy.dialects.fields import Fields, as_number, as_whole, folded, is_unset, shown
 from proxy.errors import Invalid
 
@@ -110,7 +110,7 @@ class _Wish:
 # ---------------------------------------------------------------- length
 
 
-def length_of(body: Body, *, count_frames: bool = True) -> Length:
+def length_of(body: BodyFields, *, count_frames: bool = True) -> Length:
     """The length asked for. `count_frames` False: the dialect has read `frames` itself."""
     by_seconds = body.read(SECONDS, _seconds)
     by_ms = body.read(MILLISECONDS, lambda f, name: _seconds(f, name, 1000))
@@ -174,7 +174,7 @@ def _count(fields: Fields, name: str) -> int | None:
 count = _count
 
 
-def _param(body: Body, names: tuple[str, ...]) -> str:
+def _param(body: BodyFields, names: tuple[str, ...]) -> str:
     return next((each.param for each in body.found(names) if not _is_auto(each.value)), names[0])
 
 
@@ -185,7 +185,7 @@ def _is_auto(value: object) -> bool:
 # ---------------------------------------------------------------- shape
 
 
-def shape_of(body: Body) -> Shape:
+def shape_of(body: BodyFields) -> Shape:
     """The frame asked for: size in pixels, ratio, and lines of its short side."""
     wishes: list[_Wish] = []
     for names in (_SIZE, _RATIO, _RESOLUTION, _ORIENTATION):
@@ -247,7 +247,7 @@ def _facing(value: str | tuple[int, int]) -> int:
     return (shape > 1) - (shape < 1)
 
 
-def _sides(body: Body, has_size: bool) -> _Wish | None:
+def _sides(body: BodyFields, has_size: bool) -> _Wish | None:
     width, height = body.read(_WIDTH, _count), body.read(_HEIGHT, _count)
     if width is None and height is None:
         return None

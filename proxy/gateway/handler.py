@@ -18,7 +18,7 @@ from multidict import CIMultiDictProxy
 from proxy.caches import IdentityMemo
 from proxy.dialects.base import Dialect, View, unplaced
 from proxy.dialects.fields import Fields
-from proxy.dialects.openai import OpenAI
+from proxy.dialects.openai import OpenAIDialect
 from proxy.errors import (
     AuthFault,
     Conflict,
@@ -45,7 +45,7 @@ from proxy.gateway.idempotency import (
     idempotency_of,
     retries_of,
 )
-from proxy.gateway.intake import Body, check_announced, read_fields, read_whole
+from proxy.gateway.intake import ParsedBody, check_announced, read_fields, read_whole
 from proxy.gateway.listener import WholeReply, header_block
 from proxy.gateway.openapi import data_document
 from proxy.gateway.probe_endpoint import PROBES, drip
@@ -452,7 +452,7 @@ class Gateway:
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
     ) -> Reply:
         routes, principal = self._config().routes, admission.principal
-        dialect = cast("OpenAI", self._dialects["openai"])
+        dialect = cast("OpenAIDialect", self._dialects["openai"])
         name = call.params.get("model")
         if name is not None:
             route_of(routes, principal, name, "model")
@@ -488,7 +488,7 @@ class Gateway:
 
     async def _read(
         self, request: web.BaseRequest, call: Call, admission: Admission, batch: Batch
-    ) -> Body:
+    ) -> ParsedBody:
         body = await read_fields(
             request,
             call.dialect,

@@ -43,7 +43,7 @@ _CHARSET = re.compile(r";[ \t]*charset[ \t]*=[ \t]*\"?([\w.:-]{1,40})", re.IGNOR
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class ParsedBody:
     """What was sent, in `size` bytes. `sha256` is of these (JSON only; a form is never signed).
     `held` of them are in memory, the rest in the spool."""
 
@@ -53,7 +53,7 @@ class Body:
     held: int
 
 
-_NOTHING = Body({}, hashlib.sha256(b"").hexdigest(), 0, 0)
+_NOTHING = ParsedBody({}, hashlib.sha256(b"").hexdigest(), 0, 0)
 
 
 async def read_fields(
@@ -63,7 +63,7 @@ async def read_fields(
     batch: Batch,
     read: bytes | None,
     most: int | None = None,
-) -> Body:
+) -> ParsedBody:
     """The body as fields; `read` is the body when somebody had to read it before. `most` bytes
     are what this client may send, if that is less than anybody may. What the body weighs in
     memory is booked in `batch`."""
@@ -108,9 +108,9 @@ def _charset_of(kind: str) -> str | None:
     return found[1] if found else None
 
 
-def _read_json(raw: bytes, charset: str | None) -> Body:
+def _read_json(raw: bytes, charset: str | None) -> ParsedBody:
     fields = json_fields(raw, charset) if raw else {}
-    return Body(fields, hashlib.sha256(raw).hexdigest(), len(raw), len(raw))
+    return ParsedBody(fields, hashlib.sha256(raw).hexdigest(), len(raw), len(raw))
 
 
 async def read_whole(
@@ -173,7 +173,7 @@ class _Pieces:
 
 async def _read_form(
     request: web.BaseRequest, kind: str, config: Config, batch: Batch, client_most: int | None
-) -> Body:
+) -> ParsedBody:
     limits = config.limits
     most = _least(limits.upload_bytes + limits.json_bytes, client_most)
     announced = content_length(request.headers.get("Content-Length"))
@@ -197,7 +197,7 @@ async def _read_form(
         batch.weigh(parser.text_bytes)
     batch.weigh(BODY_WEIGHT * parser.text_bytes)
     fields = await offload(parser.text_bytes, parser.finish)
-    return Body(fields, "", received, parser.text_bytes)
+    return ParsedBody(fields, "", received, parser.text_bytes)
 
 
 def _arriving(request: web.BaseRequest, config: Config, batch: Batch) -> AsyncIterator[bytes]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from proxy.dialects.answers import remembered
 from proxy.dialects.base import PageRequest, View
 from proxy.dialects.fields import Fields
-from proxy.dialects.generic import Generic
+from proxy.dialects.generic import GenericDialect
 from proxy.dialects.media import MemoryBlob
 from proxy.errors import Invalid, RateLimited, UnsupportedOperation
 from proxy.model import (
@@ -35,7 +35,7 @@ from proxy.model import (
 # The same examples on every run, and no clock: the machine may be busy.
 STEADY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
-DIALECT = Generic()
+DIALECT = GenericDialect()
 PNG = MemoryBlob(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "image/png", "cat.png")
 PNG64 = base64.b64encode(PNG.data).decode()
 CREATE = Call("generic", Operation.CREATE, {}, {})

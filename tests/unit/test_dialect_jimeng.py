@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from proxy.dialects.answers import remembered
 from proxy.dialects.base import Dialect, PageRequest, View
 from proxy.dialects.fields import Fields
-from proxy.dialects.jimeng import Jimeng
+from proxy.dialects.jimeng import JimengDialect
 from proxy.errors import (
     FAILURES,
     AuthFault,
@@ -46,7 +46,7 @@ from proxy.model import (
     VideoRequest,
 )
 
-JIMENG: Dialect = Jimeng()
+JIMENG: Dialect = JimengDialect()
 JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01"
 JPEG_BASE64 = base64.b64encode(JPEG).decode()
 REQUEST_ID = "20240720103939AF0029465CF6A74E51EC"

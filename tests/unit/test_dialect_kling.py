@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from proxy.dialects.answers import remembered
 from proxy.dialects.base import Dialect, PageRequest, View
 from proxy.dialects.fields import Fields
-from proxy.dialects.kling import Kling
+from proxy.dialects.kling import KlingDialect
 from proxy.errors import (
     AuthFault,
     BudgetExceeded,
@@ -46,7 +46,7 @@ from proxy.model import (
     VideoRequest,
 )
 
-KLING: Dialect = Kling()
+KLING: Dialect = KlingDialect()
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 PNG_BASE64 = base64.b64encode(PNG).decode()
 REQUEST_ID = "9984d27b-a408-4073-ae28-17ca6a13622d"

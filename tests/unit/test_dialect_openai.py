@@ -17,7 +17,7 @@ from proxy.dialects.answers import REMEMBERED_MAX_BYTES, remembered, task_header
 from proxy.dialects.base import Dialect, PageRequest, View
 from proxy.dialects.fields import Fields
 from proxy.dialects.media import MemoryBlob
-from proxy.dialects.openai import OpenAI
+from proxy.dialects.openai import OpenAIDialect
 from proxy.errors import FAILURES, Conflict, Invalid, NotFound, ProxyError, RateLimited
 from proxy.model import (
     Call,
@@ -37,7 +37,7 @@ from proxy.model import (
 # The same examples on every run, and no clock: the machine may be busy.
 STEADY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
-DIALECT = OpenAI()
+DIALECT = OpenAIDialect()
 PNG = MemoryBlob(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "image/png", "cat.png")
 PNG64 = base64.b64encode(PNG.data).decode()
 MP4 = MemoryBlob(b"\x00\x00\x00\x18ftypisom", "video/mp4", "cat.mp4")
