@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
-DialectName = Literal["openai", "generic", "kling", "jimeng"]
+# A name in the registry (`dialects.DIALECTS`); what comes from outside is checked against it.
+DialectName: TypeAlias = str
 
 
 # ---------------------------------------------------------------- what a client sends

@@ -28,8 +28,9 @@ from proxy.admin.schemas import (
     cursor_of,
     place_of,
 )
+from proxy.dialects import RegisteredDialect
 from proxy.errors import NotFound
-from proxy.model import DialectName, Kind, Operation, Stage, Status, Task
+from proxy.model import Kind, Operation, Stage, Status, Task
 from proxy.signing import sign_link
 from proxy.store import Place
 from proxy.tasks.lifecycle import BY_OPERATOR, ended_by_operator
@@ -51,7 +52,7 @@ class TaskItem(Item):
     id: str
     owner: str
     token_id: str
-    dialect: DialectName
+    dialect: RegisteredDialect
     operation: Operation
     kind: Kind
     model: str

@@ -26,8 +26,9 @@ from proxy.admin.schemas import (
     cursor_of,
     place_of,
 )
+from proxy.dialects import RegisteredDialect
 from proxy.errors import Invalid
-from proxy.model import DialectName, Operation
+from proxy.model import Operation
 from proxy.signing import TOKEN_ENTROPY
 from proxy.store import TokenRecord
 from proxy.store.keys import holders
@@ -102,7 +103,7 @@ class TokenChange(Body):
     name: Name | None = None
     labels: Labels | None = None
     models: Models | None = None
-    dialects: Annotated[list[DialectName], Few] | None = None
+    dialects: Annotated[list[RegisteredDialect], Few] | None = None
     operations: Annotated[list[Operation], Few] | None = None
     addresses: Addresses | None = None
     shared: Annotated[bool, Strict()] | None = None

@@ -182,7 +182,7 @@ class WebhooksTable(Table):
 
 
 class DefaultsTable(Table):
-    """`model` has all four dialects; "" where there is no route to fall back on."""
+    """`model` has every dialect; "" where there is no route to fall back on."""
 
     model: DefaultModels = Field(default_factory=lambda: all_dialects({}))
 

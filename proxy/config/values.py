@@ -11,12 +11,13 @@ import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Final, TypeVar, get_args
+from typing import Annotated, Final, TypeVar
 from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator, BeforeValidator, Strict
 
+from proxy.dialects import DIALECTS, RegisteredDialect
 from proxy.model import DialectName, Json
 
 REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
@@ -239,8 +240,7 @@ def _unset(value: object) -> object:
 
 
 def all_dialects(given: Mapping[DialectName, str]) -> Mapping[DialectName, str]:
-    names: tuple[DialectName, ...] = get_args(DialectName)
-    return {name: given.get(name, "") for name in names}
+    return {name: given.get(name, "") for name in DIALECTS}
 
 
 def _shares(value: object) -> object:
@@ -284,7 +284,7 @@ UpstreamPaths = Annotated[
     AfterValidator(_path_names),
 ]
 DefaultModels = Annotated[
-    Mapping[DialectName, Annotated[str, AfterValidator(_model_name)]],
+    Mapping[RegisteredDialect, Annotated[str, AfterValidator(_model_name)]],
     AfterValidator(all_dialects),
 ]
 # One name stands for a list of one `{ name = … }`.

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from proxy.dialects.base import Dialect
 from proxy.dialects.generic import GenericDialect
 from proxy.dialects.jimeng import JimengDialect
 from proxy.dialects.kling import KlingDialect
 from proxy.dialects.openai import OpenAIDialect
+from proxy.dialects.registry import registry_of
 from proxy.model import DialectName
 
-DIALECTS: Mapping[DialectName, Dialect] = MappingProxyType(
-    {
-        "openai": OpenAIDialect(),
-        "generic": GenericDialect(),
-        "kling": KlingDialect(),
-        "jimeng": JimengDialect(),
-    }
+DIALECTS: Mapping[DialectName, Dialect] = registry_of(
+    OpenAIDialect(), GenericDialect(), KlingDialect(), JimengDialect()
 )
+
+if TYPE_CHECKING:
+    RegisteredDialect: TypeAlias = DialectName
+else:
+    # For tables and bodies that pydantic reads: one of the registry's names, said in errors and
+    # in schemas as a closed list.
+    RegisteredDialect = Literal[tuple(DIALECTS)]

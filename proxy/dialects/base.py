@@ -1,19 +1,24 @@
-"""What a dialect is: how a client speaks, as pure functions.
+"""What a dialect is: how a client speaks, as facts and pure functions.
 
 The gateway parses bytes into `Fields` (JSON object, or multipart with files as blobs and
 bracketed names already nested) before a dialect sees them, so a dialect never meets a
 socket, a clock or a boundary string.
+
+Rule: what is true of one dialect only is a fact on its class. The rest of the house asks for the
+fact and never for the dialect's name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal, Protocol, cast
 
 import orjson
 
 from proxy.dialects.fields import Fields
+from proxy.dialects.openapi import ApiDocs
 from proxy.errors import ProxyError
 from proxy.model import (
     Call,
@@ -70,11 +75,83 @@ class View:
     content_url: str = ""
 
 
+class AuthScheme(StrEnum):
+    """A way to sign requests with the access-key pair that a token stands for.
+
+    `gateway.auth` checks them. The token itself, as a bearer or in a key header, is taken in every
+    dialect and is not listed.
+    """
+
+    JWT = "jwt"  # RFC 7519, HS256, as a bearer; `iss` is the access key
+    VOLC_HMAC = "volc_hmac"  # Volcengine's Signature V4: `Authorization: HMAC-SHA256 Credential=…`
+
+
+@dataclass(frozen=True, slots=True)
+class FieldNames:
+    """How the dialect's documents name the fields that our error messages speak of.
+
+    A message must name the field its reader has sent, or would send. Spellings that are also
+    read stand in `common_fields`, not here.
+    """
+
+    model: str
+    seconds: str
+    picture: str  # the picture that a video starts from
+    size: str
+    sound: str
+
+
 class Dialect(Protocol):
-    """One way clients speak. Every method is pure."""
+    """One way clients speak: facts, then pure functions.
+
+    `dialects.registry` checks the facts of every dialect at import: none has a default.
+    """
 
     name: DialectName
+    """The word for it in configuration, scopes, metrics and logs: lower-case letters, digits, `_`.
+    Stored with every task, so it is never renamed."""
+
+    title: str
+    """How a text names it: "Kling"."""
+
+    home: str
+    """The path by which a text says where it is: "/v1/videos"."""
+
     endpoints: Sequence[Endpoint]
+    """Its rows of the endpoint table, from the vendor's API reference."""
+
+    path_prefixes: tuple[str, ...]
+    """Paths that only its clients send, and everything below them. A path or method that matches
+    no endpoint is refused in the words of the dialect with the longest prefix of it; without any
+    such dialect, in words that every client finds (`unplaced`)."""
+
+    field_names: FieldNames
+    """Names for error messages, from the vendor's API reference."""
+
+    accepts_forms: bool
+    """Whether its clients may send a body as multipart/form-data; all may send JSON."""
+
+    request_id_in_body: bool
+    """Whether its envelope repeats the request id, so that no two answers are the same bytes."""
+
+    notifies_every_change: bool
+    """Whether a webhook follows every change of a task's status, not only its end."""
+
+    has_external_ids: bool
+    """Whether a client may name a task by an id of its own (`VideoRequest.external_id`)."""
+
+    auth_schemes: frozenset[AuthScheme]
+    """How the vendor's own SDKs sign, beside sending the token itself."""
+
+    decisive_native: frozenset[str]
+    """The vendor's own fields that decide what is seen or heard. Where they cannot be passed on,
+    the request is refused; other native fields are left out."""
+
+    idle_native: Mapping[str, Json]
+    """Native fields, with the value at which they ask for nothing: never told as left out."""
+
+    docs: ApiDocs
+    """Its part of the OpenAPI document."""
 
     def submission(self, call: Call, fields: Fields, default_model: str) -> VideoRequest:
         """The request in a submit's body; raises `Invalid` with `param`."""
@@ -95,6 +172,14 @@ class Dialect(Protocol):
     ) -> Reply: ...
 
     def deleted(self, view: View, request_id: str) -> Reply: ...
+
+    def models(self, names: Sequence[str], created_s: int, request_id: str) -> Reply:
+        """The models a token may use; `created_s` stands for every model, unix seconds."""
+        ...
+
+    def model(self, name: str, created_s: int, request_id: str) -> Reply:
+        """One of them."""
+        ...
 
     def notice(self, view: View, status: Status, event_id: str, created_ms: int) -> bytes:
         """A webhook's body: that this task came to `status`."""

@@ -18,10 +18,21 @@ from proxy.dialects.answers import (
     task_headers,
     video_object,
 )
-from proxy.dialects.base import Endpoint, PageRequest, View, encoded, error_object, json_reply
+from proxy.dialects.base import (
+    AuthScheme,
+    Endpoint,
+    FieldNames,
+    PageRequest,
+    View,
+    encoded,
+    error_object,
+    json_reply,
+)
 from proxy.dialects.body import BodyFields
 from proxy.dialects.common_fields import require_prompt, video_request
 from proxy.dialects.fields import Fields
+from proxy.dialects.generic_openapi import DOCS
+from proxy.dialects.openapi import ApiDocs
 from proxy.dialects.roles import content_of, media_of, ordered
 from proxy.errors import EndpointNotFound, NotFound, ProxyError, UnsupportedOperation
 from proxy.model import Call, DialectName, Json, Operation, Reply, Status, VideoRequest
@@ -45,13 +56,32 @@ _STATES: dict[Status, str] = {
 }
 
 _NO_LISTING = "The generic video API has no listing and no delete: use /v1/videos."
+_NO_MODELS = "The generic video API has no list of models: use /v1/models."
 
 
 class GenericDialect:
     """Dialect `generic`."""
 
     name: DialectName = "generic"
+    title = "generic"
+    home = "/v1/video/generations"
     endpoints: Sequence[Endpoint] = ENDPOINTS
+    path_prefixes: tuple[str, ...] = ("/v1/video/generations", "/video/generations")
+    field_names = FieldNames(
+        model="model",
+        seconds="duration",
+        picture="image",
+        size="width",  # the document has no `size`: two fields, of which this is the first
+        sound="audio",
+    )
+    accepts_forms = True
+    request_id_in_body = False
+    notifies_every_change = False
+    has_external_ids = False
+    auth_schemes: frozenset[AuthScheme] = frozenset()
+    decisive_native: frozenset[str] = frozenset()
+    idle_native: Mapping[str, Json] = {}
+    docs: ApiDocs = DOCS
 
     def submission(self, call: Call, fields: Fields, default_model: str) -> VideoRequest:
         """A prompt is needed unless a picture is there."""
@@ -104,6 +134,12 @@ class GenericDialect:
 
     def deleted(self, view: View, request_id: str) -> Reply:
         return self.failure(UnsupportedOperation(_NO_LISTING), request_id)
+
+    def models(self, names: Sequence[str], created_s: int, request_id: str) -> Reply:
+        raise UnsupportedOperation(_NO_MODELS)
+
+    def model(self, name: str, created_s: int, request_id: str) -> Reply:
+        raise UnsupportedOperation(_NO_MODELS)
 
     def notice(self, view: View, status: Status, event_id: str, created_ms: int) -> bytes:
         return encoded(event_of(view.task, status, event_id, created_ms))

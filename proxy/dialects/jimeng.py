@@ -24,10 +24,21 @@ from dataclasses import replace
 import orjson
 
 from proxy.dialects.answers import event_of, task_headers
-from proxy.dialects.base import Endpoint, PageRequest, View, encoded, error_object, json_reply
+from proxy.dialects.base import (
+    AuthScheme,
+    Endpoint,
+    FieldNames,
+    PageRequest,
+    View,
+    encoded,
+    error_object,
+    json_reply,
+)
 from proxy.dialects.body import BodyFields, disagreeing
 from proxy.dialects.common_fields import check_no_media, read_common_fields, request_of
 from proxy.dialects.fields import Fields, kind_of
+from proxy.dialects.jimeng_openapi import DOCS
+from proxy.dialects.openapi import ApiDocs
 from proxy.dialects.roles import PAIRS, content_of, has_media, media_of, ordered
 from proxy.dialects.shape import FRAMES, count
 from proxy.errors import (
@@ -112,11 +123,29 @@ class JimengDialect:
     """The Jimeng dialect. A public model's name is what the client sends as `req_key`."""
 
     name: DialectName = "jimeng"
+    title = "Jimeng"
+    home = "/jimeng/"
     endpoints: Sequence[Endpoint] = tuple(
         Endpoint("POST", path, operation, query=(("Action", action), ("Version", VERSION)))
         for path in _PATHS
         for action, operation in _ACTIONS
     )
+    path_prefixes: tuple[str, ...] = ("/jimeng", "/")
+    field_names = FieldNames(
+        model="req_key",
+        seconds="frames",
+        picture="image_urls",
+        size="size",
+        sound="audio",
+    )
+    accepts_forms = False
+    request_id_in_body = True
+    notifies_every_change = False
+    has_external_ids = False
+    auth_schemes = frozenset({AuthScheme.VOLC_HMAC})
+    decisive_native = frozenset({"camera_strength", "template_id"})
+    idle_native: Mapping[str, Json] = {"seed": ANY_SEED}
+    docs: ApiDocs = DOCS
 
     def submission(self, call: Call, fields: Fields, default_model: str) -> VideoRequest:
         """Raises `Invalid`. Fields of one model only (`template_id`, `camera_strength`, …) and
@@ -201,6 +230,12 @@ class JimengDialect:
 
     def deleted(self, view: View, request_id: str) -> Reply:
         raise UnsupportedOperation("Jimeng's API has no way to delete a task.")
+
+    def models(self, names: Sequence[str], created_s: int, request_id: str) -> Reply:
+        raise UnsupportedOperation("Jimeng's API has no list of models.")
+
+    def model(self, name: str, created_s: int, request_id: str) -> Reply:
+        raise UnsupportedOperation("Jimeng's API has no list of models.")
 
     def notice(self, view: View, status: Status, event_id: str, created_ms: int) -> bytes:
         return encoded(event_of(view.task, status, event_id, created_ms))

@@ -19,10 +19,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from proxy.dialects.answers import error_of, metadata_of, seconds_of, task_headers, whole
-from proxy.dialects.base import Endpoint, PageRequest, View, encoded, error_object, json_reply
+from proxy.dialects.base import (
+    AuthScheme,
+    Endpoint,
+    FieldNames,
+    PageRequest,
+    View,
+    encoded,
+    error_object,
+    json_reply,
+)
 from proxy.dialects.body import BodyFields
 from proxy.dialects.common_fields import check_no_media, read_common_fields, request_of
 from proxy.dialects.fields import Fields, shown
+from proxy.dialects.kling_openapi import DOCS
+from proxy.dialects.openapi import ApiDocs
 from proxy.dialects.roles import content_of, media_of, ordered
 from proxy.errors import (
     AuthFault,
@@ -107,7 +118,38 @@ class KlingDialect:
     """The Kling dialect. `call.params["kind"]` is the path's `text2video` or `image2video`."""
 
     name: DialectName = "kling"
+    title = "Kling"
+    home = "/kling/…"
     endpoints: Sequence[Endpoint] = tuple(_endpoints())
+    path_prefixes: tuple[str, ...] = (
+        "/kling",
+        *(f"{base}/videos/{kind.value}" for base in ("/v1", "") for kind in Kind),
+    )
+    field_names = FieldNames(
+        model="model_name",
+        seconds="duration",
+        picture="image",
+        size="width",
+        sound="sound",
+    )
+    accepts_forms = False
+    request_id_in_body = True
+    notifies_every_change = True  # Kling posts the task at each change of task_status
+    has_external_ids = True  # external_task_id
+    auth_schemes = frozenset({AuthScheme.JWT})
+    decisive_native = frozenset(
+        {
+            "camera_control",
+            "dynamic_masks",
+            "element_list",
+            "multi_prompt",
+            "multi_shot",
+            "static_mask",
+            "voice_list",
+        }
+    )
+    idle_native: Mapping[str, Json] = {}
+    docs: ApiDocs = DOCS
 
     def submission(self, call: Call, fields: Fields, default_model: str) -> VideoRequest:
         """Raises `Invalid`. A `metadata` entry counts where the body lacks the field itself.
@@ -191,6 +233,12 @@ class KlingDialect:
 
     def deleted(self, view: View, request_id: str) -> Reply:
         raise UnsupportedOperation("Kling's API has no way to delete a task.")
+
+    def models(self, names: Sequence[str], created_s: int, request_id: str) -> Reply:
+        raise UnsupportedOperation("Kling's API has no list of models.")
+
+    def model(self, name: str, created_s: int, request_id: str) -> Reply:
+        raise UnsupportedOperation("Kling's API has no list of models.")
 
     def notice(self, view: View, status: Status, event_id: str, created_ms: int) -> bytes:
         """Kling posts the bare task object, as it is when it is sent."""

@@ -12,11 +12,22 @@ from dataclasses import replace
 from typing import Literal, cast
 
 from proxy.dialects.answers import event_of, task_headers, video_object
-from proxy.dialects.base import Endpoint, PageRequest, View, encoded, error_object, json_reply
+from proxy.dialects.base import (
+    AuthScheme,
+    Endpoint,
+    FieldNames,
+    PageRequest,
+    View,
+    encoded,
+    error_object,
+    json_reply,
+)
 from proxy.dialects.body import BodyFields, json_text
 from proxy.dialects.common_fields import require_prompt, video_request
 from proxy.dialects.fields import Fields, kind_of
 from proxy.dialects.media import clip
+from proxy.dialects.openai_openapi import DOCS
+from proxy.dialects.openapi import ApiDocs
 from proxy.dialects.roles import content_of, media_of, ordered
 from proxy.errors import Invalid, NotFound, ProxyError
 from proxy.model import Call, DialectName, Json, Media, Operation, Reply, Status, VideoRequest
@@ -57,7 +68,25 @@ class OpenAIDialect:
     """Dialect `openai`."""
 
     name: DialectName = "openai"
+    title = "OpenAI"
+    home = "/v1/videos"
     endpoints: Sequence[Endpoint] = ENDPOINTS
+    path_prefixes: tuple[str, ...] = ()  # clients of any API ask below /v1 for what is not here
+    field_names = FieldNames(
+        model="model",
+        seconds="seconds",
+        picture="input_reference",
+        size="size",
+        sound="audio",  # the spec has none: what clients of own servers send
+    )
+    accepts_forms = True  # what openai-python sends
+    request_id_in_body = False
+    notifies_every_change = False
+    has_external_ids = False
+    auth_schemes: frozenset[AuthScheme] = frozenset()
+    decisive_native: frozenset[str] = frozenset()
+    idle_native: Mapping[str, Json] = {}
+    docs: ApiDocs = DOCS
 
     def submission(self, call: Call, fields: Fields, default_model: str) -> VideoRequest:
         """Also the remix, edit and extension bodies; `source_id` is the video they work on."""
@@ -111,11 +140,9 @@ class OpenAIDialect:
         return _reply({"id": view.task.id, "object": "video.deleted", "deleted": True})
 
     def models(self, names: Sequence[str], created_s: int, request_id: str) -> Reply:
-        """The model list; `created_s` stands for every model, unix seconds."""
         return _reply({"object": "list", "data": [_model(name, created_s) for name in names]})
 
     def model(self, name: str, created_s: int, request_id: str) -> Reply:
-        """One of them."""
         return _reply(_model(name, created_s))
 
     def notice(self, view: View, status: Status, event_id: str, created_ms: int) -> bytes:

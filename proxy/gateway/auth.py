@@ -1,9 +1,9 @@
 """Who is asking: the first gate, passed before any byte of the body is read.
 
 Three ways to show the same token: the key itself everywhere, as `Authorization: Bearer rw_…` or as
-other vendors' clients send theirs (`SCHEMES`, `KEY_HEADERS`); on Kling's paths a JWT (HS256) and on
-Jimeng's a Volcengine signature, both made with the access-key pair derived from the token, so that
-the vendors' own SDKs run unmodified.
+other vendors' clients send theirs (`SCHEMES`, `KEY_HEADERS`); and, in the dialects that say so
+(`auth_schemes`), a JWT (HS256) or a Volcengine signature. Both are made with the access-key pair
+derived from the token, so that the vendors' own SDKs run unmodified.
 
 Rule: one request shows one key. Whoever stands in between might have looked at the other one.
 """
@@ -11,15 +11,16 @@ Rule: one request shows one key. Whoever stands in between might have looked at 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from multidict import CIMultiDictProxy, istr
 
 from proxy.caches import IdentityMemo
+from proxy.dialects.base import AuthScheme
 from proxy.errors import AuthFault, Forbidden, Unauthenticated
-from proxy.model import DialectName, Principal
+from proxy.model import Principal
 from proxy.signing import (
     VolcCredential,
     callback_matches,
@@ -89,9 +90,11 @@ class Authenticator:
         self._known: dict[str, tuple[TokenRecord, OwnerRecord, Admission]] = {}
 
     async def authenticate(
-        self, head: Head, dialect: DialectName, read_body: ReadBody
+        self, head: Head, signed: Collection[AuthScheme], read_body: ReadBody
     ) -> Admission:
-        """Raises `Unauthenticated` with the fault; `StoreDown` when nobody can tell."""
+        """`signed` are the dialect's schemes beside the key itself.
+
+        Raises `Unauthenticated` with the fault; `StoreDown` when nobody can tell."""
         values = _shown(head.headers)
         # The same key comes with every poll: what was found of it holds while its records do.
         known = self._known.get(values[0]) if len(values) == 1 else None
@@ -115,13 +118,13 @@ class Authenticator:
         value = values[0].strip()
         scheme, _, rest = value.partition(" ")
         if scheme.lower() in SCHEMES:
-            return await self._bearer(values[0], rest.strip(), dialect)
-        if dialect == "jimeng" and scheme == "HMAC-SHA256":
+            return await self._bearer(values[0], rest.strip(), signed)
+        if AuthScheme.VOLC_HMAC in signed and scheme == "HMAC-SHA256":
             return await self._volcengine(value, head, read_body)
         if not rest:  # no scheme: the key alone, or what is none
-            return await self._bearer(values[0], value, dialect)
+            return await self._bearer(values[0], value, signed)
         accepted = "'Bearer rw_…'"
-        if dialect == "jimeng":
+        if AuthScheme.VOLC_HMAC in signed:
             accepted += " or 'HMAC-SHA256 Credential=…'"
         raise Unauthenticated(
             f"The Authorization header is not of a form known here; send {accepted}, or the key "
@@ -129,7 +132,7 @@ class Authenticator:
             AuthFault.MALFORMED,
         )
 
-    async def _bearer(self, value: str, text: str, dialect: DialectName) -> Admission:
+    async def _bearer(self, value: str, text: str, signed: Collection[AuthScheme]) -> Admission:
         """`text` is the key or JWT of a header's `value`."""
         parsed = parse_token(text)
         if parsed is not None:
@@ -146,8 +149,8 @@ class Authenticator:
             if value in (f"Bearer {text}", text):
                 self._remember(value, secret, record, owner, admission)
             return admission
-        if dialect == "kling" and text.count(".") == 2:
-            return Admission(await self._kling(text))
+        if AuthScheme.JWT in signed and text.count(".") == 2:
+            return Admission(await self._jwt(text))
         if not text:
             raise Unauthenticated("The API key is empty.", AuthFault.MISSING)
         raise Unauthenticated(
@@ -180,7 +183,7 @@ class Authenticator:
             return hash_matches(secret, record.previous_sha256)
         return False
 
-    async def _kling(self, text: str) -> Principal:
+    async def _jwt(self, text: str) -> Principal:
         issuer = jwt_issuer(text)
         if issuer is None:
             raise Unauthenticated("The JWT cannot be read, or names no 'iss'.", AuthFault.MALFORMED)

@@ -9,7 +9,7 @@ Rule: HEAD is answered wherever GET is (RFC 9110, 9.3.2), without a row of its o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote
@@ -62,14 +62,19 @@ class _Node:
 class EndpointTable:
     """All dialects' endpoints; `ValueError` when two rows take the same request."""
 
-    __slots__ = ("_root", "_rows")
+    __slots__ = ("_prefixes", "_root", "_rows", "dialects")
 
     def __init__(self, dialects: Mapping[DialectName, Dialect]) -> None:
+        self.dialects = dialects
         self._root = _Node()
         self._rows: list[_Row] = []
+        self._prefixes: dict[str, DialectName] = {}
         for dialect in dialects.values():
             for endpoint in dialect.endpoints:
                 self._add(dialect.name, endpoint)
+            for prefix in dialect.path_prefixes:
+                if self._prefixes.setdefault(prefix, dialect.name) != dialect.name:
+                    raise ValueError(f"two dialects take the paths below {prefix}")
 
     def _add(self, dialect: DialectName, endpoint: Endpoint) -> None:
         node = self._root
@@ -119,6 +124,13 @@ class EndpointTable:
                 params.update(row.endpoint.params)
                 return Call(row.dialect, row.endpoint.operation, params, query)
         raise _query_fault(rows, query)
+
+    def probable_dialect(self, path: str) -> DialectName | None:
+        """Whose client probably asks for a path that has no endpoint, or not by its method: the
+        dialect with the longest prefix of it. None: that of no dialect in particular."""
+        path = path or "/"
+        fitting = [p for p in self._prefixes if path == p or path.startswith(p + "/")]
+        return self._prefixes[max(fitting, key=len)] if fitting else None
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """(method, path with its query, dialect, operation) in the dialects' own order."""
@@ -190,15 +202,3 @@ def _query_fault(rows: list[_Row], query: Mapping[str, str]) -> Invalid:
 def _shown(text: str) -> str:
     """A client's text inside a message: short, and nothing in it but printable characters."""
     return ascii(text if len(text) <= 80 else text[:80] + "...")
-
-
-_DIALECT_OF: Final[Sequence[tuple[re.Pattern[str], DialectName]]] = (
-    (re.compile(r"/kling(/.*)?|(/v1)?/videos/(text2video|image2video)(/.*)?"), "kling"),
-    (re.compile(r"/jimeng(/.*)?|/?"), "jimeng"),
-    (re.compile(r"(/v1)?/video/generations(/.*)?"), "generic"),
-)
-
-
-def dialect_of(path: str) -> DialectName:
-    """Who is probably asking, for the answer to a path or method that matches nothing."""
-    return next((name for shape, name in _DIALECT_OF if shape.fullmatch(path)), "openai")

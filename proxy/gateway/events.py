@@ -33,26 +33,30 @@ Show = Callable[[Task], bytes]
 
 
 class EventStreams:
-    """`show` gives a task's state as one line of JSON. `heartbeat_s` is the longest silence."""
+    """`heartbeat_s` is the longest silence."""
 
     def __init__(
         self,
         changes: TaskChanges,
-        show: Show,
         may_go_on: Callable[[Principal], Awaitable[bool]],
         log: structlog.stdlib.BoundLogger,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._changes = changes
-        self._show = show
         self._may_go_on = may_go_on
         self._log = log
         self._heartbeat_s = heartbeat_s
 
     async def serve(
-        self, request: web.BaseRequest, exchange: Exchange, task: Task, extra: dict[str, str]
+        self,
+        request: web.BaseRequest,
+        exchange: Exchange,
+        task: Task,
+        show: Show,
+        extra: dict[str, str],
     ) -> web.StreamResponse:
-        """Send events until the task has ended; `task` is as it is now."""
+        """Send events until the task has ended; `task` is as it is now, and `show` gives its state
+        as one line of JSON."""
         headers = {
             "Content-Type": "text/event-stream; charset=utf-8",
             "Cache-Control": "no-store",
@@ -78,7 +82,7 @@ class EventStreams:
         if request.method == "HEAD":
             return reply
         exchange.first_byte_ns = time.perf_counter_ns()
-        wire = _Wire(request, exchange, chunked)
+        wire = _Wire(request, exchange, show, chunked)
         whole = False
         try:
             exchange.reason = await self._follow(wire, task, seen, exchange.principal)
@@ -100,7 +104,7 @@ class EventStreams:
         while True:
             if principal is not None and not await self._may_go_on(principal):
                 return "revoked"
-            wire.send(self._event(task) if task.version > seen else _HEARTBEAT)
+            wire.send(wire.event(task) if task.version > seen else _HEARTBEAT)
             seen = max(seen, task.version)
             if task.status.is_final:
                 return "done"
@@ -121,10 +125,6 @@ class EventStreams:
             await self._changes.pause(_RETRY_S)
             return task
 
-    def _event(self, task: Task) -> bytes:
-        name = f"video.{task.status.value}"
-        return b"id: %d\nevent: %b\ndata: %b\n\n" % (task.version, name.encode(), self._show(task))
-
 
 class _IdleClient(Exception):
     """The client has not read for a long time."""
@@ -133,10 +133,17 @@ class _IdleClient(Exception):
 class _Wire:
     """The body of one stream: each text goes out with one write, as a chunk of its own."""
 
-    def __init__(self, request: web.BaseRequest, exchange: Exchange, chunked: bool) -> None:
+    def __init__(
+        self, request: web.BaseRequest, exchange: Exchange, show: Show, chunked: bool
+    ) -> None:
         self._request = request
         self._exchange = exchange
+        self._show = show
         self._chunked = chunked
+
+    def event(self, task: Task) -> bytes:
+        name = f"video.{task.status.value}"
+        return b"id: %d\nevent: %b\ndata: %b\n\n" % (task.version, name.encode(), self._show(task))
 
     def send(self, text: bytes) -> None:
         """Raises ConnectionResetError when the client has left, _IdleClient when it sleeps."""

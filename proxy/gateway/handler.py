@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import replace
-from typing import cast
 
 from aiohttp import web
 from multidict import CIMultiDictProxy
@@ -18,7 +17,6 @@ from multidict import CIMultiDictProxy
 from proxy.caches import IdentityMemo
 from proxy.dialects.base import Dialect, View, unplaced
 from proxy.dialects.fields import Fields
-from proxy.dialects.openai import OpenAIDialect
 from proxy.errors import (
     AuthFault,
     Conflict,
@@ -35,7 +33,7 @@ from proxy.errors import (
 )
 from proxy.gateway.auth import SIGNATURE_LIFE_S, Admission, Authenticator
 from proxy.gateway.content import ContentServer
-from proxy.gateway.endpoints import EndpointTable, dialect_of
+from proxy.gateway.endpoints import EndpointTable
 from proxy.gateway.events import EventStreams
 from proxy.gateway.heads import head_of, is_visit, wait_of, wants_quote
 from proxy.gateway.idempotency import (
@@ -77,13 +75,7 @@ CALLBACKS = "/callbacks/"
 DOCUMENT = "/openapi.json"  # open: it says nothing that is not in our documentation
 ANSWERS_KEPT = 4096
 PATH_KEPT = 128  # characters of a path that is worth remembering
-_SAY_REQUEST_ID = frozenset({"kling", "jimeng"})  # in the body, so that no two are alike
 _EVERY_REPLY = {"X-Content-Type-Options": "nosniff"}
-_NOT_AT_THE_ROOT = (
-    "This is an API for video generation; there is nothing at '/'. Its paths are /v1/videos "
-    "(OpenAI), /v1/video/generations (generic), /kling/… (Kling) and /jimeng/ (Jimeng); "
-    f"{DOCUMENT} describes all of them."
-)
 _NO_FIELDS = Fields({})
 _BAD_PATH = re.compile(r"[\x00-\x20\x7f]")
 
@@ -128,7 +120,7 @@ class Gateway:
         self._tracker = tracker
         self._changes = changes
         self._schedule = runtime.schedule
-        self._events = EventStreams(changes, self._shown, auth.stands, runtime.log)
+        self._events = EventStreams(changes, auth.stands, runtime.log)
         self._links = links
         self._access_log = access_log
         self._new_request_id = new_request_id
@@ -206,7 +198,7 @@ class Gateway:
         if head.path.startswith(PROBES):
             return await self._probed(request, exchange)
         if is_visit(head):
-            raise EndpointNotFound(_NOT_AT_THE_ROOT)
+            raise EndpointNotFound(_not_at_the_root(self._dialects))
         return None
 
     def _match(self, head: Head) -> Call:
@@ -227,7 +219,9 @@ class Gateway:
             read = read_whole(request, self._config(), limit, batch)
             return await timed(exchange, "body", read)
 
-        admission = await self._auth.authenticate(exchange.head, call.dialect, body)
+        admission = await self._auth.authenticate(
+            exchange.head, self._dialects[call.dialect].auth_schemes, body
+        )
         principal = admission.principal
         check_end(principal, call.operation, self._now_ms())
         exchange.principal = principal
@@ -330,17 +324,21 @@ class Gateway:
     async def _stream_events(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
     ) -> web.StreamResponse:
+        dialect = self._dialects[call.dialect]
         reference, task = await self._find(request, exchange, call, admission)
         if task is None:
             exchange.reason = "not_found"
-            missing = self._dialects[call.dialect].missing(call, reference, exchange.id)
-            return self._whole(exchange, missing)
+            return self._whole(exchange, dialect.missing(call, reference, exchange.id))
+
+        def show(task: Task) -> bytes:
+            return dialect.task(self._view(task), "").body
+
         extra = {
             **cors.granted(self._cors, exchange.head.headers),
             **server_timing(exchange),
         }
         async with self._content.held(admission.principal, exchange.head.peer):
-            return await self._events.serve(request, exchange, task, extra)
+            return await self._events.serve(request, exchange, task, show, extra)
 
     async def _called_back(self, exchange: Exchange) -> Reply:
         """A provider says that a task has moved. Its word is only a reason to ask at once; the
@@ -452,7 +450,7 @@ class Gateway:
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
     ) -> Reply:
         routes, principal = self._config().routes, admission.principal
-        dialect = cast("OpenAIDialect", self._dialects["openai"])
+        dialect = self._dialects[call.dialect]
         name = call.params.get("model")
         if name is not None:
             route_of(routes, principal, name, "model")
@@ -491,7 +489,7 @@ class Gateway:
     ) -> ParsedBody:
         body = await read_fields(
             request,
-            call.dialect,
+            self._dialects[call.dialect].accepts_forms,
             self._config(),
             batch,
             admission.body,
@@ -514,10 +512,11 @@ class Gateway:
             with self._spool.batch(admission.principal.token_id) as batch:
                 body = await timed(exchange, "body", self._read(request, call, admission, batch))
                 fields = Fields(body.fields)
-        reference = self._dialects[call.dialect].reference(call, fields)
+        dialect = self._dialects[call.dialect]
+        reference = dialect.reference(call, fields)
         principal = admission.principal
         task = await self._tasks.get(reference)
-        if task is None and call.dialect == "kling":
+        if task is None and dialect.has_external_ids:
             external = self._store.tasks.external
             task_id = await external(principal.token_id, principal.owner, reference)
             task = await self._tasks.get(task_id) if task_id is not None else None
@@ -532,9 +531,6 @@ class Gateway:
         if task is None or not principal.sees(task):
             raise NotFound(f"Video with id '{task_id}' not found.", param="after")
 
-    def _shown(self, task: Task) -> bytes:
-        return self._dialects["openai"].task(self._view(task), "").body
-
     def _pace(self, task: Task) -> dict[str, str]:
         """When it is worth asking again (openai's SDKs poll at the interval they are told)."""
         if task.stage.is_final:
@@ -548,7 +544,7 @@ class Gateway:
 
     def _answer(self, dialect: Dialect, task: Task, request_id: str) -> Reply:
         """What is polled most: the same task is the same answer, written once where it can be."""
-        if dialect.name in _SAY_REQUEST_ID:
+        if dialect.request_id_in_body:
             return dialect.task(self._view(task), request_id)
         key = (dialect.name, task.id)
         return self._answers.get(key, (task,), lambda: _set(dialect.task(self._view(task), "")))
@@ -573,19 +569,27 @@ class Gateway:
         return WholeReply(reply.status, more, reply.body, block)
 
     def _refuse(self, exchange: Exchange, error: ProxyError) -> WholeReply:
-        name: DialectName = "openai"
+        name: DialectName | None = None
         if exchange.call is not None:
             name = exchange.call.dialect
         elif not is_visit(exchange.head):
-            name = dialect_of(exchange.head.path)
+            name = self._table.probable_dialect(exchange.head.path)
         if isinstance(error, MethodNotAllowed) and exchange.head.method == "OPTIONS":
             return self._whole(exchange, Reply(204, b"", error.headers))
         exchange.reason, exchange.limit = error.code, error.limit
         if isinstance(error, Unauthenticated):
             exchange.refused = (error.fault.value, error.token_id)
-        if name == "openai" and exchange.call is None:
+        if name is None:
             return self._whole(exchange, unplaced(error))
         return self._whole(exchange, self._dialects[name].failure(error, exchange.id))
+
+
+def _not_at_the_root(dialects: Mapping[DialectName, Dialect]) -> str:
+    *homes, last = [f"{dialect.home} ({dialect.title})" for dialect in dialects.values()]
+    return (
+        "This is an API for video generation; there is nothing at '/'. Its paths are "
+        f"{', '.join(homes)} and {last}; {DOCUMENT} describes all of them."
+    )
 
 
 def _check_callback(

@@ -24,11 +24,9 @@ from proxy.gateway.listener import read_body
 from proxy.http.documents import json_fields, opens_object
 from proxy.http.headers import content_length
 from proxy.http.multipart import FormLimits, FormParser
-from proxy.model import DialectName
 from proxy.tasks.offload import offload
 from proxy.tasks.spool import Batch
 
-_FORMS: tuple[DialectName, ...] = ("openai", "generic")  # who may send multipart
 _JSON = ("application/json", "text/json", "application/x-json", "application/javascript")
 _UNTYPED = (
     "",
@@ -58,15 +56,17 @@ _NOTHING = ParsedBody({}, hashlib.sha256(b"").hexdigest(), 0, 0)
 
 async def read_fields(
     request: web.BaseRequest,
-    dialect: DialectName,
+    accepts_forms: bool,
     config: Config,
     batch: Batch,
     read: bytes | None,
     most: int | None = None,
 ) -> ParsedBody:
-    """The body as fields; `read` is the body when somebody had to read it before. `most` bytes
-    are what this client may send, if that is less than anybody may. What the body weighs in
-    memory is booked in `batch`."""
+    """The body as fields, of a form only where the dialect accepts forms.
+
+    `read` is the body when somebody had to read it before. `most` bytes are what this client may
+    send, if that is less than anybody may. What the body weighs in memory is booked in `batch`.
+    """
     if read is None and request.content.at_eof():
         return _NOTHING
     kind = request.headers.get("Content-Type", "")
@@ -74,32 +74,32 @@ async def read_fields(
     encoding = request.headers.get("Content-Encoding", "identity").lower()
     if encoding != "identity":
         raise UnsupportedMediaType(f"Content-Encoding '{encoding}' is not read; send it plain.")
-    if word == "multipart/form-data" and dialect in _FORMS and read is None:
+    if word == "multipart/form-data" and accepts_forms and read is None:
         return await _read_form(request, kind, config, batch, most)
     is_json = word in _JSON or word.endswith("+json")
     if not is_json and word not in _UNTYPED:
-        raise _unread(word, dialect)
+        raise _unread(word, accepts_forms)
     if read is None:
         limit = _least(config.limits.json_bytes, most)
-        check = None if is_json else lambda head: _check_opening(head, word, dialect)
+        check = None if is_json else lambda head: _check_opening(head, word, accepts_forms)
         read = await read_whole(request, config, limit, batch, check)
     if not is_json and read:
-        _check_opening(read[:_HEAD_BYTES], word, dialect)
+        _check_opening(read[:_HEAD_BYTES], word, accepts_forms)
     batch.weigh(BODY_WEIGHT * len(read))
     return await offload(len(read), _read_json, read, _charset_of(kind))
 
 
-def _unread(word: str, dialect: DialectName) -> UnsupportedMediaType:
-    accepted = "application/json" + (" or multipart/form-data" if dialect in _FORMS else "")
+def _unread(word: str, accepts_forms: bool) -> UnsupportedMediaType:
+    accepted = "application/json" + (" or multipart/form-data" if accepts_forms else "")
     shown = f"'{word}'" if word else "none"
     return UnsupportedMediaType(f"Content-Type {shown} is not read here; send {accepted}.")
 
 
-def _check_opening(head: bytes, word: str, dialect: DialectName) -> bool:
+def _check_opening(head: bytes, word: str, accepts_forms: bool) -> bool:
     """False while nothing shows. `UnsupportedMediaType` when it does not begin as an object."""
     opens = opens_object(head)
     if opens is False:
-        raise _unread(word, dialect)
+        raise _unread(word, accepts_forms)
     return opens is True
 
 

@@ -14,56 +14,18 @@ from typing import TypeGuard, cast
 
 import orjson
 
+from proxy.dialects import DIALECTS
+from proxy.dialects.base import FieldNames
 from proxy.dialects.media import media_in
 from proxy.dialects.shape import AUTO
 from proxy.errors import Invalid, UnsupportedOperation
 from proxy.http.outbound import Adjustment, DraftValue, Terms
-from proxy.model import (
-    Blob,
-    DialectName,
-    Json,
-    Media,
-    Operation,
-    Role,
-    VideoRequest,
-)
+from proxy.model import Blob, Json, Media, Operation, Role, VideoRequest
 from proxy.providers.catalogue.row import ModelRow
 from proxy.providers.passthrough import folded, is_never, is_ours, is_passed
 
-# What each dialect calls the length, the picture to start from, and sound.
-_SECONDS: Mapping[DialectName, str] = {
-    "openai": "seconds",
-    "generic": "duration",
-    "kling": "duration",
-    "jimeng": "frames",
-}
-_PICTURE: Mapping[DialectName, str] = {
-    "openai": "input_reference",
-    "generic": "image",
-    "kling": "image",
-    "jimeng": "image_urls",
-}
-_SOUND: Mapping[DialectName, str] = {"kling": "sound"}
-_SIZE: Mapping[DialectName, str] = {"openai": "size", "generic": "width", "kling": "width"}
-
 # Fields that leave the picture's content and shape alone, or only nudge it.
 _SOFT = ("fps", "seed", "style", "quality_level", "user", "response_format")
-
-# A vendor's own fields that decide what is seen or heard; its others may be left out.
-_DECISIVE: Mapping[DialectName, frozenset[str]] = {
-    "kling": frozenset(
-        {
-            "camera_control",
-            "dynamic_masks",
-            "element_list",
-            "multi_prompt",
-            "multi_shot",
-            "static_mask",
-            "voice_list",
-        }
-    ),
-    "jimeng": frozenset({"camera_strength", "template_id"}),
-}
 
 _MEDIA = re.compile("image|picture|photo|video|audio|voice|mask|(first|last|start|end|tail)frame")
 # Folded names that plainly say how long or in which shape, and those that say how many videos.
@@ -88,12 +50,17 @@ _LINES = re.compile(r"([1-9][0-9]{1,4})p", re.IGNORECASE)
 _NAMED_LINES = {"2k": 1440, "4k": 2160}
 
 
+def names_of(request: VideoRequest) -> FieldNames:
+    """What the client's dialect calls the fields that error messages speak of."""
+    return DIALECTS[request.dialect].field_names
+
+
 def picture_param(request: VideoRequest) -> str:
-    return _PICTURE[request.dialect]
+    return names_of(request).picture
 
 
 def size_param(request: VideoRequest) -> str:
-    return _SIZE.get(request.dialect, "size")
+    return names_of(request).size
 
 
 def check_operation(
@@ -127,7 +94,7 @@ def check_length(value: str | None, param: str, limit: int | None) -> None:
 def check_silence(request: VideoRequest) -> None:
     """For models without sound. Asking for none is asking for what they do."""
     if request.audio:
-        param = _SOUND.get(request.dialect, "audio")
+        param = names_of(request).sound
         raise Invalid(f"'{param}' must be off: this model renders without sound.", param=param)
 
 
@@ -185,12 +152,12 @@ def dropped(request: VideoRequest, kept: Collection[str] = ()) -> list[str]:
 def foreign(request: VideoRequest) -> list[str]:
     """The `native` fields to drop for a provider of another kind than the client's. One that
     decides the picture, or holds a picture, video or sound, is `Invalid`; null, false and empty
-    ones, and Jimeng's "any seed", were never asked for."""
-    decisive = _DECISIVE.get(request.dialect, frozenset())
+    ones, and those at the dialect's idle value, were never asked for."""
+    dialect = DIALECTS[request.dialect]
     names = [
         name
         for name, value in request.native.items()
-        if _is_asked(value) and (name, value) != ("seed", -1)
+        if _is_asked(value) and value != dialect.idle_native.get(name)
     ]
     for name in names:
         path = media_in(request.native[name], name)
@@ -200,7 +167,7 @@ def foreign(request: VideoRequest) -> list[str]:
                 "not take; leave it out.",
                 param=path,
             )
-        if name in decisive:
+        if name in dialect.decisive_native:
             raise Invalid(
                 f"'{name}' is not supported by the provider of this model; leave it out.",
                 param=name,
@@ -222,7 +189,7 @@ def literal(
     that decides the picture is `Invalid` rather than left out.
     """
     taken = {folded(name) for name in (*ours, *harmless)}
-    decisive = _DECISIVE.get(request.dialect, frozenset())
+    decisive = DIALECTS[request.dialect].decisive_native
     sent: dict[str, DraftValue] = {}
     left: list[str] = []
     for name, value in request.native.items():
@@ -313,7 +280,7 @@ def fit_seconds(
         accepted = (max(1, math.ceil(request.seconds)),)
     fitted = next((seconds for seconds in accepted if seconds >= request.seconds), None)
     if fitted is None:
-        param = _SECONDS[request.dialect]
+        param = names_of(request).seconds
         raise Invalid(
             f"'{param}' asks for {request.seconds:g} seconds; this model renders "
             f"{listed(accepted)} seconds.",
@@ -326,7 +293,7 @@ def fit_seconds(
 
 def check_seconds(request: VideoRequest, longest: int) -> None:
     if request.seconds is not None and request.seconds > longest:
-        param = _SECONDS[request.dialect]
+        param = names_of(request).seconds
         raise Invalid(
             f"'{param}' asks for {request.seconds:g} seconds; at most {longest} are rendered here.",
             param=param,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from proxy.dialects import DIALECTS
+from proxy.dialects.base import Dialect
 from proxy.model import DialectName, Status, Task
 
 
@@ -27,11 +30,14 @@ class Webhook:
     log: tuple[tuple[int, str], ...] = ()
 
 
-def notice_of(old: Task, new: Task) -> Webhook | None:
-    """The webhook a change causes. Kling tells every change of status, the others the end."""
+def notice_of(
+    old: Task, new: Task, dialects: Mapping[DialectName, Dialect] = DIALECTS
+) -> Webhook | None:
+    """The webhook that a change causes: the task's end, or any change where the dialect says so."""
     if new.webhook is None or new.deleted or new.status is old.status:
         return None
-    if not new.status.is_final and new.dialect != "kling":
+    dialect = dialects.get(new.dialect)  # None: a newer version's, whose tasks this one follows too
+    if not new.status.is_final and (dialect is None or not dialect.notifies_every_change):
         return None
     return Webhook(
         name=f"{new.id}:{new.version}",

@@ -87,7 +87,7 @@ def _nobody(upstream: Upstream, model: str) -> Task:
         id=NO_SUCH_TASK,
         owner="",
         token_id="",
-        dialect="openai",
+        dialect="",
         operation=Operation.CREATE,
         kind=Kind.TEXT,
         model=model,

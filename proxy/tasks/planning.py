@@ -9,11 +9,12 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from proxy.dialects import DIALECTS
 from proxy.errors import Invalid, ModelNotFound, ProxyError, Unavailable
 from proxy.http.addresses import inner_target
 from proxy.http.form_writer import check_form
 from proxy.http.outbound import Draft, Rendered, Terms
-from proxy.model import Credential, DialectName, Principal, Route, Task, Upstream, VideoRequest
+from proxy.model import Credential, Principal, Route, Task, Upstream, VideoRequest
 from proxy.providers.base import Provider
 from proxy.providers.fitting import check_left_out
 from proxy.tasks.rewrite import enforce_fit, rewrite
@@ -21,8 +22,6 @@ from proxy.tasks.routing import allowed_models, candidates, choose_route, permit
 
 # Of what may be wanted from `candidates` without its order.
 _ANY: Final = 0.0
-
-_MODEL_FIELD: Mapping[DialectName, str] = {"kling": "model_name", "jimeng": "req_key"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ def route_for(
     routes: Sequence[Route], principal: Principal, request: VideoRequest, model: str
 ) -> Route:
     """The row of the routing table that serves this model to this token."""
-    return route_of(routes, principal, model, _MODEL_FIELD.get(request.dialect, "model"))
+    return route_of(routes, principal, model, DIALECTS[request.dialect].field_names.model)
 
 
 def route_of(routes: Sequence[Route], principal: Principal, model: str, param: str) -> Route:

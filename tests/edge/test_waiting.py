@@ -426,13 +426,13 @@ class Scene:
             return True
 
         log = make_logger(StringIO())
-        streams = EventStreams(self.changes, lambda _task: self.show, may_go_on, log, heartbeat_s)
+        streams = EventStreams(self.changes, may_go_on, log, heartbeat_s)
 
         async def serve(request: web.BaseRequest) -> web.StreamResponse:
             head = Head(request.method, "/", "/", (), request.headers, "-")
             exchange = Exchange("req_1", head, 0, Call("openai", Operation.EVENTS, {}, {}))
             try:
-                return await streams.serve(request, exchange, TASK, {})
+                return await streams.serve(request, exchange, TASK, lambda _task: self.show, {})
             except ConnectionError:
                 exchange.reason = "client_gone"
                 raise

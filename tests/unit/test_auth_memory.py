@@ -44,7 +44,7 @@ class Desk:
     async def ask(self, value: str = f"Bearer {TOKEN}") -> Limits:
         headers = CIMultiDictProxy(CIMultiDict({"Authorization": value}))
         head = Head("GET", "/v1/videos", "/v1/videos", (), headers, "192.0.2.1")
-        return (await self.auth.authenticate(head, "openai", _no_body)).principal.owner_limits
+        return (await self.auth.authenticate(head, (), _no_body)).principal.owner_limits
 
 
 async def _no_body(_: int) -> bytes:

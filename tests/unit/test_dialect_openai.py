@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import orjson
 import pytest
@@ -21,7 +21,6 @@ from proxy.dialects.openai import OpenAIDialect
 from proxy.errors import FAILURES, Conflict, Invalid, NotFound, ProxyError, RateLimited
 from proxy.model import (
     Call,
-    DialectName,
     Kind,
     Media,
     Operation,
@@ -95,7 +94,7 @@ def body_of(reply: Reply) -> dict[str, Any]:
 
 
 def test_every_dialect_is_listed_under_its_own_name() -> None:
-    assert tuple(DIALECTS) == get_args(DialectName)
+    assert tuple(DIALECTS) == ("openai", "generic", "kling", "jimeng")
     assert all(dialect.name == name for name, dialect in DIALECTS.items())
 
 
@@ -681,7 +680,7 @@ TASKS = st.builds(
     id=st.text(min_size=1, max_size=60),
     owner=st.just("acme"),
     token_id=st.just("abcdefghijklmnop"),
-    dialect=st.sampled_from(get_args(DialectName)),
+    dialect=st.sampled_from(tuple(DIALECTS)),
     operation=st.sampled_from([op for op in Operation if op.is_submit]),
     kind=st.sampled_from(Kind),
     model=st.text(max_size=20),

@@ -14,7 +14,6 @@ from proxy.admin.openapi import document
 from proxy.dialects import DIALECTS
 from proxy.gateway.endpoints import EndpointTable
 from proxy.gateway.openapi import data_document
-from proxy.gateway.openapi_schemas import ANSWERS, BODIES
 
 TABLE = EndpointTable(DIALECTS)
 
@@ -90,10 +89,6 @@ def test_a_document_is_the_same_each_time(described: dict[str, Any]) -> None:
         if "operationId" in operation
     ]
     assert len(identifiers) == len(set(identifiers))
-
-
-def test_no_shape_has_two_meanings() -> None:
-    assert not BODIES.keys() & ANSWERS.keys()
 
 
 def test_the_admin_document_names_what_needs_no_token() -> None:

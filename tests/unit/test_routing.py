@@ -12,7 +12,7 @@ from proxy.dialects import DIALECTS
 from proxy.dialects.base import Dialect, Endpoint
 from proxy.dialects.fields import Fields
 from proxy.errors import EndpointNotFound, Invalid, MethodNotAllowed
-from proxy.gateway.endpoints import EndpointTable, dialect_of
+from proxy.gateway.endpoints import EndpointTable
 from proxy.model import Call, Credential, DialectName, Json, Operation, Principal, Route, Upstream
 from proxy.tasks.routing import allowed_models, candidates, choose_route, listed_models, permits
 
@@ -23,6 +23,7 @@ class FakeDialect:
 
     name: DialectName
     endpoints: tuple[Endpoint, ...]
+    path_prefixes: tuple[str, ...] = ()
 
 
 def table(*dialects: FakeDialect) -> EndpointTable:
@@ -307,10 +308,10 @@ def test_the_table_prints_every_row() -> None:
     [
         ("/kling", "kling"),
         ("/kling/v1/nope", "kling"),
-        ("/klingon", "openai"),
+        ("/klingon", None),
         ("/v1/videos/text2video", "kling"),
         ("/v1/videos/image2video/a", "kling"),
-        ("/v1/videos/text2videos", "openai"),
+        ("/v1/videos/text2videos", None),
         ("/jimeng", "jimeng"),
         ("/jimeng/x", "jimeng"),
         ("/", "jimeng"),
@@ -318,13 +319,23 @@ def test_the_table_prints_every_row() -> None:
         ("/v1/video/generations", "generic"),
         ("/v1/video/generations/a", "generic"),
         ("/video/generations/a", "generic"),
-        ("/v1/videos/a", "openai"),
-        ("/favicon.ico", "openai"),
-        ("*", "openai"),
+        ("/v1/videos/a", None),
+        ("/favicon.ico", None),
+        ("*", None),
     ],
 )
-def test_errors_are_answered_in_the_dialect_of_the_path(path: str, dialect: str) -> None:
-    assert dialect_of(path) == dialect
+def test_errors_are_answered_in_the_dialect_of_the_path(path: str, dialect: str | None) -> None:
+    """None: in words that the clients of every dialect find."""
+    assert EndpointTable(DIALECTS).probable_dialect(path) == dialect
+
+
+def test_a_longer_prefix_of_a_path_wins_and_none_is_two_dialects() -> None:
+    whole, part = FakeDialect("whole", (), ("/api",)), FakeDialect("part", (), ("/api/v2/video",))
+    for both in (table(whole, part), table(part, whole)):
+        assert both.probable_dialect("/api/v2/video/x") == "part"
+        assert both.probable_dialect("/api/v2/videos") == "whole"
+    with pytest.raises(ValueError, match="two dialects take the paths below /api"):
+        table(whole, FakeDialect("other", (), ("/api",)))
 
 
 # ---------------------------------------------------------------- models

@@ -43,7 +43,7 @@ from proxy.dialects.base import View
 from proxy.dialects.fields import Fields
 from proxy.dialects.media import MemoryBlob
 from proxy.errors import AuthFault, ProxyError
-from proxy.gateway.endpoints import EndpointTable, dialect_of
+from proxy.gateway.endpoints import EndpointTable
 from proxy.http import body_writer
 from proxy.http.documents import json_fields
 from proxy.http.multipart import FormLimits, FormParser
@@ -241,7 +241,7 @@ class Conversation:
         assert version == "HTTP/1.1"
         path, _, query = target.partition("?")
         pairs = parse_qsl(query, keep_blank_values=True)
-        self.error, self.call, self.dialect = None, None, dialect_of(path)
+        self.error, self.call, self.dialect = None, None, TABLE.probable_dialect(path) or "openai"
         try:
             self.call = call = TABLE.match(method, path, dict(reversed(pairs)))
             self.dialect = call.dialect

@@ -1,0 +1,158 @@
+"""The OpenAI dialect in the OpenAPI document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from proxy.dialects.openapi import (
+    ApiDocs,
+    OperationDoc,
+    Schema,
+    described,
+    header_parameter,
+    list_of,
+    maybe,
+    object_of,
+    query_parameter,
+    ref,
+)
+from proxy.dialects.schemas import (
+    AMOUNT,
+    ANYTHING,
+    CALLBACK,
+    COUNT,
+    FAILURE,
+    FLAG,
+    LINK,
+    PICTURE,
+    PROMPT,
+    QUOTE,
+    SECONDS,
+    SIZE,
+    SUBMIT,
+    TEXT,
+    VIDEO,
+    WAIT,
+    WHOLE,
+)
+from proxy.model import Operation
+
+_PAGE: Final = (
+    query_parameter("limit", {"type": "integer", "minimum": 0, "maximum": 100}, "20 if left out."),
+    query_parameter(
+        "order", {"type": "string", "enum": ["asc", "desc"]}, "By creation; desc if left out."
+    ),
+    query_parameter("after", {"type": "string"}, "The id of the last video of the page before."),
+    query_parameter(
+        "idempotency_key",
+        {"type": "string", "minLength": 1, "maxLength": 255},
+        "Only the video that this API key submitted with this Idempotency-Key; 503 while that "
+        "submit is under way.",
+    ),
+)
+_CONTENT: Final = (
+    query_parameter("variant", {"type": "string"}, "video, thumbnail, … as the provider has them."),
+    query_parameter(
+        "index", {"type": "integer", "minimum": 0}, "Of a task with several videos; from 0."
+    ),
+    query_parameter(
+        "download", {"type": "string", "enum": ["1"]}, "An attachment, with a file name."
+    ),
+    query_parameter("exp", {"type": "string"}, "Of a signed link: when it ends, in unix seconds."),
+    query_parameter("sig", {"type": "string"}, "Of a signed link, which needs no API key."),
+    header_parameter("Range", "bytes=first-last"),
+    header_parameter("If-Range", "The ETag the range is of."),
+    header_parameter("If-None-Match", "An ETag one has."),
+)
+_FIELDS: Final[Mapping[str, Schema]] = {
+    "model": described(TEXT, "One of GET /v1/models; left out: this gateway's default."),
+    "seconds": SECONDS,
+    "size": SIZE,
+    "negative_prompt": TEXT,
+    "aspect_ratio": described(TEXT, "16:9"),
+    "resolution": described(TEXT, "720p, 1080p"),
+    "fps": COUNT,
+    "seed": WHOLE,
+    "n": COUNT,
+    "user": TEXT,
+    "metadata": described(ANYTHING, "Any of these fields, and others, for clients that nest them."),
+    "webhook": CALLBACK,
+}
+_PERIODS: Final = object_of(total=AMOUNT, day=AMOUNT, month=AMOUNT)
+_MAYBE_PERIODS: Final = object_of(total=maybe(AMOUNT), day=maybe(AMOUNT), month=maybe(AMOUNT))
+_BALANCE: Final[Mapping[str, Schema]] = {
+    "spent": _PERIODS,
+    "held": _PERIODS,
+    "budget": _MAYBE_PERIODS,
+    "left": _MAYBE_PERIODS,
+    "tasks_in_flight": WHOLE,
+    "max_in_flight": maybe(WHOLE),
+}
+
+DOCS: Final = ApiDocs(
+    phrase="OpenAI's",
+    failure="OpenAIError",
+    operations={
+        Operation.CREATE: OperationDoc(
+            "Make a video", ("Video", "Quote"), "VideoCreate", True, SUBMIT
+        ),
+        Operation.REMIX: OperationDoc(
+            "Make another of a video", ("Video", "Quote"), "VideoRemix", True, SUBMIT
+        ),
+        Operation.EDIT: OperationDoc(
+            "Change a video", ("Video", "Quote"), "VideoEdit", True, SUBMIT
+        ),
+        Operation.EXTEND: OperationDoc(
+            "Make a video longer", ("Video", "Quote"), "VideoEdit", True, SUBMIT
+        ),
+        Operation.GET: OperationDoc("How a video is doing", ("Video",), parameters=WAIT),
+        Operation.LIST: OperationDoc("The key's videos", ("VideoList",), parameters=_PAGE),
+        Operation.DELETE: OperationDoc("Delete a video, and stop its render", ("VideoDeleted",)),
+        Operation.CONTENT: OperationDoc("The finished file", parameters=_CONTENT),
+        Operation.EVENTS: OperationDoc("How a video is doing, told as it happens"),
+        Operation.MODELS: OperationDoc("Models the key may use", ("Models",)),
+        Operation.USAGE: OperationDoc("What the key has spent and has left", ("Usage",)),
+    },
+    of_one={Operation.MODELS: OperationDoc("Whether the key may use a model", ("Model",))},
+    schemas={
+        "VideoCreate": object_of(
+            prompt=PROMPT,
+            optional={
+                **_FIELDS,
+                "input_reference": described(
+                    {"anyOf": [PICTURE, object_of(image_url=TEXT)]},
+                    "The picture the video starts from: a file part of a form, or as here.",
+                ),
+            },
+        ),
+        "VideoRemix": object_of(prompt=PROMPT),
+        "VideoEdit": object_of(
+            prompt=PROMPT,
+            video=described(
+                object_of(id=TEXT), "A video of this gateway; a file part of a form too."
+            ),
+            optional=_FIELDS,
+        ),
+        "Video": object_of(also=VIDEO, optional={"quality": TEXT, "url": LINK}),
+        "VideoList": object_of(
+            object={"const": "list"},
+            data=list_of(ref("Video")),
+            first_id=maybe(TEXT),
+            last_id=maybe(TEXT),
+            has_more=FLAG,
+        ),
+        "VideoDeleted": object_of(id=TEXT, object={"const": "video.deleted"}, deleted=FLAG),
+        "Models": object_of(object={"const": "list"}, data=list_of(ref("Model"))),
+        "Model": object_of(id=TEXT, object={"const": "model"}, created=WHOLE, owned_by=TEXT),
+        "Usage": object_of(
+            object={"const": "usage"},
+            token=TEXT,
+            currency=TEXT,
+            also=_BALANCE,
+            optional={"owner": object_of(also=_BALANCE)},
+        ),
+        "Quote": QUOTE,
+        "OpenAIError": object_of(error=FAILURE),
+    },
+)
