@@ -9,7 +9,7 @@ Rule: HEAD is answered wherever GET is (RFC 9110, 9.3.2), without a row of its o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote
@@ -62,13 +62,14 @@ class _Node:
 class EndpointTable:
     """All dialects' endpoints; `ValueError` when two rows take the same request."""
 
-    __slots__ = ("_prefixes", "_root", "_rows", "dialects")
+    __slots__ = ("_picks_at_root", "_prefixes", "_root", "_rows", "dialects")
 
     def __init__(self, dialects: Mapping[DialectName, Dialect]) -> None:
         self.dialects = dialects
         self._root = _Node()
         self._rows: list[_Row] = []
         self._prefixes: dict[str, DialectName] = {}
+        self._picks_at_root: set[str] = set()
         for dialect in dialects.values():
             for endpoint in dialect.endpoints:
                 self._add(dialect.name, endpoint)
@@ -87,6 +88,8 @@ class EndpointTable:
             else:
                 node = node.static.setdefault(segment, _Node())
         row = _Row(dialect, endpoint, tuple(names))
+        if endpoint.path == "/" and endpoint.query:
+            self._picks_at_root.add(endpoint.query[0][0])
         rows = node.rows.setdefault(endpoint.method, [])
         for other in rows:
             if sorted(other.endpoint.query) == sorted(endpoint.query):
@@ -131,6 +134,20 @@ class EndpointTable:
         path = path or "/"
         fitting = [p for p in self._prefixes if path == p or path.startswith(p + "/")]
         return self._prefixes[max(fitting, key=len)] if fitting else None
+
+    def is_visit(self, method: str, path: str, query: Sequence[tuple[str, str]]) -> bool:
+        """Whether somebody looks what is here: a GET of `/` without the parameter that picks one of
+        the operations at that path."""
+        return (
+            path == "/"
+            and method in ("GET", "HEAD")
+            and all(name not in self._picks_at_root for name, _ in query)
+        )
+
+    def homes(self) -> str:
+        """Where each dialect is, as a sentence lists it."""
+        *homes, last = [f"{dialect.home} ({dialect.title})" for dialect in self.dialects.values()]
+        return f"{', '.join(homes)} and {last}"
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """(method, path with its query, dialect, operation) in the dialects' own order."""

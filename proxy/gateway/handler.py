@@ -35,7 +35,7 @@ from proxy.gateway.auth import SIGNATURE_LIFE_S, Admission, Authenticator
 from proxy.gateway.content import ContentServer
 from proxy.gateway.endpoints import EndpointTable
 from proxy.gateway.events import EventStreams
-from proxy.gateway.heads import head_of, is_visit, wait_of, wants_quote
+from proxy.gateway.heads import head_of, wait_of, wants_quote
 from proxy.gateway.idempotency import (
     fingerprint,
     idempotency_by,
@@ -197,8 +197,11 @@ class Gateway:
             return self._whole(exchange, await self._called_back(exchange))
         if head.path.startswith(PROBES):
             return await self._probed(request, exchange)
-        if is_visit(head):
-            raise EndpointNotFound(_not_at_the_root(self._dialects))
+        if self._table.is_visit(head.method, head.path, head.query):
+            raise EndpointNotFound(
+                "This is an API for video generation; there is nothing at '/'. Its paths are "
+                f"{self._table.homes()}; {DOCUMENT} describes all of them."
+            )
         return None
 
     def _match(self, head: Head) -> Call:
@@ -569,11 +572,11 @@ class Gateway:
         return WholeReply(reply.status, more, reply.body, block)
 
     def _refuse(self, exchange: Exchange, error: ProxyError) -> WholeReply:
-        name: DialectName | None = None
+        head, name = exchange.head, None
         if exchange.call is not None:
             name = exchange.call.dialect
-        elif not is_visit(exchange.head):
-            name = self._table.probable_dialect(exchange.head.path)
+        elif not self._table.is_visit(head.method, head.path, head.query):
+            name = self._table.probable_dialect(head.path)
         if isinstance(error, MethodNotAllowed) and exchange.head.method == "OPTIONS":
             return self._whole(exchange, Reply(204, b"", error.headers))
         exchange.reason, exchange.limit = error.code, error.limit
@@ -582,14 +585,6 @@ class Gateway:
         if name is None:
             return self._whole(exchange, unplaced(error))
         return self._whole(exchange, self._dialects[name].failure(error, exchange.id))
-
-
-def _not_at_the_root(dialects: Mapping[DialectName, Dialect]) -> str:
-    *homes, last = [f"{dialect.home} ({dialect.title})" for dialect in dialects.values()]
-    return (
-        "This is an API for video generation; there is nothing at '/'. Its paths are "
-        f"{', '.join(homes)} and {last}; {DOCUMENT} describes all of them."
-    )
 
 
 def _check_callback(

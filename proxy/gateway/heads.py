@@ -42,13 +42,6 @@ def _first(values: str | None) -> str:
     return (values or "").partition(",")[0].strip()
 
 
-def is_visit(head: Head) -> bool:
-    """Somebody looks what is here: a GET of `/` that names none of Jimeng's actions, whose own
-    path it is as well."""
-    is_get = head.method in ("GET", "HEAD")
-    return is_get and head.path == "/" and all(name != "Action" for name, _ in head.query)
-
-
 def wait_of(query: Mapping[str, str], headers: CIMultiDictProxy[str]) -> float:
     """How long a status request may wait for the task's end: `?wait=N`, or `Prefer: wait=N`
     (RFC 7240, which leaves it to the server how much of it is granted); 0 when it does not ask.
