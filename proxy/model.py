@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
-# A name in the registry (`dialects.DIALECTS`); what comes from outside is checked against it.
-DialectName: TypeAlias = str
+DialectName: TypeAlias = str  # a name in `dialects.DIALECTS`; input is checked against that
 
 
 # ---------------------------------------------------------------- what a client sends

@@ -184,6 +184,68 @@ def test_an_adapter_knows_no_other_adapter() -> None:
                 assert not others, f"{path}: an adapter of {kind} knows {others}"
 
 
+ADAPTERS = {*DIALECTS, *PROVIDERS}
+
+
+def adapters_named_in(code: str) -> set[str]:
+    """The dialects and providers that code names: by a string that is the name, or by an import of
+    an adapter's module. A docstring may speak of them."""
+    tree = ast.parse(code)
+    texts = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and id(node) not in texts:
+            found |= {name for name in ADAPTERS if node.value == name}
+        elif isinstance(node, ast.Import):
+            found |= {name for alias in node.names for name in adapters_of(alias.name)}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {n for alias in node.names for n in adapters_of(f"{node.module}.{alias.name}")}
+    return found
+
+
+def adapters_of(module: str) -> set[str]:
+    """`kling` of proxy.dialects.kling, proxy.dialects.kling_openapi and proxy.providers.kling.x."""
+    _, _, inner = module.partition("proxy.")
+    room, *parts = inner.split(".")
+    if room not in ("dialects", "providers"):
+        return set()
+    return {n for n in ADAPTERS for part in parts if part == n or part.startswith(f"{n}_")}
+
+
+@EACH_MODULE
+def test_only_adapters_are_named_for_a_dialect_or_a_provider(path: Path) -> None:
+    """What is true of one of them is a fact on its class; everybody else asks for the fact."""
+    if room_of(path) in ("dialects", "providers"):
+        return
+    named = adapters_named_in(path.read_text())
+    assert not named, f"{path} names {named}: state the fact on the adapter's class and ask for it"
+
+
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ('if call.dialect == "kling": pass', {"kling"}),
+        ('FORMS = {"openai": True, "generic": True}', {"openai", "generic"}),
+        ('def f(x: Literal["jimeng"] = "jimeng"): pass', {"jimeng"}),
+        ("from proxy.dialects.openai import OpenAIDialect", {"openai"}),
+        ("from proxy.dialects import kling_openapi", {"kling"}),
+        ("import proxy.providers.jimeng.submit", {"jimeng"}),
+        ("from proxy.dialects import DIALECTS", set()),
+        ('"""kling"""\nclass A:\n    "jimeng"', set()),
+        ('HEADER = "openai-poll-after-ms"', set()),
+        ("from openai import OpenAI", set()),
+    ],
+)
+def test_a_name_is_found_in_a_string_or_an_import(code: str, named: set[str]) -> None:
+    assert adapters_named_in(code) == named
+
+
 def test_the_control_plane_does_not_know_the_clients_port() -> None:
     for path in sorted((ROOT / "admin").rglob("*.py")):
         named = {name for name in imports_of(path) if is_named(name, "proxy.gateway")}
