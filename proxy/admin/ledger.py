@@ -175,7 +175,7 @@ ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
     Action(
         "GET",
         "/api/ledger",
-        "A month's entries, by owner, of each the latest first",
+        "List a month's ledger entries by owner, latest first",
         entries,
         Listing[BookingItem],
         query=LedgerPage,
@@ -183,7 +183,7 @@ ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
     Action(
         "GET",
         "/api/ledger/verify",
-        "Compare every entry, balance and task",
+        "Compare all entries, balances and tasks",
         verify,
         CheckItem,
         query=Whose,
@@ -191,7 +191,7 @@ ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
     Action(
         "GET",
         "/api/usage",
-        "What was made and spent, by day, owner and model",
+        "Get videos and money spent, by day, owner and model",
         usage,
         Listing[UseItem],
         query=UsePage,

@@ -201,7 +201,7 @@ def _open_paths() -> dict[str, _Schema]:
             "get": {
                 "operationId": "get_tasks_id_content",
                 "tags": ["tasks"],
-                "summary": "A task's video, by the signed address in its content_url; the query's "
+                "summary": "Download a task's video by its signed content_url; the query's "
                 "signature is what lets in. Ranges and conditions go to the clients' port.",
                 "security": [],
                 "parameters": [

@@ -162,12 +162,12 @@ def _last_reload(desk: Desk) -> ReloadItem | None:
 
 
 ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
-    Action("GET", "/api/overview", "What runs and how it is", overview, OverviewItem),
-    Action("GET", "/api/config", "Every setting in force", settings, SettingsItem),
+    Action("GET", "/api/overview", "Get the state of the gateway", overview, OverviewItem),
+    Action("GET", "/api/config", "Get the configuration in force", settings, SettingsItem),
     Action(
         "POST",
         "/api/reload",
-        "Read the configuration file again; one with a mistake changes nothing",
+        "Reload the configuration file; a file with a mistake changes nothing",
         reload,
         ReloadItem,
     ),

@@ -130,13 +130,13 @@ async def _item(desk: Desk, record: OwnerRecord, tokens: int) -> OwnerItem:
 
 ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
     Action(
-        "GET", "/api/owners", "All tenants by name", list_owners, Listing[OwnerItem], query=Page
+        "GET", "/api/owners", "List owners by name", list_owners, Listing[OwnerItem], query=Page
     ),
-    Action("GET", "/api/owners/{name}", "One tenant", show, OwnerItem),
+    Action("GET", "/api/owners/{name}", "Retrieve an owner", show, OwnerItem),
     Action(
         "PATCH",
         "/api/owners/{name}",
-        "Change what a tenant may have over all its keys",
+        "Update the limits of an owner, over all its API keys",
         change,
         OwnerItem,
         body=OwnerChange,

@@ -74,7 +74,7 @@ ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
     Action(
         "POST",
         "/api/try",
-        "Make a video on our own port with a client's key, and show the answer",
+        "Create a video with a client's API key, and show the request and the answer",
         attempt,
         TryItem,
         body=TryBody,

@@ -284,7 +284,7 @@ ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
     Action(
         "GET",
         "/api/tasks",
-        "The tasks of all owners, newest first",
+        "List tasks of all owners, newest first",
         list_tasks,
         Listing[TaskItem],
         query=TaskPage,
@@ -292,7 +292,7 @@ ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
     Action(
         "GET",
         "/api/refusals",
-        "The latest refused submits of all owners, newest first",
+        "List refused submits of all owners, newest first",
         list_refusals,
         Listing[RefusalItem],
         query=RefusalQuery,
@@ -300,14 +300,14 @@ ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
     Action(
         "GET",
         "/api/tasks/{id}",
-        "One task and what happened to it",
+        "Retrieve a task and its timeline",
         show,
         WholeTaskItem,
     ),
     Action(
         "POST",
         "/api/tasks/{id}/fail",
-        "Fail an open task, refunded",
+        "End an open task as failed, with a refund",
         fail,
         TaskItem,
         body=FailBody,

@@ -226,32 +226,32 @@ async def _item(desk: Desk, upstream: Upstream, opened: Counter[str] | None) -> 
 _ONE: Final = "/api/upstreams/{name}/credentials/{credential}"
 
 ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
-    Action("GET", "/api/routes", "The routing table, in its order", routes, Listing[RouteItem]),
+    Action("GET", "/api/routes", "List routes, in order", routes, Listing[RouteItem]),
     Action(
         "GET",
         "/api/upstreams",
-        "Accounts at providers and how they stand",
+        "List upstreams and their credentials, with their states",
         list_upstreams,
         Listing[UpstreamItem],
     ),
     Action(
         "POST",
         "/api/upstreams/{name}/restore",
-        "Put an upstream back to use at once",
+        "Restore an upstream",
         restore,
         UpstreamItem,
     ),
     Action(
         "POST",
         f"{_ONE}/restore",
-        "Put a credential back to use at once",
+        "Restore a credential",
         restore,
         UpstreamItem,
     ),
     Action(
         "POST",
         f"{_ONE}/test",
-        "Ask the provider something unpaid with this credential",
+        "Test a credential with a request that costs nothing",
         test,
         TestItem,
     ),

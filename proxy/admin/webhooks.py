@@ -72,7 +72,7 @@ ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
     Action(
         "GET",
         "/api/webhooks",
-        "Webhooks to clients: waiting ones, the soonest first, then ended ones, the latest first",
+        "List webhooks: pending ones, soonest first, then ended ones, latest first",
         list_hooks,
         Listing[HookItem],
         query=HookPage,
@@ -80,7 +80,7 @@ ACTIONS: Final[tuple[Action[Any, Any], ...]] = (
     Action(
         "POST",
         "/api/webhooks/{id}/replay",
-        "Send a webhook again, named by its id or its event's",
+        "Send a webhook again, by its id or its event's id",
         again,
         HookItem,
         refusals=(409,),

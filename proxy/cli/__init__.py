@@ -81,21 +81,21 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float) -> 
     default=8080,
     show_default=True,
     type=click.IntRange(0, 65535),
-    help="Where clients connect; 0 takes a free one.",
+    help="The port for clients; 0 chooses a free one.",
 )
 @click.option(
     "--admin-port",
     default=9080,
     show_default=True,
     type=click.IntRange(0, 65535),
-    help="Where health and metrics are; 0 takes a free one.",
+    help="The port for console, health and metrics; 0 chooses a free one.",
 )
 @click.option(
     "--state",
     default=Path(".reelway"),
     show_default=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where tasks, keys and the store live; a second start finds them again.",
+    help="The directory of tasks, keys and the store; a second start uses it again.",
 )
 @click.option(
     "--speed",
@@ -103,14 +103,16 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float) -> 
     show_default=True,
     type=click.FloatRange(0.01, 1000),
     callback=_finite,
-    help="How much faster than life the simulated upstreams render.",
+    help="Speed of the simulated renders: 2 is twice as fast.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON when ready, no examples.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one line of JSON when ready, no examples."
+)
 @no_config_option("the demo writes a configuration of its own, into --state")
 def demo(host: str, port: int, admin_port: int, state: Path, speed: float, as_json: bool) -> None:
-    """Start everything with simulated upstreams; print examples.
+    """Start a gateway with simulated upstreams and print examples.
 
-    A store, the simulated upstreams, the gateway and a key, until Ctrl-C.
+    It runs a store, the simulated upstreams and the gateway until Ctrl-C, and creates an API key.
     """
     _check_aiohttp()
     run(run_demo(DemoOptions(host, port, admin_port, state, speed, as_json)))
@@ -171,10 +173,10 @@ def _named(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[dict[str
 @config_option
 @json_option
 def check(config_path: Path | None, as_json: bool) -> None:
-    """Report every mistake in the configuration at once.
+    """Check the configuration and report every mistake.
 
-    Each as path:line: key: message; exit 0 without any, else 1. What it would serve without is
-    a warning, and no mistake.
+    Mistakes are printed as path:line: key: message. Exit 0 without a mistake, else 1. Warnings
+    are not mistakes.
     """
     problems: list[str] = []
     warnings: list[str] = []
@@ -201,15 +203,15 @@ def check(config_path: Path | None, as_json: bool) -> None:
 
 @main.group()
 def config() -> None:
-    """What is in force."""
+    """Show the configuration in force."""
 
 
 @config.command("show")
-@click.option("--origin", is_flag=True, help="Also where each value came from.")
+@click.option("--origin", is_flag=True, help="Also show where each value comes from.")
 @config_option
 @json_option
 def config_show(origin: bool, config_path: Path | None, as_json: bool) -> None:
-    """Every setting as it is read, secrets hidden."""
+    """Show every setting, with secrets hidden."""
     config = load_config(config_path)
     rows = config.rows()
     if as_json:
@@ -229,13 +231,15 @@ def config_show(origin: bool, config_path: Path | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--endpoints", "with_endpoints", is_flag=True, help="Also what clients may call.")
+@click.option(
+    "--endpoints", "with_endpoints", is_flag=True, help="Also list the endpoints for clients."
+)
 @config_option
 @json_option
 def routes(with_endpoints: bool, config_path: Path | None, as_json: bool) -> None:
-    """Print which model goes where, at what price.
+    """List routes: which model goes to which upstream, at what price.
 
-    --json has the endpoints too.
+    --json includes the endpoints.
     """
     config = load_config(config_path)
     currency = config.billing.currency

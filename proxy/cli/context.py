@@ -123,9 +123,7 @@ def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")(
-        command
-    )
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
 
 
 def no_config_option(why: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -29,7 +29,7 @@ from proxy.tasks.credentials import name_of
 
 @click.group(cls=InOrder)
 def credential() -> None:
-    """Show which keys take submits, and restore one."""
+    """List upstream credentials and restore one."""
 
 
 def _names(config: Config) -> dict[str, int | None]:
@@ -46,10 +46,11 @@ def _names(config: Config) -> dict[str, int | None]:
 @config_option
 @json_option
 def credential_list(config_path: Path | None, as_json: bool) -> None:
-    """Every upstream, and below it its credentials.
+    """List upstreams and their credentials, with their states.
 
-    cooling: over its provider's rate; out: refused for its key or balance; broken: the upstream
-    failed too often. The last two are tried by one submit when their time is over.
+    well: takes submits. cooling: over its provider's rate limit. out: its provider refuses the
+    key or the balance. broken: the upstream's circuit breaker is open. When the time of an out
+    or broken one is over, one submit tries it again.
     """
     config = load_config(config_path, FOR_STORE)
     names = _names(config)
@@ -77,7 +78,7 @@ def credential_list(config_path: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def credential_restore(name: str, config_path: Path | None, as_json: bool) -> None:
-    """Put a credential (UPSTREAM/NAME) or a whole upstream (UPSTREAM) back to use at once."""
+    """Put a credential (UPSTREAM/NAME) or an upstream (UPSTREAM) back into use."""
     config = load_config(config_path, FOR_STORE)
     names = _names(config)
     # An upstream with a mistake in it is left out of the names, and may be the one in need.
@@ -89,7 +90,7 @@ def credential_restore(name: str, config_path: Path | None, as_json: bool) -> No
         if as_json:
             say_json({"name": name, "restored": changed})
         else:
-            say(f"{name} is back in use" if changed else f"{name} was in use")
+            say(f"{name} is restored" if changed else f"{name} was in use already")
 
     with_store(config, go)
 

@@ -48,9 +48,9 @@ FILES_MARK = 0.8  # of the files it may have open; the alert ReelwayFilesRunOut 
 @config_option
 @json_option
 def doctor(config_path: Path | None, as_json: bool) -> None:
-    """Look for what would fail: Redis, upstreams, addresses, limits.
+    """Look for problems: Redis, upstreams, addresses, limits.
 
-    Every credential is asked for a task that cannot exist: nothing is paid for. Exit 1 when
+    Each credential is tested with a request that costs nothing. Exit 1 when
     something is an error.
     """
     config = load_config(config_path)

@@ -50,12 +50,12 @@ def _http(_context: click.Context, _option: click.Parameter, value: str | None) 
 @click.option(
     "--url",
     callback=_http,
-    help="The admin port, like http://127.0.0.1:9080; no configuration is read then.",
+    help="URL of the admin port, like http://127.0.0.1:9080, instead of the configuration.",
 )
 @config_option
 @json_option
 def health(url: str | None, config_path: Path | None, as_json: bool) -> None:
-    """Ask a running gateway whether it is ready; exit 0 or 1.
+    """Check that a running gateway is ready; exit 0 or 1.
 
     Of the configuration only [admin] listen is needed: mistakes in it are told on standard
     error, and the gateway that runs is asked all the same.

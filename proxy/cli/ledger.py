@@ -35,17 +35,17 @@ _COLUMNS = ("time", "kind", "amount", "currency", "owner", "token", "model", "ta
 
 @click.group(cls=InOrder)
 def ledger() -> None:
-    """Check and export what was held, spent and given back."""
+    """Verify and export the ledger: money held, spent and refunded."""
 
 
 @ledger.command("verify")
-@click.option("--owner", help="Only this owner's.")
+@click.option("--owner", help="Only entries of this owner.")
 @config_option
 @json_option
 def ledger_verify(owner: str | None, config_path: Path | None, as_json: bool) -> None:
-    """Compare every entry, balance and task; exit 1 when they do not agree.
+    """Compare all entries, balances and tasks; exit 1 if they disagree.
 
-    It may run beside a gateway at work.
+    It may run beside a running gateway.
     """
     faults: list[str] = []
 
@@ -84,14 +84,14 @@ def _month(_context: click.Context, _option: click.Parameter, value: str | None)
 
 
 @ledger.command("export")
-@click.option("--owner", help="Only this owner's.")
-@click.option("--month", callback=_month, help="Only this UTC month's: 2026-11.")
+@click.option("--owner", help="Only entries of this owner.")
+@click.option("--month", callback=_month, help="Only this UTC month: 2026-11.")
 @click.option("--format", "form", type=click.Choice(["csv", "json"]), default="csv")
 @config_option
 def ledger_export(
     owner: str | None, month: str | None, form: str, config_path: Path | None
 ) -> None:
-    """Every entry, by owner and time. As json one object a line."""
+    """Export all entries, by owner and time. JSON has one object per line."""
     config = load_config(config_path, FOR_STORE)
     currency = config.billing.currency
 
@@ -132,12 +132,12 @@ def _row(booking: Booking, currency: str) -> dict[str, str]:
 
 
 @click.command()
-@click.option("--owner", help="One owner, over all its keys, instead of every key.")
-@click.option("--token", "token_id", help="One key.")
+@click.option("--owner", help="One owner with all its API keys, instead of every key.")
+@click.option("--token", "token_id", help="One API key.")
 @config_option
 @json_option
 def usage(owner: str | None, token_id: str | None, config_path: Path | None, as_json: bool) -> None:
-    """What has been spent, is held and is left."""
+    """Show what API keys or owners have spent, hold and have left."""
     if owner is not None and token_id is not None:
         raise click.UsageError("--owner and --token exclude each other.")
     config = load_config(config_path, FOR_STORE)

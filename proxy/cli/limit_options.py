@@ -66,14 +66,14 @@ def span(
 
 # Option, field of Limits, name in JSON, how it is read, help.
 LIMITS: Final[tuple[tuple[str, str, str, Parse, str], ...]] = (
-    ("--budget", "budget_micro", "budget", amount, "To spend in all: 4.00."),
-    ("--budget-day", "budget_day_micro", "budget_day", amount, "To spend in a UTC day."),
-    ("--budget-month", "budget_month_micro", "budget_month", amount, "To spend in a UTC month."),
+    ("--budget", "budget_micro", "budget", amount, "Budget in total: 4.00."),
+    ("--budget-day", "budget_day_micro", "budget_day", amount, "Budget per UTC day."),
+    ("--budget-month", "budget_month_micro", "budget_month", amount, "Budget per UTC month."),
     ("--rpm", "requests_per_minute", "rpm", most, "Requests per minute."),
     ("--spm", "submits_per_minute", "spm", most, "Submits per minute."),
-    ("--max-in-flight", "max_in_flight", "max_in_flight", most, "Tasks under way at once."),
-    ("--max-streams", "max_streams", "max_streams", most, "Downloads open at once."),
-    ("--max-body", "max_body_bytes", "max_body", most, "Bytes of a request's body."),
+    ("--max-in-flight", "max_in_flight", "max_in_flight", most, "Tasks in flight at a time."),
+    ("--max-streams", "max_streams", "max_streams", most, "Open downloads at a time."),
+    ("--max-body", "max_body_bytes", "max_body", most, "Largest request body, in bytes."),
 )
 
 
@@ -92,7 +92,9 @@ def limits_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     found: Callable[..., Any] = collected
     for option, field, _, parse, text in reversed(LIMITS):
-        found = click.option(option, field, callback=parse, help=f"{text} 'none': any.")(found)
+        found = click.option(
+            option, field, callback=parse, help=f"{text} 'none' removes the limit."
+        )(found)
     return found
 
 

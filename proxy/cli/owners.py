@@ -27,7 +27,7 @@ _MODEL_LIMIT = "max-in-flight"
 
 @click.group(cls=InOrder)
 def owner() -> None:
-    """Set and show what a tenant may have, over all its keys."""
+    """Show and set limits of owners, over all API keys of each."""
 
 
 def _models(
@@ -59,7 +59,7 @@ def _models(
     "models",
     multiple=True,
     callback=_models,
-    help="Tasks of each such model under way at once: 'sora-*:max-in-flight=5'.",
+    help="Tasks in flight per model: 'sora-*:max-in-flight=5'.",
 )
 @config_option
 @json_option
@@ -70,7 +70,7 @@ def owner_set(
     config_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Change what OWNER may have; what is not named stays as it is."""
+    """Change the limits of OWNER. Options that are left out change nothing."""
     if not name.strip():
         raise click.BadParameter("an owner has a name.", param_hint="OWNER")
 
@@ -94,7 +94,7 @@ def owner_set(
 @config_option
 @json_option
 def owner_show(name: str, config_path: Path | None, as_json: bool) -> None:
-    """What OWNER may have."""
+    """Show the limits of OWNER."""
 
     async def go(store: Store) -> None:
         _tell(await store.owners.get(name), as_json)
@@ -106,7 +106,7 @@ def owner_show(name: str, config_path: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def owner_list(config_path: Path | None, as_json: bool) -> None:
-    """Every owner with limits of its own."""
+    """List owners that have limits."""
 
     async def go(store: Store) -> None:
         records = await store.owners.list()

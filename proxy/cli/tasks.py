@@ -44,13 +44,15 @@ def _id_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group(cls=InOrder)
 def task() -> None:
-    """List, show and end the tasks of all owners, deleted ones too."""
+    """List, show and end tasks of all owners, also deleted ones."""
 
 
 @task.command("list")
-@click.option("--owner", help="Only this owner's.")
-@click.option("--status", type=click.Choice([s.value for s in Status]), help="Only such.")
-@click.option("--refused", is_flag=True, help="Refused submits instead: these are no tasks.")
+@click.option("--owner", help="Only tasks of this owner.")
+@click.option(
+    "--status", type=click.Choice([s.value for s in Status]), help="Only tasks with this status."
+)
+@click.option("--refused", is_flag=True, help="List refused submits instead; they are not tasks.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000))
 @config_option
 @json_option
@@ -62,9 +64,9 @@ def task_list(
     config_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Tasks, the newest first.
+    """List tasks, newest first.
 
-    A narrow terminal gets less of each; into a pipe, and with --json, everything is written.
+    A narrow terminal shows shorter values; a pipe and --json get whole ones.
     """
 
     if refused and status is not None:
@@ -107,7 +109,7 @@ def task_list(
 @config_option
 @json_option
 def task_show(task_id: str, config_path: Path | None, as_json: bool) -> None:
-    """All that is known of one task."""
+    """Show one task."""
     config = load_config(config_path, FOR_STORE)
 
     async def go(store: Store) -> None:
@@ -127,7 +129,7 @@ def task_show(task_id: str, config_path: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def task_timeline(task_id: str, config_path: Path | None, as_json: bool) -> None:
-    """What happened to one task, in order."""
+    """Show what happened to one task, in order."""
 
     async def go(store: Store) -> None:
         await _known(store, task_id)
@@ -144,12 +146,12 @@ def task_timeline(task_id: str, config_path: Path | None, as_json: bool) -> None
 
 @task.command("fail")
 @_id_argument
-@click.option("--reason", default="", help="Why, for its time line.")
+@click.option("--reason", default="", help="The reason, for the timeline.")
 @config_option
 def task_fail(task_id: str, reason: str, config_path: Path | None) -> None:
-    """Fail an open task: refunded, its place free, its webhook sent.
+    """End an open task as failed: refund it, free its slot, send its webhook.
 
-    The upstream is not asked to stop: a render under way goes on there, and may be charged.
+    The upstream is not asked to stop: a running render goes on, and the provider may charge it.
     """
     config = load_config(config_path)
 

@@ -74,33 +74,35 @@ _SCOPES = (
     click.option(
         "--models",
         callback=checked(checked_models, split=True),
-        help="Which models it may use: names and globs, by comma.",
+        help="Models it may use: names or globs, separated by commas.",
     ),
     click.option(
         "--dialects",
         callback=checked(checked_dialects, split=True),
-        help=f"Which endpoints: {', '.join(DIALECTS)}, by comma.",
+        help=f"Dialects it may use: {', '.join(DIALECTS)}, separated by commas.",
     ),
     click.option(
         "--operations",
         callback=checked(checked_operations, split=True),
-        help="Which operations: create, get, list, content, …, by comma.",
+        help="Operations it may use: create, get, list, content, …, separated by commas.",
     ),
     click.option(
         "--addresses",
         callback=checked(checked_networks, split=True),
-        help="From where: networks, by comma.",
+        help="Networks it may be used from, separated by commas.",
     ),
-    click.option("--label", "labels", multiple=True, callback=_labels, help="A note: team=film."),
+    click.option(
+        "--label", "labels", multiple=True, callback=_labels, help="A label, like team=film."
+    ),
     click.option(
         "--shared/--not-shared",
         default=None,
-        help="Whether it reads the tasks of its owner's other keys.",
+        help="May it read the tasks of its owner's other API keys?",
     ),
     click.option(
         "--webhook",
         callback=checked(_hook),
-        help="Where the ends of its tasks are told: an http(s) URL.",
+        help="The http(s) URL that gets a webhook when a task ends.",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""`reelway token`: the keys that clients hold."""
+"""`reelway token`: manage API keys."""
 
 from __future__ import annotations
 
@@ -51,18 +51,21 @@ from proxy.tokens import (
 
 @click.group(cls=InOrder)
 def token() -> None:
-    """Make, show, change and end the keys that clients hold."""
+    """Create, list, change and revoke API keys.
+
+    A token is an API key: the secret that a client holds.
+    """
 
 
 @token.command("create")
 @click.option(
-    "--name", required=True, callback=checked(checked_name), help="Who or what it is for."
+    "--name", required=True, callback=checked(checked_name), help="A name for the API key."
 )
-@click.option("--owner", help="The tenant it belongs to (default: one of its own).")
+@click.option("--owner", help="The owner (default: a new one).")
 @scope_options
 @limits_options
 @click.option(
-    "--expires", "expires_s", callback=span(), help="For how long it is good: 30d, 12h, 90m."
+    "--expires", "expires_s", callback=span(), help="Time until it expires: 30d, 12h, 90m."
 )
 @config_option
 @json_option
@@ -75,7 +78,7 @@ def token_create(
     config_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Make a key and show its secrets, once."""
+    """Create an API key and print its secrets, once."""
     config = load_config(config_path, FOR_KEYS)
     _check_webhook(config, scope)
     wanted = NewToken(
@@ -100,7 +103,7 @@ def token_create(
 @config_option
 @json_option
 def token_list(config_path: Path | None, as_json: bool) -> None:
-    """All keys, the oldest first."""
+    """List API keys, oldest first."""
 
     async def go(store: Store) -> None:
         records = await store.tokens.list()
@@ -108,7 +111,7 @@ def token_list(config_path: Path | None, as_json: bool) -> None:
             say_json([token_fields(record) for record in records])
             return
         if not records:
-            say("There are no keys yet: `token create --name …` makes one.")
+            say("There are no API keys yet. Create one with `token create --name …`.")
             return
         rows = [("ID", "NAME", "OWNER", "STATE", "MODELS", "CREATED")]
         rows += [
@@ -132,9 +135,9 @@ def token_list(config_path: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def token_show(token_id: str, config_path: Path | None, as_json: bool) -> None:
-    """What is known of one key; never its secrets.
+    """Show an API key, without its secrets.
 
-    ID is the key's id, or the whole key.
+    ID is the key's id, or the whole API key.
     """
 
     async def go(store: Store) -> None:
@@ -145,7 +148,7 @@ def token_show(token_id: str, config_path: Path | None, as_json: bool) -> None:
 
 @token.command("set")
 @id_argument
-@click.option("--name", callback=checked(checked_name), help="Who or what it is for.")
+@click.option("--name", callback=checked(checked_name), help="A name for the API key.")
 @scope_options
 @limits_options
 @config_option
@@ -158,9 +161,9 @@ def token_set(
     config_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Change what a key may do and have; what is not named stays as it is.
+    """Change an API key. Options that are left out change nothing.
 
-    ID is the key's id, or the whole key. An empty list (--models '') means any; labels are
+    ID is the key's id, or the whole API key. An empty list (--models '') means any; labels are
     replaced as a whole.
     """
     config = load_config(config_path, FOR_STORE)
@@ -183,15 +186,15 @@ def token_set(
     callback=span(least_s=0),
     default="24h",
     show_default=True,
-    help="How long the secret it has now stays good.",
+    help="How long the old secret stays valid.",
 )
 @config_option
 @json_option
 def token_rotate(token_id: str, overlap_s: int, config_path: Path | None, as_json: bool) -> None:
-    """Give a key new secrets and show them, once.
+    """Give an API key new secrets and print them, once.
 
-    ID is the key's id, or the whole key. The secret it has now stays good for the overlap; the
-    access-key pair and the webhook secret end at once.
+    ID is the key's id, or the whole API key. The old secret stays valid for the overlap; the old
+    access-key pair and webhook secret become invalid at once.
     """
     config = load_config(config_path, FOR_KEYS)
 
@@ -211,16 +214,16 @@ def token_rotate(token_id: str, overlap_s: int, config_path: Path | None, as_jso
 
 @token.command("expire")
 @id_argument
-@click.option("--in", "in_s", callback=span(), help="When: 30d, 12h, 90m from now (default: now).")
-@click.option("--never", is_flag=True, help="Take its end away.")
+@click.option("--in", "in_s", callback=span(), help="Time from now: 30d, 12h, 90m (default: now).")
+@click.option("--never", is_flag=True, help="Remove the expiry.")
 @config_option
 @json_option
 def token_expire(
     token_id: str, in_s: int | None, never: bool, config_path: Path | None, as_json: bool
 ) -> None:
-    """Set when a key ends: from then on it reads what it has made, and makes nothing.
+    """Set when an API key expires. An expired key can read its tasks, but not create any.
 
-    ID is the key's id, or the whole key.
+    ID is the key's id, or the whole API key.
     """
     if never and in_s is not None:
         raise click.UsageError("--in and --never exclude each other.")
@@ -234,9 +237,9 @@ def token_expire(
 @config_option
 @json_option
 def token_disable(token_id: str, config_path: Path | None, as_json: bool) -> None:
-    """Refuse a key, and every link it handed out, until it is enabled again.
+    """Disable an API key and its signed links until it is enabled again.
 
-    ID is the key's id, or the whole key.
+    ID is the key's id, or the whole API key.
     """
     now_ms = int(time.time() * 1000)
     _change(
@@ -252,9 +255,9 @@ def token_disable(token_id: str, config_path: Path | None, as_json: bool) -> Non
 @config_option
 @json_option
 def token_enable(token_id: str, config_path: Path | None, as_json: bool) -> None:
-    """Let a disabled key in again.
+    """Enable a disabled API key.
 
-    ID is the key's id, or the whole key.
+    ID is the key's id, or the whole API key.
     """
     _change(load_config(config_path, FOR_STORE), token_id, enable, as_json)
 
@@ -264,9 +267,9 @@ def token_enable(token_id: str, config_path: Path | None, as_json: bool) -> None
 @config_option
 @json_option
 def token_revoke(token_id: str, config_path: Path | None, as_json: bool) -> None:
-    """Refuse a key from now on, and every link it handed out.
+    """Revoke an API key and its signed links, for good.
 
-    ID is the key's id, or the whole key.
+    ID is the key's id, or the whole API key.
     """
 
     async def go(store: Store) -> None:
@@ -310,7 +313,7 @@ def _with_key(
             await action(store)
         except NotFound as fault:
             raise click.ClickException(
-                f"there is no key {token_id}; `token list` shows them all"
+                f"there is no API key {token_id}; `token list` shows them all"
             ) from fault
 
     with_store(config, go)

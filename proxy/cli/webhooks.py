@@ -33,18 +33,18 @@ def _name_of(_context: click.Context, _argument: click.Parameter, value: str) ->
 
 @click.group(cls=InOrder)
 def webhook() -> None:
-    """List the webhooks to clients, and send one again."""
+    """List webhooks and send one again."""
 
 
 @webhook.command("list")
-@click.option("--state", type=click.Choice(_STATES), help="Only such.")
+@click.option("--state", type=click.Choice(_STATES), help="Only webhooks in this state.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000))
 @config_option
 @json_option
 def webhook_list(state: str | None, limit: int, config_path: Path | None, as_json: bool) -> None:
-    """The latest webhooks, the oldest of them first.
+    """List the latest webhooks, oldest first.
 
-    What has ended is kept for 7 days, or as long as its task, and at most 10 000.
+    Delivered and dead webhooks are kept for 7 days or as long as their task, at most 10,000.
     """
 
     async def go(store: Store) -> None:
@@ -80,7 +80,7 @@ def webhook_list(state: str | None, limit: int, config_path: Path | None, as_jso
 @config_option
 @json_option
 def webhook_replay(name: str, config_path: Path | None, as_json: bool) -> None:
-    """Send a webhook again, for another three days if need be.
+    """Send a webhook again, with retries for up to three days.
 
     ID is what `webhook list` shows, or the event's own id (evt_…).
     """

@@ -25,11 +25,9 @@ DOCS: Final = ApiDocs(
     failure="GenericError",
     operations={
         Operation.CREATE: OperationDoc(
-            "Make a video", ("VideoResponse", "Quote"), "VideoRequest", parameters=SUBMIT
+            "Create a video", ("VideoResponse", "Quote"), "VideoRequest", parameters=SUBMIT
         ),
-        Operation.GET: OperationDoc(
-            "How a video is doing", ("VideoTaskResponse",), parameters=WAIT
-        ),
+        Operation.GET: OperationDoc("Retrieve a video", ("VideoTaskResponse",), parameters=WAIT),
     },
     schemas={
         "VideoRequest": object_of(

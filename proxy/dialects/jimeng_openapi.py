@@ -25,13 +25,13 @@ DOCS: Final = ApiDocs(
     failure="JimengError",
     operations={
         Operation.CREATE: OperationDoc(
-            "Make a video, Jimeng's way",
+            "Create a video in Jimeng's dialect",
             ("JimengCreated", "JimengQuote"),
             "JimengSubmit",
             parameters=SUBMIT,
         ),
         Operation.GET: OperationDoc(
-            "How a task is doing", ("JimengTask",), "JimengQuery", parameters=WAIT
+            "Retrieve a task", ("JimengTask",), "JimengQuery", parameters=WAIT
         ),
     },
     schemas={

@@ -35,9 +35,7 @@ from proxy.model import Operation
 
 _PAGE: Final = (
     query_parameter("pageNum", {"type": "integer", "minimum": 1, "maximum": 1000}, "From 1."),
-    query_parameter(
-        "pageSize", {"type": "integer", "minimum": 1, "maximum": 500}, "30 if left out."
-    ),
+    query_parameter("pageSize", {"type": "integer", "minimum": 1, "maximum": 500}, "Default 30."),
 )
 _TASK: Final = object_of(
     task_id=TEXT,
@@ -63,15 +61,15 @@ DOCS: Final = ApiDocs(
     failure="KlingError",
     operations={
         Operation.CREATE: OperationDoc(
-            "Make a video, Kling's way",
+            "Create a video in Kling's dialect",
             ("KlingCreated", "KlingQuote"),
             "KlingCreate",
             parameters=SUBMIT,
         ),
         Operation.GET: OperationDoc(
-            "How a task is doing; by its own id or the client's", ("KlingTask",), parameters=WAIT
+            "Retrieve a task by its id or the client's own id", ("KlingTask",), parameters=WAIT
         ),
-        Operation.LIST: OperationDoc("The key's tasks", ("KlingTasks",), parameters=_PAGE),
+        Operation.LIST: OperationDoc("List the API key's tasks", ("KlingTasks",), parameters=_PAGE),
     },
     schemas={
         "KlingCreate": object_of(

@@ -39,9 +39,9 @@ from proxy.dialects.schemas import (
 from proxy.model import Operation
 
 _PAGE: Final = (
-    query_parameter("limit", {"type": "integer", "minimum": 0, "maximum": 100}, "20 if left out."),
+    query_parameter("limit", {"type": "integer", "minimum": 0, "maximum": 100}, "Default 20."),
     query_parameter(
-        "order", {"type": "string", "enum": ["asc", "desc"]}, "By creation; desc if left out."
+        "order", {"type": "string", "enum": ["asc", "desc"]}, "By creation time; default desc."
     ),
     query_parameter("after", {"type": "string"}, "The id of the last video of the page before."),
     query_parameter(
@@ -52,18 +52,32 @@ _PAGE: Final = (
     ),
 )
 _CONTENT: Final = (
-    query_parameter("variant", {"type": "string"}, "video, thumbnail, … as the provider has them."),
     query_parameter(
-        "index", {"type": "integer", "minimum": 0}, "Of a task with several videos; from 0."
+        "variant",
+        {"type": "string"},
+        "The file wanted: video, thumbnail, …, as the provider offers them.",
     ),
     query_parameter(
-        "download", {"type": "string", "enum": ["1"]}, "An attachment, with a file name."
+        "index",
+        {"type": "integer", "minimum": 0},
+        "Which video of a task with several; counted from 0.",
     ),
-    query_parameter("exp", {"type": "string"}, "Of a signed link: when it ends, in unix seconds."),
-    query_parameter("sig", {"type": "string"}, "Of a signed link, which needs no API key."),
+    query_parameter(
+        "download",
+        {"type": "string", "enum": ["1"]},
+        "1: send the file as an attachment, with a file name.",
+    ),
+    query_parameter(
+        "exp", {"type": "string"}, "Part of a signed link: when it expires, in Unix seconds."
+    ),
+    query_parameter(
+        "sig",
+        {"type": "string"},
+        "Part of a signed link: its signature. A signed link needs no API key.",
+    ),
     header_parameter("Range", "bytes=first-last"),
-    header_parameter("If-Range", "The ETag the range is of."),
-    header_parameter("If-None-Match", "An ETag one has."),
+    header_parameter("If-Range", "The ETag that the range belongs to."),
+    header_parameter("If-None-Match", "An ETag that the client already has."),
 )
 _FIELDS: Final[Mapping[str, Schema]] = {
     "model": described(TEXT, "One of GET /v1/models; left out: this gateway's default."),
@@ -95,26 +109,28 @@ DOCS: Final = ApiDocs(
     failure="OpenAIError",
     operations={
         Operation.CREATE: OperationDoc(
-            "Make a video", ("Video", "Quote"), "VideoCreate", True, SUBMIT
+            "Create a video", ("Video", "Quote"), "VideoCreate", True, SUBMIT
         ),
         Operation.REMIX: OperationDoc(
-            "Make another of a video", ("Video", "Quote"), "VideoRemix", True, SUBMIT
+            "Remix a video", ("Video", "Quote"), "VideoRemix", True, SUBMIT
         ),
-        Operation.EDIT: OperationDoc(
-            "Change a video", ("Video", "Quote"), "VideoEdit", True, SUBMIT
-        ),
+        Operation.EDIT: OperationDoc("Edit a video", ("Video", "Quote"), "VideoEdit", True, SUBMIT),
         Operation.EXTEND: OperationDoc(
-            "Make a video longer", ("Video", "Quote"), "VideoEdit", True, SUBMIT
+            "Extend a video", ("Video", "Quote"), "VideoEdit", True, SUBMIT
         ),
-        Operation.GET: OperationDoc("How a video is doing", ("Video",), parameters=WAIT),
-        Operation.LIST: OperationDoc("The key's videos", ("VideoList",), parameters=_PAGE),
-        Operation.DELETE: OperationDoc("Delete a video, and stop its render", ("VideoDeleted",)),
-        Operation.CONTENT: OperationDoc("The finished file", parameters=_CONTENT),
-        Operation.EVENTS: OperationDoc("How a video is doing, told as it happens"),
-        Operation.MODELS: OperationDoc("Models the key may use", ("Models",)),
-        Operation.USAGE: OperationDoc("What the key has spent and has left", ("Usage",)),
+        Operation.GET: OperationDoc("Retrieve a video", ("Video",), parameters=WAIT),
+        Operation.LIST: OperationDoc("List the API key's videos", ("VideoList",), parameters=_PAGE),
+        Operation.DELETE: OperationDoc("Delete a video and stop its render", ("VideoDeleted",)),
+        Operation.CONTENT: OperationDoc("Download a finished video", parameters=_CONTENT),
+        Operation.EVENTS: OperationDoc("Stream the state of a video as server-sent events"),
+        Operation.MODELS: OperationDoc("List the models that the API key may use", ("Models",)),
+        Operation.USAGE: OperationDoc(
+            "Retrieve what the API key has spent and has left", ("Usage",)
+        ),
     },
-    of_one={Operation.MODELS: OperationDoc("Whether the key may use a model", ("Model",))},
+    of_one={
+        Operation.MODELS: OperationDoc("Retrieve a model that the API key may use", ("Model",))
+    },
     schemas={
         "VideoCreate": object_of(
             prompt=PROMPT,

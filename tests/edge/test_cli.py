@@ -353,7 +353,7 @@ def test_a_key_is_made_listed_shown_and_revoked_without_a_gateway(config: Path) 
     """The embedded store is started for each command and stopped after it."""
     at = ("--config", config)
     assert told("token", "list", *at) == []
-    assert "There are no keys yet" in invoke("token", "list", *at).stdout
+    assert "There are no API keys yet" in invoke("token", "list", *at).stdout
 
     limits = ["--owner", "acme", "--models", "sora-2, sora-2*", "--budget", "4.50", "--rpm", "60"]
     limits += ["--max-in-flight", "2", "--expires", "30d", "--webhook", "https://a.example/hook"]
@@ -519,7 +519,7 @@ def test_amounts_have_a_currency_and_one_is_not_many(config: Path) -> None:
 @pytest.mark.parametrize("command", ["show", "revoke"])
 def test_an_unknown_key_is_one_line(config: Path, command: str) -> None:
     line = one_line(invoke("token", command, "nobody", "--config", config))
-    assert line == "Error: there is no key nobody; `token list` shows them all"
+    assert line == "Error: there is no API key nobody; `token list` shows them all"
 
 
 @pytest.mark.parametrize(
