@@ -7,107 +7,99 @@ or breaks once too often, the body ends short, and whoever ran the delivery cuts
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
 from aiohttp import web
 
 from proxy.errors import NotReady, ProxyError, UpstreamFailed, UpstreamTrouble
-from proxy.gateway.content_source import Facts, Opened, Source, is_same
-from proxy.gateway.relay import End, PipePool, RelayOptions, Turns, move
-from proxy.http.ranges import Span, Wish
+from proxy.gateway.content_reply import PromisedBody
+from proxy.gateway.content_source import ContentSource, OpenBody, is_same
+from proxy.gateway.relay import PipePool, RelayEnd, RelayOptions, StreamTurns, move
+from proxy.http.ranges import Wish
 from proxy.telemetry.exchange import Exchange
-from proxy.telemetry.metric_definitions import CONTENT_BYTES, HEALS
+from proxy.telemetry.metric_definitions import HEALS
 from proxy.telemetry.metrics import CounterSeries, Metrics
 
 # However many bytes each piece brought: an upstream that needs this many openings is broken.
 MAX_OPENINGS = 100
-_UPSTREAM_ENDS = (End.UPSTREAM_RESET, End.UPSTREAM_SHORT, End.IDLE_UPSTREAM)
+_UPSTREAM_ENDS = (RelayEnd.UPSTREAM_RESET, RelayEnd.UPSTREAM_SHORT, RelayEnd.IDLE_UPSTREAM)
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
-    """What the head told the client. `span` None: all there is, its length unknown;
-    `chunked`: we frame it."""
-
-    facts: Facts
-    span: Span | None
-    chunked: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """The operator's conditions. After a break: at most `attempts` openings in a row that
+class DeliverySettings:
+    """How bodies are delivered. After a break: at most `attempts` openings in a row that
     bring no byte, within `heal_s` seconds. `stop` is set when a drain has lasted too long."""
 
     options: RelayOptions
-    turns: Turns
+    turns: StreamTurns
     pipes: PipePool
     attempts: int
     heal_s: float
     stop: asyncio.Event
+    counters: Mapping[str, CounterSeries]  # bytes moved, by tier
     metrics: Metrics
     log: structlog.stdlib.BoundLogger
 
 
 class Delivery:
-    """Counts as it goes, also on the way to a cancellation: into `exchange.bytes_out` and the
-    tier's bytes, for a stream may last for hours."""
+    """Sends one promised body. The relay counts into the exchange as it goes, because a stream may
+    last for hours and may be cancelled."""
 
     def __init__(
         self,
         request: web.BaseRequest,
         exchange: Exchange,
-        source: Source,
-        promise: Promise,
-        terms: Terms,
+        source: ContentSource,
+        promise: PromisedBody,
+        settings: DeliverySettings,
     ) -> None:
         self._request = request
         self._exchange = exchange
         self._source = source
         self._promise = promise
-        self._terms = terms
+        self._settings = settings
         span = promise.span
         self._start = span.start if span is not None else 0
         self._stop = span.stop if span is not None else None
-        self._moved = CounterSeries()  # by the tier in use
         self._tried = 0  # openings since the last byte came
         self._deadline = 0.0  # of the healing, on the loop's clock
 
-    async def run(self, opened: Opened) -> str:
+    async def run(self, opened: OpenBody) -> str:
         """Move the body; returns the reason of its end: `done` or `healed(n)` when it is whole."""
-        end = End.UPSTREAM_RESET
+        end = RelayEnd.UPSTREAM_RESET
         for healed in range(MAX_OPENINGS):
             before = self._exchange.bytes_out
             end = await self._move(opened)
-            if end is End.DONE:
+            if end is RelayEnd.DONE:
                 return f"healed({healed})" if healed else "done"
             if end not in _UPSTREAM_ENDS:
                 break
             if not healed or self._exchange.bytes_out > before:
                 self._tried = 0
-                self._deadline = asyncio.get_running_loop().time() + self._terms.heal_s
+                self._deadline = asyncio.get_running_loop().time() + self._settings.heal_s
             again = await self._reopen()
-            self._terms.metrics.count(HEALS, "gave_up" if again is None else "healed")
+            self._settings.metrics.count(HEALS, "gave_up" if again is None else "healed")
             if again is None:
                 break
             opened = again
         return end.value
 
-    async def _move(self, opened: Opened) -> End:
+    async def _move(self, opened: OpenBody) -> RelayEnd:
         position = self._position
         moved = await move(
             opened.response,
             self._request,
             skip=position - opened.offset,
             count=None if self._stop is None else self._stop - position,
-            options=self._terms.options,
-            pipes=self._terms.pipes,
-            turns=self._terms.turns,
-            on_bytes=self._count,
-            on_tier=self._note_tier,
+            options=self._settings.options,
+            pipes=self._settings.pipes,
+            turns=self._settings.turns,
+            progress=self._exchange,
+            counters=self._settings.counters,
             chunked=self._promise.chunked,
-            stop=self._terms.stop,
+            stop=self._settings.stop,
             held=opened.held,
         )
         return moved.end
@@ -117,20 +109,12 @@ class Delivery:
         """The byte of the object that the client lacks next."""
         return self._start + self._exchange.bytes_out
 
-    def _count(self, size: int) -> None:
-        self._exchange.bytes_out += size
-        self._moved.n += size
-
-    def _note_tier(self, tier: str) -> None:
-        self._exchange.tier = tier
-        self._moved = self._terms.metrics.counter(CONTENT_BYTES, tier)
-
-    async def _reopen(self) -> Opened | None:
+    async def _reopen(self) -> OpenBody | None:
         """Open again where the body broke; None when the object changed or the budget is gone."""
         position = self._position
-        log = self._terms.log.bind(**self._exchange.log_ids())
+        log = self._settings.log.bind(**self._exchange.log_ids())
         wish = Wish(position, None if self._stop is None else self._stop - 1)
-        while self._tried < self._terms.attempts:
+        while self._tried < self._settings.attempts:
             wait_s = pause_s(self._tried)
             self._tried += 1
             try:

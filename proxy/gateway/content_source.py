@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from aiohttp import ClientError, ClientPayloadError, ClientResponse, ServerDisconnectedError
 from multidict import CIMultiDict
@@ -61,7 +59,7 @@ _TYPES = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ObjectFacts:
     """What the upstream said of the object. `size` None: it would not say (chunked)."""
 
     size: int | None
@@ -77,12 +75,12 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenBody:
     """An open body whose first byte is byte `offset` of the object."""
 
     response: ClientResponse
     offset: int
-    facts: Facts
+    facts: ObjectFacts
     held: bytes = b""  # of the body, read already
 
     @property
@@ -91,8 +89,11 @@ class Opened:
         return "Transfer-Encoding" in self.response.headers
 
 
-class Source:
-    """One result of one task. `clock` gives seconds since the epoch, for signatures."""
+class ContentSource:
+    """One result of one task. `clock` gives seconds since the epoch, for signatures.
+
+    `known` is what an earlier opening told of it; whoever learns more keeps it there.
+    """
 
     def __init__(
         self,
@@ -104,7 +105,10 @@ class Source:
         upstreams: Upstreams,
         forwarded: Mapping[str, str],
         clock: Callable[[], float],
+        known: ObjectFacts | None,
     ) -> None:
+        self.known = known
+        self.key = (task.id, variant, index)
         self._task = task
         self._variant = variant
         self._index = index
@@ -114,14 +118,11 @@ class Source:
         self._forwarded = forwarded
         self._clock = clock
         self._by_url = False  # the content path says that the file is elsewhere
-        self._is_checked = False  # the object's first bytes were seen to be what they should be
+        # The object's first bytes were seen to be what they should be, now or at an earlier
+        # opening: a range from its middle then needs no look at its start.
+        self._is_checked = known is not None and known.checked
 
-    def trust(self, known: Facts) -> None:
-        """`known` of an earlier opening: a range from the middle of what was looked at then needs
-        no look at its start."""
-        self._is_checked = known.checked
-
-    async def open(self, wish: Wish | None, known: Facts | None = None) -> Opened:
+    async def open(self, wish: Wish | None, known: ObjectFacts | None = None) -> OpenBody:
         """Open at what is wished for, or at 0 when the upstream knows no ranges. With `known`
         (a reopening) the upstream is held to the same object by If-Range. A result URL that
         does not work any more is renewed, once per call: a stream of hours may outlive several.
@@ -135,14 +136,14 @@ class Source:
             if known is not None and known.upstream_etag is not None:
                 extra["If-Range"] = known.upstream_etag
         opened = await self._try(wish, extra)
-        if isinstance(opened, Opened):
+        if isinstance(opened, OpenBody):
             return await self._checked(opened)
         is_known = await self._renew(opened)
         has_path = not self._outbound("GET").guarded
         for pause_s in (0.0, *(_PAUSES_S if has_path and is_known and opened == 404 else ())):
             await asyncio.sleep(pause_s)
             opened = await self._try(wish, extra)
-            if isinstance(opened, Opened):
+            if isinstance(opened, OpenBody):
                 return await self._checked(opened)
         if isinstance(opened, NotSent):
             raise opened
@@ -154,7 +155,7 @@ class Source:
             )
         raise self._gone()
 
-    async def _checked(self, opened: Opened) -> Opened:
+    async def _checked(self, opened: OpenBody) -> OpenBody:
         """The same, once its first bytes were seen to be a video's; raises UpstreamFailed when
         they are something else."""
         try:
@@ -163,14 +164,14 @@ class Source:
             opened.response.close()
             raise
 
-    async def _check(self, opened: Opened) -> Opened:
+    async def _check(self, opened: OpenBody) -> OpenBody:
         response = opened.response
         if opened.offset:
             if not self._is_checked and not response.headers.get("Content-Type", "").startswith(
                 ("video/", "image/")
             ):
                 start = await self._try(Wish(0, MOST_BYTES - 1), {})
-                if isinstance(start, Opened):
+                if isinstance(start, OpenBody):
                     (await self._checked(start)).response.close()
             return opened
         part = read_content_range(response.headers.get("Content-Range"))
@@ -207,7 +208,7 @@ class Source:
             raise self._not_media()
         return bytes(first), True
 
-    async def head(self) -> Facts | None:
+    async def head(self) -> ObjectFacts | None:
         """What HEAD tells, or None. Only an upstream's own path is asked: a result URL is
         signed for GET, and storage refuses any other method."""
         outbound = self._outbound("HEAD")
@@ -224,7 +225,7 @@ class Source:
         facts = self._judge(response, None).facts
         return None if facts.size is None else facts
 
-    async def _try(self, wish: Wish | None, extra: Mapping[str, str]) -> Opened | NotSent | int:
+    async def _try(self, wish: Wish | None, extra: Mapping[str, str]) -> OpenBody | NotSent | int:
         """One opening; where the address is no good, why: the status, or that it is not there."""
         upstream, _credential = self._provider_calls.require_credential(self._task)
         outbound = self._outbound("GET")
@@ -318,7 +319,7 @@ class Source:
         when = expiry_text(self._task, int(self._clock() * 1000))
         return Expired(f"The provider no longer has this video{when}.")
 
-    def _judge(self, response: ClientResponse, wish: Wish | None) -> Opened:
+    def _judge(self, response: ClientResponse, wish: Wish | None) -> OpenBody:
         if response.status in (200, 206) and is_document(response.headers.get("Content-Type", "")):
             raise self._not_media()
         coding = response.headers.get("Content-Encoding", "").strip().lower()
@@ -329,7 +330,7 @@ class Source:
             size = content_length(response.headers.get("Content-Length"))
             if size == 0:
                 raise self._not_media()
-            return Opened(response, 0, self._facts(response, size))
+            return OpenBody(response, 0, self._facts(response, size))
         if response.status == 206:
             said = response.headers.get("Content-Range")
             found = read_content_range(said)
@@ -345,7 +346,7 @@ class Source:
                 raise UpstreamFailed(
                     "The upstream sent a part of the video, not saying of how much."
                 )
-            return Opened(response, span.start, self._facts(response, size))
+            return OpenBody(response, span.start, self._facts(response, size))
         if response.status == 416 and wish is not None:
             size = read_unsatisfied(response.headers.get("Content-Range"))
             if size == 0:
@@ -362,7 +363,7 @@ class Source:
             retry_after_s=5 if response.status >= 500 or response.status in (408, 429) else None,
         )
 
-    def _facts(self, response: ClientResponse, size: int | None) -> Facts:
+    def _facts(self, response: ClientResponse, size: int | None) -> ObjectFacts:
         headers = response.headers
         upstream_etag = strong_etag(headers.get("ETag"))
         modified = headers.get("Last-Modified")
@@ -374,32 +375,14 @@ class Source:
             kind = _TYPES.get(self._variant, OPAQUE)
         # Without the size: a chunked opening does not know it, and is the same object.
         etag = _own_etag(self._task.id, self._variant, self._index, upstream_etag or modified)
-        return Facts(size, kind, upstream_etag, modified, etag)
+        return ObjectFacts(size, kind, upstream_etag, modified, etag)
 
 
-@lru_cache(maxsize=1024)
 def _own_etag(task_id: str, variant: str, index: int, mark: str | None) -> str:
     text = f"{task_id}|{variant}|{index}|{mark}"
     return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
 
 
-def is_same(one: Facts, other: Facts) -> bool:
+def is_same(one: ObjectFacts, other: ObjectFacts) -> bool:
     """The same object, as far as both openings tell."""
     return one.etag == other.etag and (None in (one.size, other.size) or one.size == other.size)
-
-
-class FactsCache:
-    """What was learned of the last `room` objects, so that HEAD and 304 need no upstream."""
-
-    def __init__(self, room: int = 10_000) -> None:
-        self._room = room
-        self._facts: OrderedDict[tuple[str, str, int], Facts] = OrderedDict()
-
-    def get(self, task_id: str, variant: str, index: int) -> Facts | None:
-        return self._facts.get((task_id, variant, index))
-
-    def put(self, task_id: str, variant: str, index: int, facts: Facts) -> None:
-        self._facts[task_id, variant, index] = facts
-        self._facts.move_to_end((task_id, variant, index))
-        if len(self._facts) > self._room:
-            self._facts.popitem(last=False)

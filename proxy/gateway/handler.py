@@ -26,13 +26,13 @@ from proxy.errors import (
     MethodNotAllowed,
     NotFound,
     ProxyError,
-    RateLimited,
     TooLarge,
     Unauthenticated,
     Unavailable,
 )
 from proxy.gateway.auth import SIGNATURE_LIFE_S, Admission, Authenticator
 from proxy.gateway.content import ContentServer
+from proxy.gateway.content_reply import ContentRequest
 from proxy.gateway.endpoints import EndpointTable
 from proxy.gateway.events import EventStreams
 from proxy.gateway.heads import head_of, wait_of, wants_quote
@@ -44,15 +44,15 @@ from proxy.gateway.idempotency import (
     retries_of,
 )
 from proxy.gateway.intake import ParsedBody, check_announced, read_fields, read_whole
+from proxy.gateway.limits import RateLimits, StreamLimits
 from proxy.gateway.listener import WholeReply, header_block
 from proxy.gateway.openapi import data_document
 from proxy.gateway.probe_endpoint import PROBES, drip
-from proxy.gateway.rates import rates_of, told_of
 from proxy.gateway.scopes import check_end, check_scope, most_body_bytes
 from proxy.http import cors
 from proxy.http.headers import forwarded
 from proxy.model import Call, DialectName, Operation, Principal, Reply, Task, VideoRequest
-from proxy.store import Store, StoreDown
+from proxy.store import Store
 from proxy.store.cache import ReadCache, StoreHealth
 from proxy.tasks import lifecycle
 from proxy.tasks.changes import TaskChanges
@@ -98,6 +98,7 @@ class Gateway:
         spool: Spool,
         submitter: Submitter,
         content: ContentServer,
+        streams: StreamLimits,
         tracker: Tracker,
         changes: TaskChanges,
         links: Links,
@@ -113,10 +114,11 @@ class Gateway:
         self._auth = auth
         self._store = store
         self._tasks = tasks
-        self._store_health = store_health
         self._spool = spool
         self._submitter = submitter
         self._content = content
+        self._streams = streams
+        self._rate_limits = RateLimits(store, store_health, runtime.now_ms)
         self._tracker = tracker
         self._changes = changes
         self._schedule = runtime.schedule
@@ -176,7 +178,11 @@ class Gateway:
             call = self._match(head)
         exchange.call = call
         if call.operation is Operation.CONTENT:
-            return await self._content.serve(request, exchange, call, self._let_in)
+            asked = ContentRequest.of(call)
+            principal = None
+            if asked.link is None:
+                principal = (await self._let_in(request, exchange, call)).principal
+            return await self._content.serve(request, exchange, asked, principal)
         admission = await self._let_in(request, exchange, call)
         if call.operation is Operation.EVENTS:
             return await self._stream_events(request, exchange, call, admission)
@@ -229,7 +235,7 @@ class Gateway:
         check_end(principal, call.operation, self._now_ms())
         exchange.principal = principal
         check_scope(principal, call, exchange.head.peer)
-        await self._check_rates(exchange, principal, call)
+        await self._rate_limits.check(exchange, principal, call)
         most = most_body_bytes(principal)
         check_announced(exchange.head.headers, most)
         if admission.body is not None and most is not None and len(admission.body) > most:
@@ -237,28 +243,6 @@ class Gateway:
             raise TooLarge(text, limit="body")
         exchange.auth_ns = time.perf_counter_ns() - exchange.started_ns
         return admission
-
-    async def _check_rates(self, exchange: Exchange, principal: Principal, call: Call) -> None:
-        """Raises `RateLimited` when the token or its owner asks too often. While the store is
-        down nobody is: a submit is refused anyway, and the rest is served from memory."""
-        rates = rates_of(principal, call)
-        if not rates or (self._store_health.is_down and not self._store.is_listening):
-            return
-        now_ms = self._now_ms()
-        try:
-            admitted = await self._store.rates.admit(principal.owner, rates, now_ms)
-        except StoreDown:
-            self._store_health.is_down = True  # whoever reads next need not find it out again
-            return
-        exchange.told = told_of(admitted)
-        if admitted.denied is not None:
-            denied = admitted.denied
-            raise RateLimited(
-                f"More than {denied.per_minute} {denied.kind} a minute; try again in "
-                f"{max(1, round(admitted.wait_s))} s.",
-                retry_after_s=admitted.wait_s,
-                limit=denied.kind,
-            )
 
     # ------------------------------------------------------------ operations
 
@@ -340,7 +324,7 @@ class Gateway:
             **cors.granted(self._cors, exchange.head.headers),
             **server_timing(exchange),
         }
-        async with self._content.held(admission.principal, exchange.head.peer):
+        async with self._streams.hold(admission.principal, exchange.head.peer):
             return await self._events.serve(request, exchange, task, show, extra)
 
     async def _called_back(self, exchange: Exchange) -> Reply:

@@ -35,7 +35,7 @@ from proxy.errors import ProxyError
 from proxy.gateway.auth import Authenticator
 from proxy.gateway.content import ContentServer
 from proxy.gateway.handler import Gateway
-from proxy.gateway.leases import Leases
+from proxy.gateway.limits import StreamLeases, StreamLimits
 from proxy.gateway.listener import Listener, ListenerOptions
 from proxy.model import Task
 from proxy.providers import PROVIDERS
@@ -249,8 +249,7 @@ class Server:
         self._beside(self._sweep(), "sweep the store's indexes")
 
         submitter = self._submitter(runtime, upstreams, auth)
-        leases = Leases(self.store.streams, secrets.token_hex(8), self._clock, self.log)
-        self._beside(leases.run(), "renew the leases of downloads")
+        self.streams = self._stream_limits(runtime)
         self.content = ContentServer(
             runtime,
             PROVIDERS,
@@ -259,7 +258,7 @@ class Server:
             self.tracker.calls,
             upstreams,
             self._cut_bodies,
-            leases,
+            self.streams,
         )
         stack.callback(self.content.close)
         links = Links(signing_secrets(config), lambda: self.public_url)
@@ -277,6 +276,7 @@ class Server:
             self.spool,
             submitter,
             self.content,
+            self.streams,
             self.tracker,
             self.changes,
             links,
@@ -301,6 +301,11 @@ class Server:
         if self._supervised is None:
             self.log.info("serving", url=self.url, admin_url=self.admin_url)
 
+    def _stream_limits(self, runtime: Runtime) -> StreamLimits:
+        leases = StreamLeases(self.store.streams, secrets.token_hex(8), self._clock, self.log)
+        self._beside(leases.run(), "renew the leases of downloads")
+        return StreamLimits(runtime, leases)
+
     def _listener(self) -> Listener:
         config = self.config
         return Listener(
@@ -317,7 +322,7 @@ class Server:
 
     def _count_open(self) -> None:
         self.metrics.sample(CONNECTIONS, lambda: self.listener.connections)
-        self.metrics.sample(STREAMS, lambda: self.content.slots.total)
+        self.metrics.sample(STREAMS, lambda: self.streams.total)
 
     def _runtime(self) -> Runtime:
         return Runtime(

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from proxy.errors import RateLimited
-from proxy.gateway.leases import Leases
+from proxy.gateway.limits import StreamLeases
 from proxy.model import Limits, Principal
 from proxy.server.embedded_store import Embedded
 from proxy.store import OwnerRecord, Store
@@ -224,7 +224,7 @@ async def test_a_stream_of_events_takes_a_place_like_a_download(open_house: Open
                 assert refused.json()["error"]["code"] == "too_many_streams"
                 raw.kill()
             async with asyncio.timeout(WAIT_S), connected_to(house.url) as raw:
-                while house.server.content.slots.total:  # noqa: ASYNC110 -- no event for it
+                while house.server.streams.total:  # noqa: ASYNC110 -- no event for it
                     await asyncio.sleep(0.01)
                 await raw.send(events, bearer(made))
                 assert await raw.head() == 200
@@ -236,16 +236,16 @@ async def test_a_worker_renews_what_it_holds_and_gives_back_what_it_does_not(
 ) -> None:
     clock = [NOW / 1000]
     log = make_logger()
-    leases = Leases(store.streams, "w1", lambda: clock[0], log)
-    rival = Leases(store.streams, "w2", lambda: clock[0], log)
-    async with leases.taken(ONE_STREAM):
+    leases = StreamLeases(store.streams, "w1", lambda: clock[0], log)
+    rival = StreamLeases(store.streams, "w2", lambda: clock[0], log)
+    async with leases.hold(ONE_STREAM):
         for _ in range(3):
             clock[0] += LEASE_MS / 1000 - 1
             await leases.renew()
         with pytest.raises(RateLimited, match="1 streams open already"):
-            async with rival.taken(ONE_STREAM):
+            async with rival.hold(ONE_STREAM):
                 pass
-    async with rival.taken(ONE_STREAM):
+    async with rival.hold(ONE_STREAM):
         pass
 
 
@@ -253,9 +253,9 @@ async def test_without_a_store_downloads_go_on(own_valkey: Embedded) -> None:
     """What is finished is delivered; each worker's own limits still hold."""
     store = await Store.open(own_valkey.url)
     try:
-        leases = Leases(store.streams, "w1", lambda: NOW / 1000, make_logger())
+        leases = StreamLeases(store.streams, "w1", lambda: NOW / 1000, make_logger())
         await own_valkey.stop()
-        async with leases.taken(ONE_STREAM), leases.taken(ONE_STREAM):
+        async with leases.hold(ONE_STREAM), leases.hold(ONE_STREAM):
             pass
     finally:
         await store.close()

@@ -165,7 +165,7 @@ async def test_streams_and_their_bytes_are_seen_while_they_move(house: House) ->
         tiers = [key for key in found if key.startswith("reelway_content_bytes_total")]
         assert sum(found[key] - before[key] for key in tiers) >= 2_000_000
         assert requests("content") not in found
-    await until(lambda: house.server.content.slots.total == 0)
+    await until(lambda: house.server.streams.total == 0)
     assert (await page(house))["reelway_streams_open"] == 0
 
 

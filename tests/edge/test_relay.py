@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from proxy.gateway.aiohttp_internals import Internal
-from proxy.gateway.relay import End, Moved, RelayOptions, move, usable_tiers
+from proxy.gateway.relay import RelayEnd, RelayOptions, RelayResult, move, usable_tiers
 from tests.rig.relay import (
     BODY,
     LARGE,
@@ -41,7 +41,7 @@ async def test_a_whole_body_arrives(tier: str, held: int) -> None:
     """Also when part of it was read before the relay took over."""
     async with rig(whole(held=held), tier) as at:
         assert await at.fetch() == BODY
-        assert (at.run.bytes, at.run.end, at.counted) == (N, End.DONE, N)
+        assert (at.run.bytes, at.run.end, at.counted) == (N, RelayEnd.DONE, N)
         assert at.run.tier == tier or held == N - 1
 
 
@@ -54,7 +54,7 @@ async def test_a_small_body_that_is_there_already_is_just_sent(tier: str, size: 
 
     async with rig(script, tier, count=size) as at:
         assert await at.fetch() == BODY[:size]
-        assert at.run == Moved(size, End.DONE, "copy")
+        assert at.run == RelayResult(size, RelayEnd.DONE, "copy")
 
 
 @each_tier
@@ -63,7 +63,7 @@ async def test_a_small_body_that_is_there_already_is_just_sent(tier: str, size: 
 async def test_an_upstream_without_range_is_skipped_into(tier: str, skip: int) -> None:
     async with rig(whole(), tier, skip=skip, count=200_000) as at:
         assert await at.fetch() == BODY[skip : skip + 200_000]
-        assert at.run.end is End.DONE
+        assert at.run.end is RelayEnd.DONE
 
 
 @each_tier
@@ -72,7 +72,7 @@ async def test_an_upstream_without_range_is_skipped_into(tier: str, skip: int) -
 async def test_never_more_than_count(tier: str, count: int) -> None:
     async with rig(whole(), tier, count=count) as at:
         assert await at.fetch() == BODY[:count]
-        assert (at.run.bytes, at.run.end) == (count, End.DONE)
+        assert (at.run.bytes, at.run.end) == (count, RelayEnd.DONE)
 
 
 @each_tier
@@ -85,7 +85,7 @@ async def test_an_upstream_that_sends_more_than_it_announced_is_clipped(tier: st
 
     async with rig(script, tier) as at:
         assert await at.fetch() == BODY
-        assert at.run.end is End.DONE
+        assert at.run.end is RelayEnd.DONE
 
 
 @each_tier
@@ -94,7 +94,7 @@ async def test_a_body_shorter_than_count_is_never_done(tier: str) -> None:
     """The upstream's own length is less than what the client was promised."""
     async with rig(whole(), tier, count=N + 1) as at:
         assert await at.fetch() == BODY
-        assert (at.run.bytes, at.run.end) == (N, End.UPSTREAM_SHORT)
+        assert (at.run.bytes, at.run.end) == (N, RelayEnd.UPSTREAM_SHORT)
 
 
 @on_both_loops
@@ -137,7 +137,7 @@ async def test_an_unknown_length_is_relayed_in_chunks() -> None:
 
     async with rig(script, "splice", count=None, chunked=True) as at:
         assert out_of_chunks(await at.fetch()) == (BODY, True)
-        assert at.run == Moved(N, End.DONE, "copy")
+        assert at.run == RelayResult(N, RelayEnd.DONE, "copy")
 
 
 @on_both_loops
@@ -158,7 +158,7 @@ async def test_a_chunked_body_cut_anywhere_is_never_whole() -> None:
             body, complete = out_of_chunks(await at.fetch())
             assert not complete
             assert small.startswith(body)
-            assert at.run.end is End.UPSTREAM_SHORT
+            assert at.run.end is RelayEnd.UPSTREAM_SHORT
             assert at.run.bytes == at.counted
 
 
@@ -177,8 +177,8 @@ async def test_a_cut_upstream_is_told_with_the_exact_byte_and_can_be_gone_on_fro
     async with rig(cut_at(byte), tier, heal=True) as at:
         assert await at.fetch() == BODY
         first, second = at.runs
-        assert first.end is End.UPSTREAM_SHORT
-        assert second.end is End.DONE
+        assert first.end is RelayEnd.UPSTREAM_SHORT
+        assert second.end is RelayEnd.DONE
         assert first.bytes + second.bytes == at.counted == N
         if tier != "copy":  # aiohttp's reader drops what it holds when the connection breaks
             assert first.bytes == byte
@@ -191,7 +191,7 @@ async def test_an_unhealed_cut_is_a_short_body(tier: str) -> None:
         body = await at.fetch()
         assert len(body) <= 500_000
         assert BODY.startswith(body)
-        assert at.run.end is End.UPSTREAM_SHORT
+        assert at.run.end is RelayEnd.UPSTREAM_SHORT
 
 
 @each_tier
@@ -199,7 +199,7 @@ async def test_an_unhealed_cut_is_a_short_body(tier: str) -> None:
 async def test_a_reset_upstream_is_gone_on_from(tier: str) -> None:
     async with rig(cut_at(500_000, "reset"), tier, heal=True) as at:
         assert await at.fetch() == BODY
-        assert at.runs[0].end is End.UPSTREAM_RESET
+        assert at.runs[0].end is RelayEnd.UPSTREAM_RESET
         assert at.counted == N
 
 
@@ -210,7 +210,7 @@ async def test_a_reset_behind_megabytes_is_heard(tier: str) -> None:
     script = cut_at(3_000_000, "reset", len(LARGE))
     async with rig(script, tier, count=len(LARGE), heal=True, upstream_rcvbuf_bytes=8 << 20) as at:
         assert hashlib.sha256(await at.fetch()).digest() == hashlib.sha256(LARGE).digest()
-        assert at.runs[0].end is End.UPSTREAM_RESET
+        assert at.runs[0].end is RelayEnd.UPSTREAM_RESET
         assert at.counted == len(LARGE)
 
 
@@ -231,7 +231,7 @@ async def test_a_session_can_be_closed_under_a_run() -> None:
         await at_rig.session.close()
         await at_rig.over.wait()
         client.sock.close()
-        assert (at_rig.run.bytes, at_rig.run.end) == (1000, End.UPSTREAM_SHORT)
+        assert (at_rig.run.bytes, at_rig.run.end) == (1000, RelayEnd.UPSTREAM_SHORT)
 
 
 @each_tier
@@ -258,7 +258,7 @@ async def test_a_stalled_upstream_is_not_the_clients_fault(tier: str) -> None:
 
     async with rig(script, tier, idle_upstream_s=0.2, idle_client_s=0.1) as at_rig:
         assert await at_rig.fetch() == BODY[:300_000]
-        assert (at_rig.run.bytes, at_rig.run.end) == (300_000, End.IDLE_UPSTREAM)
+        assert (at_rig.run.bytes, at_rig.run.end) == (300_000, RelayEnd.IDLE_UPSTREAM)
 
 
 @each_tier
@@ -272,7 +272,7 @@ async def test_a_client_that_sips_falls_below_the_minimum_rate(tier: str) -> Non
             while not at.over.is_set():
                 await client.read(1000)
                 await asyncio.sleep(0.02)
-        assert at.run.end is End.MIN_RATE
+        assert at.run.end is RelayEnd.MIN_RATE
         client.sock.close()
 
 
@@ -291,7 +291,7 @@ async def test_a_trickle_is_not_the_clients_fault(tier: str) -> None:
     options: dict[str, Any] = {"min_rate_bytes_s": 10_000, "min_rate_window_s": 0.1}
     async with rig(script, tier, count=30, **options) as at:
         assert await at.fetch() == b"x" * 30
-        assert at.run.end is End.DONE
+        assert at.run.end is RelayEnd.DONE
 
 
 @each_tier
@@ -307,7 +307,7 @@ async def test_a_stop_ends_the_run(tier: str) -> None:
 
     async with rig(script, tier, stop=stop, idle_upstream_s=WAIT_S) as at_rig:
         assert await at_rig.fetch() == BODY[:1000]
-        assert at_rig.run.end is End.DRAIN
+        assert at_rig.run.end is RelayEnd.DRAIN
 
 
 # --- clients --------------------------------------------------------------------------------
@@ -331,7 +331,7 @@ async def test_a_client_that_stops_reading_and_goes_on_misses_nothing(tier: str)
         body = await client.body()
         client.sock.close()
         assert hashlib.sha256(body).digest() == hashlib.sha256(LARGE).digest()
-        assert at.run == Moved(len(LARGE), End.DONE, tier)
+        assert at.run == RelayResult(len(LARGE), RelayEnd.DONE, tier)
 
 
 @each_tier
@@ -343,7 +343,7 @@ async def test_a_client_that_takes_nothing_is_idle(tier: str) -> None:
         await at.over.wait()
         body = await client.body()
         client.sock.close()
-        assert at.run.end is End.IDLE_CLIENT
+        assert at.run.end is RelayEnd.IDLE_CLIENT
         assert len(body) <= at.run.bytes == at.counted < len(LARGE)
         assert LARGE.startswith(body)
     await wait_fds(base)
@@ -387,8 +387,8 @@ async def test_a_client_gone_before_the_start_costs_nothing() -> None:
         response = await at.session.get(at.url)
         request: Any = Gone()
         options = RelayOptions()
-        moved = await move(response, request, skip=0, count=N, options=options, on_bytes=at.count)
-        assert moved == Moved(0, End.CLIENT_GONE, "none")
+        moved = await move(response, request, skip=0, count=N, options=options, progress=at)
+        assert moved == RelayResult(0, RelayEnd.CLIENT_GONE, "none")
         assert at.counted == 0
         assert response.closed
 
@@ -407,7 +407,7 @@ async def test_an_abort_storm_leaves_nothing_behind(tier: str) -> None:
                 client.sock.close()
         body = await at.fetch()
         assert hashlib.sha256(body).digest() == hashlib.sha256(LARGE).digest()
-        assert at.runs[-1] == Moved(len(LARGE), End.DONE, tier)
+        assert at.runs[-1] == RelayResult(len(LARGE), RelayEnd.DONE, tier)
     await wait_fds(base)
 
 
@@ -439,7 +439,7 @@ async def test_a_tls_body_arrives_by_the_pipe_tier(
 ) -> None:
     async with rig(whole(held=held), "splice", certificate=certificate) as at:
         assert await at.fetch() == BODY
-        assert at.run == Moved(N, End.DONE, "pipe")
+        assert at.run == RelayResult(N, RelayEnd.DONE, "pipe")
 
 
 @pytest.mark.parametrize("tier", ["pipe", "copy"])
@@ -451,7 +451,7 @@ async def test_a_tls_upstream_cut_with_or_without_close_notify_is_gone_on_from(
 ) -> None:
     async with rig(cut_at(byte, how), tier, heal=True, certificate=certificate) as at:
         assert await at.fetch() == BODY
-        assert at.runs[0].end in {End.UPSTREAM_SHORT, End.UPSTREAM_RESET}
+        assert at.runs[0].end in {RelayEnd.UPSTREAM_SHORT, RelayEnd.UPSTREAM_RESET}
         assert at.counted == N
 
 

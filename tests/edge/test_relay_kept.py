@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 
 from proxy import model
 from proxy.config import load
-from proxy.gateway.relay import End
+from proxy.gateway.relay import RelayEnd
 from proxy.http.outbound import Outbound
 from proxy.providers import PROVIDERS
 from proxy.telemetry.metrics import Metrics
@@ -57,7 +57,7 @@ async def test_one_connection_serves_one_body_after_the_other(tier: str) -> None
     async with rig(kept(), tier, keeps=True) as at:
         for _ in range(4):
             assert await at.fetch() == BODY
-        assert [(run.bytes, run.end, run.tier) for run in at.runs] == [(N, End.DONE, tier)] * 4
+        assert [(run.bytes, run.end, run.tier) for run in at.runs] == [(N, RelayEnd.DONE, tier)] * 4
         assert at.upstream.connections == 1
 
 
@@ -87,7 +87,7 @@ async def test_what_comes_behind_a_body_is_nobodys_answer(tier: str, surplus: by
     async with rig(kept(surplus=surplus), tier, keeps=True) as at:
         assert await at.fetch() == BODY
         assert await at.fetch() == BODY
-        assert [run.end for run in at.runs] == [End.DONE, End.DONE]
+        assert [run.end for run in at.runs] == [RelayEnd.DONE, RelayEnd.DONE]
         assert at.upstream.connections == 2
 
 
@@ -156,7 +156,7 @@ async def test_a_client_that_leaves_takes_the_connection_along(tier: str) -> Non
         client.sock.close()
         await at.over.wait()
         assert await at.fetch() == LARGE
-        assert at.runs[-1].end is End.DONE  # the other one was cancelled, or found nobody
+        assert at.runs[-1].end is RelayEnd.DONE  # the other one was cancelled, or found nobody
         assert at.upstream.connections == 2
 
 

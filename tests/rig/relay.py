@@ -27,11 +27,11 @@ from aiohttp import web
 
 from proxy.gateway.listener import Listener, ListenerOptions, StreamReply, cut
 from proxy.gateway.relay import (
-    End,
-    Moved,
     PipePool,
+    RelayEnd,
     RelayOptions,
-    Turns,
+    RelayResult,
+    StreamTurns,
     move,
 )
 from proxy.upstream import socket_factory
@@ -136,18 +136,21 @@ class Rig:
         session: aiohttp.ClientSession,
         address: str,
         url: str,
-        runs: list[Moved],
+        runs: list[RelayResult],
         upstream: Upstream,
     ) -> None:
         self.session, self.url, self.runs, self.upstream = session, url, runs, upstream
         host, _, port = address.rpartition(":")
         self._where = (host, int(port))
-        self.counted = 0
+        self.tier = ""
+        self.bytes_out = 0
         self.pipes = PipePool()
         self.over = asyncio.Event()
 
-    def count(self, size: int) -> None:
-        self.counted += size
+    @property
+    def counted(self) -> int:
+        """The body bytes that `move` says it has sent so far."""
+        return self.bytes_out
 
     async def client(self, rcvbuf: int = 0) -> Client:
         sock = socket.socket()
@@ -166,7 +169,7 @@ class Rig:
             client.sock.close()
 
     @property
-    def run(self) -> Moved:
+    def run(self) -> RelayResult:
         (moved,) = self.runs
         return moved
 
@@ -216,7 +219,7 @@ async def rig(
     server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0, ssl=tls)
     port = server.sockets[0].getsockname()[1]
     url = f"{'https' if tls else 'http'}://127.0.0.1:{port}/"
-    runs: list[Moved] = []
+    runs: list[RelayResult] = []
     chosen = RelayOptions(tiers=(tier, "copy"), **options)
     connector = aiohttp.TCPConnector(
         ssl=False, socket_factory=socket_factory(chosen.upstream_rcvbuf_bytes)
@@ -225,7 +228,7 @@ async def rig(
         connector=connector, auto_decompress=False, timeout=aiohttp.ClientTimeout(total=None)
     )
 
-    turns = Turns()
+    turns = StreamTurns()
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         framing = {"Content-Length": str(count)} if count is not None else {}
@@ -243,16 +246,16 @@ async def rig(
                     count=None if count is None else count - done,
                     chunked=chunked,
                     options=chosen,
-                    on_bytes=at.count,
+                    progress=at,
                     pipes=at.pipes,
                     turns=turns,
                     stop=stop,
                 )
                 runs.append(moved)
                 done += moved.bytes
-                if not (heal and moved.end in {End.UPSTREAM_SHORT, End.UPSTREAM_RESET}):
+                if not (heal and moved.end in {RelayEnd.UPSTREAM_SHORT, RelayEnd.UPSTREAM_RESET}):
                     break
-            if moved.end is not End.DONE:
+            if moved.end is not RelayEnd.DONE:
                 cut(request)
             return reply
         finally:

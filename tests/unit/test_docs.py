@@ -30,7 +30,7 @@ from proxy.errors import (
     RangeNotSatisfiable,
     Unauthenticated,
 )
-from proxy.gateway.relay.base import End
+from proxy.gateway.relay.base import RelayEnd
 from proxy.providers import PROVIDERS
 from tests.tools.config_reference import COMMAND, read_at_start
 from tests.tools.config_reference import page as reference
@@ -292,7 +292,7 @@ def test_the_table_of_failed_tasks_has_each_code_once_and_no_other() -> None:
 
 def reasons_in_code() -> set[str]:
     """What is written into `exchange.reason`, as far as it is a word of its own."""
-    found = {end.value for end in End} | {"healed(n)"}
+    found = {end.value for end in RelayEnd} | {"healed(n)"}
     for path, tree in SOURCES:
         for node in ast.walk(tree):
             if isinstance(node, ast.Assign):

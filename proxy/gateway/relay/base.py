@@ -10,18 +10,20 @@ import os
 import socket
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, cast
 
 from aiohttp import ClientResponse, web
 
+from proxy.telemetry.metrics import CounterSeries
+
 TICK_S = 1.0  # how often the deadlines of a run are looked at, at most
 TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module has it only from Python 3.12 on
 
 
-class End(StrEnum):
+class RelayEnd(StrEnum):
     """Why a run is over."""
 
     DONE = "done"  # exactly `count` bytes, or without a count the upstream's own clean end
@@ -35,11 +37,11 @@ class End(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class RelayResult:
     """`bytes` are body bytes, without chunk framing, and cannot be called back."""
 
     bytes: int
-    end: End
+    end: RelayEnd
     tier: str
 
 
@@ -56,6 +58,13 @@ class RelayOptions:
     # fat path, larger ones let every slow client pin megabytes of kernel memory.
     send_lowat_bytes: int = 512 * 1024
     upstream_rcvbuf_bytes: int = 512 * 1024
+
+
+class Progress(Protocol):
+    """Where a run counts what it moves, piece by piece: it may be cancelled (an `Exchange`)."""
+
+    tier: str
+    bytes_out: int
 
 
 class Stop(Protocol):
@@ -92,7 +101,8 @@ class Transfer:
         request: web.BaseRequest,
         client: asyncio.Transport,
         options: RelayOptions,
-        on_bytes: Callable[[int], None],
+        progress: Progress,
+        counters: Mapping[str, CounterSeries],
         *,
         skip: int,
         count: int | None,
@@ -104,11 +114,13 @@ class Transfer:
         self.skip = skip
         self.left = count
         self.moved = 0
-        self.end: End | None = None
+        self.end: RelayEnd | None = None
         self.done: asyncio.Future[None] = self.loop.create_future()
         self.on_end: Callable[[], None] | None = None
         self._options = options
-        self._on_bytes = on_bytes
+        self._progress = progress
+        self._counters = counters
+        self._counter = CounterSeries()
         self._stop = stop
         self._blocked = False
         now = time.monotonic()
@@ -124,7 +136,12 @@ class Transfer:
         self._tick_s = min(TICK_S, *(mark / 4 for mark in marks))
         self._timer = self.loop.call_later(self._tick_s, self._tick)
 
-    def finish(self, end: End) -> None:
+    def use(self, tier: str) -> None:
+        """Count what follows as moved by this tier."""
+        self._progress.tier = tier
+        self._counter = self._counters.get(tier) or CounterSeries()
+
+    def finish(self, end: RelayEnd) -> None:
         """The first reason stays."""
         if self.end is not None:
             return
@@ -172,7 +189,7 @@ class Transfer:
 
     def _can_take(self, data: bytes | memoryview) -> bool:
         if data and self.client.is_closing():  # uvloop raises RuntimeError on such a write
-            self.finish(End.CLIENT_GONE)
+            self.finish(RelayEnd.CLIENT_GONE)
         return bool(data) and self.end is None
 
     def _written_now(self, data: bytes | memoryview) -> int:
@@ -198,9 +215,10 @@ class Transfer:
         self.moved += size
         if self.left is not None:
             self.left -= size
-        self._on_bytes(size)
+        self._progress.bytes_out += size
+        self._counter.n += size
         if self.left == 0:
-            self.finish(End.DONE)
+            self.finish(RelayEnd.DONE)
 
     def heard(self) -> None:
         self._heard_at = time.monotonic()
@@ -234,24 +252,24 @@ class Transfer:
         self._timer = self.loop.call_later(self._tick_s, self._tick)
         now, options = time.monotonic(), self._options
         if self.client.is_closing():
-            self.finish(End.CLIENT_GONE)
+            self.finish(RelayEnd.CLIENT_GONE)
             return
         if self._stop is not None and self._stop.is_set():
-            self.finish(End.DRAIN)
+            self.finish(RelayEnd.DRAIN)
         taken = self.moved - (self._outstanding() - self._outstanding_before)
         if taken != self._taken:
             self._taken, self._taken_at = taken, now
         if self._blocked:
             if now - self._taken_at > options.idle_client_s:
-                self.finish(End.IDLE_CLIENT)
+                self.finish(RelayEnd.IDLE_CLIENT)
         elif now - self._heard_at > options.idle_upstream_s:
-            self.finish(End.IDLE_UPSTREAM)
+            self.finish(RelayEnd.IDLE_UPSTREAM)
         if options.min_rate_bytes_s and now - self._window_at >= options.min_rate_window_s:
             missing = options.min_rate_bytes_s * (now - self._window_at)
             missing -= taken - self._window_taken
             # Its fault only if it had that much to take: the upstream may be the slow one.
             if missing > 0 and (self._blocked or self._outstanding() >= missing):
-                self.finish(End.MIN_RATE)
+                self.finish(RelayEnd.MIN_RATE)
             self._window_taken, self._window_at = taken, now
 
 

@@ -7,8 +7,8 @@ import asyncio
 import aiohttp
 from aiohttp import ClientResponse
 
-from proxy.gateway.relay.base import End, Gate, Transfer
-from proxy.gateway.relay.turns import Turns
+from proxy.gateway.relay.base import Gate, RelayEnd, Transfer
+from proxy.gateway.relay.turns import StreamTurns
 
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -18,7 +18,7 @@ async def run(
     response: ClientResponse,
     *,
     chunked: bool,
-    turns: Turns,
+    turns: StreamTurns,
     held: bytes = b"",
 ) -> None:
     """Read and write until the run ends; with `chunked`, in chunk framing.
@@ -40,11 +40,11 @@ async def run(
                 transfer.on_end = None
     except TimeoutError:
         if transfer.end is None:  # not ours: the session's own read timeout
-            transfer.finish(End.IDLE_UPSTREAM)
+            transfer.finish(RelayEnd.IDLE_UPSTREAM)
     except (aiohttp.ClientError, ConnectionError, aiohttp.http.HttpProcessingError):
         lost = protocol.exception() if protocol is not None else None
         reset = isinstance(lost, OSError) and not isinstance(lost, aiohttp.ServerDisconnectedError)
-        transfer.finish(End.UPSTREAM_RESET if reset else End.UPSTREAM_SHORT)
+        transfer.finish(RelayEnd.UPSTREAM_RESET if reset else RelayEnd.UPSTREAM_SHORT)
 
 
 async def _move(
@@ -53,7 +53,7 @@ async def _move(
     response: ClientResponse,
     *,
     chunked: bool,
-    turns: Turns,
+    turns: StreamTurns,
     held: bytes,
 ) -> None:
     while transfer.end is None and transfer.left != 0:
@@ -68,10 +68,10 @@ async def _move(
         else:
             transfer.send(data)
     if transfer.end is None and (transfer.left or transfer.skip):
-        transfer.finish(End.UPSTREAM_SHORT)
-    if chunked and transfer.end in {None, End.DONE} and not transfer.client.is_closing():
+        transfer.finish(RelayEnd.UPSTREAM_SHORT)
+    if chunked and transfer.end in {None, RelayEnd.DONE} and not transfer.client.is_closing():
         transfer.client.write(LAST_CHUNK)
-    transfer.finish(End.DONE)
+    transfer.finish(RelayEnd.DONE)
 
 
 def _send_chunk(transfer: Transfer, data: bytes) -> None:
@@ -79,7 +79,7 @@ def _send_chunk(transfer: Transfer, data: bytes) -> None:
     if not fitting:
         return
     if transfer.client.is_closing():
-        transfer.finish(End.CLIENT_GONE)
+        transfer.finish(RelayEnd.CLIENT_GONE)
         return
     transfer.client.write(b"%x\r\n%b\r\n" % (len(fitting), bytes(fitting)))
     transfer.wrote(len(fitting))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, cast
 
 from aiohttp import ClientResponse
 
-from proxy.gateway.relay.base import End, Transfer
-from proxy.gateway.relay.turns import PIECE_BYTES, Turns
+from proxy.gateway.relay.base import RelayEnd, Transfer
+from proxy.gateway.relay.turns import PIECE_BYTES, StreamTurns
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
@@ -28,7 +28,7 @@ SMOOTH_BYTES = 1 << 21
 
 
 @dataclass(slots=True)
-class Taken:
+class TakenConnection:
     """An upstream connection taken from aiohttp, its transport paused.
 
     `held` is what aiohttp had read already; `wire_bytes` of the body are still to come: a tier
@@ -69,7 +69,7 @@ class _Silence:
         pass
 
 
-def take_over(response: ClientResponse, length: int) -> Taken:
+def take_over(response: ClientResponse, length: int) -> TakenConnection:
     """Stop aiohttp from reading this body; `length` is its whole Content-Length.
 
     Raises what aiohttp's reader raises, or ConnectionResetError, when the upstream is lost.
@@ -85,11 +85,11 @@ def take_over(response: ClientResponse, length: int) -> Taken:
     while data := content.read_nowait(-1):
         held.append(data)
     if content.is_eof():
-        return Taken(transport, protocol, content, held, 0)
+        return TakenConnection(transport, protocol, content, held, 0)
     transport.pause_reading()
     protocol.read_timeout = None
     protocol.start_timeout()  # without a time-out this only drops the running one
-    return Taken(transport, protocol, content, held, length - content.total_bytes)
+    return TakenConnection(transport, protocol, content, held, length - content.total_bytes)
 
 
 class Pipe(asyncio.BufferedProtocol):
@@ -100,7 +100,7 @@ class Pipe(asyncio.BufferedProtocol):
     nothing more is read until that has gone. A slow client thus holds one small piece of ours.
     """
 
-    def __init__(self, transfer: Transfer, taken: Taken, turns: Turns) -> None:
+    def __init__(self, transfer: Transfer, taken: TakenConnection, turns: StreamTurns) -> None:
         self._transfer = transfer
         self._taken = taken
         self._turns = turns
@@ -132,7 +132,7 @@ class Pipe(asyncio.BufferedProtocol):
         self._smooth = 0 if transfer.blocked else self._smooth + size
         self._room = PIECE_BYTES if self._smooth >= SMOOTH_BYTES else SLOW_BYTES
         if not taken.wire_bytes:
-            transfer.finish(End.UPSTREAM_SHORT)  # unless that was all the client lacked
+            transfer.finish(RelayEnd.UPSTREAM_SHORT)  # unless that was all the client lacked
         # uvloop reads a ready socket up to 32 times in a row, 8 MiB, unless it is paused.
         self._burst += size
         if self._burst >= PIECE_BYTES and transfer.end is None:
@@ -152,11 +152,11 @@ class Pipe(asyncio.BufferedProtocol):
             self._taken.transport.resume_reading()
 
     def eof_received(self) -> bool:
-        self._transfer.finish(End.UPSTREAM_SHORT)
+        self._transfer.finish(RelayEnd.UPSTREAM_SHORT)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transfer.finish(End.UPSTREAM_SHORT if exc is None else End.UPSTREAM_RESET)
+        self._transfer.finish(RelayEnd.UPSTREAM_SHORT if exc is None else RelayEnd.UPSTREAM_RESET)
         # The connector waits for its protocol to hear of it when the session is closed.
         self._taken.protocol.connection_lost(exc)
 
@@ -171,7 +171,7 @@ class Pipe(asyncio.BufferedProtocol):
             self._read()
 
 
-async def run(transfer: Transfer, taken: Taken, turns: Turns) -> None:
+async def run(transfer: Transfer, taken: TakenConnection, turns: StreamTurns) -> None:
     with transfer.unbuffered():
         Pipe(transfer, taken, turns)
         await transfer.done

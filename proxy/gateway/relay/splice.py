@@ -12,9 +12,9 @@ import os
 import select
 from dataclasses import dataclass
 
-from proxy.gateway.relay.base import End, Gate, Transfer
-from proxy.gateway.relay.pipe import Taken
-from proxy.gateway.relay.turns import Turns
+from proxy.gateway.relay.base import Gate, RelayEnd, Transfer
+from proxy.gateway.relay.pipe import TakenConnection
+from proxy.gateway.relay.turns import StreamTurns
 
 # A pipe holds a number of socket buffers, however small: a large one is needed to hold even
 # one wakeup's worth of packets. Users but root may have few of them.
@@ -79,15 +79,15 @@ class _Splice:
         pair: PipePair,
         upstream: int,
         client: int,
-        taken: Taken,
-        turns: Turns,
+        taken: TakenConnection,
+        turns: StreamTurns,
     ) -> None:
         self._transfer, self._pair, self._turns = transfer, pair, turns
         self._upstream, self._client, self._taken = upstream, client, taken
         left = transfer.left
         assert left is not None
         self._wire = min(taken.wire_bytes, left)
-        self._last = End.UPSTREAM_SHORT  # what it is when the wire ends and bytes are lacking
+        self._last = RelayEnd.UPSTREAM_SHORT  # what it is when the wire ends and bytes are lacking
         self._is_queued = self._is_stopped = False
         self._room = FAST_BYTES
         self.in_pipe = 0
@@ -129,7 +129,7 @@ class _Splice:
             except BlockingIOError:
                 return
             except OSError:
-                size, self._last = 0, End.UPSTREAM_RESET
+                size, self._last = 0, RelayEnd.UPSTREAM_RESET
             self._wire = self._wire - size if size else 0
             self._taken.wire_bytes -= size
             self.in_pipe += size
@@ -154,7 +154,7 @@ class _Splice:
                 self._wait_for_client()
                 return
             except OSError:
-                transfer.finish(End.CLIENT_GONE)
+                transfer.finish(RelayEnd.CLIENT_GONE)
                 return
             self.in_pipe -= size
             transfer.wrote(size)
@@ -175,14 +175,14 @@ class _Splice:
 
 
 async def run(
-    transfer: Transfer, taken: Taken, pipes: PipePool, pair: PipePair, turns: Turns
+    transfer: Transfer, taken: TakenConnection, pipes: PipePool, pair: PipePair, turns: StreamTurns
 ) -> None:
     """Send what the client's transport still holds, then splice `taken` until the run ends."""
     fds: list[int] = []
     pump: _Splice | None = None
     try:
         if not await _flush(transfer):
-            transfer.finish(End.CLIENT_GONE)
+            transfer.finish(RelayEnd.CLIENT_GONE)
             return
         fds.append(os.dup(taken.transport.get_extra_info("socket").fileno()))
         fds.append(os.dup(transfer.client.get_extra_info("socket").fileno()))

@@ -16,7 +16,7 @@ PIECES = 16
 PIECE_BYTES = 1 << 18  # 0.1 to 0.3 ms of CPU: a round of pieces is a few milliseconds
 
 
-class Turns:
+class StreamTurns:
     """First come, first served. One for all streams of a loop.
 
     `piece` is where a stream puts what it reads; whoever fills it empties it before the loop
