@@ -14,9 +14,9 @@ from proxy.admin.schemas import Item, Listing, NoBody, NoQuery, StandingItem
 from proxy.errors import NotFound
 from proxy.model import Credential, CredentialHealth, Upstream
 from proxy.providers import PROVIDERS
+from proxy.store.keys import credential_name
 from proxy.tasks.breaker import overall_health
 from proxy.tasks.credential_test import Key, model_for, probe
-from proxy.tasks.credentials import name_of
 
 MOST_COUNTED: Final = 500  # open tasks that are read to count those of each upstream
 
@@ -113,7 +113,7 @@ async def restore(desk: Desk, asked: Asked[NoQuery, NoBody]) -> UpstreamItem:
     upstream = _upstream(desk, asked)
     name = upstream.name
     if "credential" in asked.params:
-        name = name_of(upstream.name, _credential(upstream, asked).name)
+        name = credential_name(upstream.name, _credential(upstream, asked).name)
     if await desk.store.credentials.reset(name):
         desk.log.info("credential restored", name=name, by="operator")
     return await _item(desk, upstream, await _open(desk))
@@ -179,7 +179,9 @@ async def wholes(desk: Desk) -> dict[str, CredentialHealth]:
 
 
 def _usable(upstream: Upstream) -> list[str]:
-    return [name_of(upstream.name, key.name) for key in upstream.credentials if not key.retired]
+    return [
+        credential_name(upstream.name, key.name) for key in upstream.credentials if not key.retired
+    ]
 
 
 async def _open(desk: Desk) -> Counter[str] | None:
@@ -190,7 +192,7 @@ async def _open(desk: Desk) -> Counter[str] | None:
 
 async def _item(desk: Desk, upstream: Upstream, opened: Counter[str] | None) -> UpstreamItem:
     keys = upstream.credentials
-    names = [name_of(upstream.name, key.name) for key in keys]
+    names = [credential_name(upstream.name, key.name) for key in keys]
     now_ms = desk.now_ms()
     known = await standings(desk, [upstream.name, *names])
     waiting = await desk.store.waiting.count(upstream.name)

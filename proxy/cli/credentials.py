@@ -24,7 +24,7 @@ from proxy.cli.tables import columns
 from proxy.config import Config
 from proxy.model import CredentialHealth
 from proxy.store import Store
-from proxy.tasks.credentials import name_of
+from proxy.store.keys import credential_name
 
 
 @click.group(cls=InOrder)
@@ -38,7 +38,7 @@ def _names(config: Config) -> dict[str, int | None]:
     for upstream in config.upstreams.values():
         found[upstream.name] = None
         for key in upstream.credentials:
-            found[name_of(upstream.name, key.name)] = key.max_in_flight
+            found[credential_name(upstream.name, key.name)] = key.max_in_flight
     return found
 
 

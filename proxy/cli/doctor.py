@@ -32,9 +32,9 @@ from proxy.providers import PROVIDERS
 from proxy.server.bootstrap import CannotServe, signing_secrets
 from proxy.store import Store, StoreDown
 from proxy.store.capabilities import Finding, findings, latency
+from proxy.store.keys import credential_name
 from proxy.tasks.breaker import overall_health, state_now
 from proxy.tasks.credential_test import SKEW_S, CredentialCheck, model_for, probe
-from proxy.tasks.credentials import name_of
 from proxy.telemetry.explain import cause_of
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import missing
@@ -96,7 +96,11 @@ async def _health(config: Config, store: Store) -> list[Finding]:
     """How the upstreams stand with the gateway that runs: as well as their best usable key."""
     now_ms, found = int(time.time() * 1000), []
     for upstream in config.upstreams.values():
-        keys = [name_of(upstream.name, key.name) for key in upstream.credentials if not key.retired]
+        keys = [
+            credential_name(upstream.name, key.name)
+            for key in upstream.credentials
+            if not key.retired
+        ]
         own, *others = await store.credentials.health([upstream.name, *keys])
         whole = overall_health(own, others, now_ms)
         out = [
@@ -157,7 +161,8 @@ async def _upstreams(config: Config) -> list[Finding]:
     return [
         Finding(
             "ok" if told.ok and _is_on_time(told) else "error" if not told.ok else "warning",
-            f"upstream {name_of(upstream.name, credential.name)}, {told.ms} ms: {told.what}",
+            f"upstream {credential_name(upstream.name, credential.name)}, "
+            f"{told.ms} ms: {told.what}",
         )
         for (upstream, credential), told in zip(pairs, said, strict=True)
     ]

@@ -12,8 +12,8 @@ from typing import Final
 from proxy.errors import ProxyError
 from proxy.model import HealthState
 from proxy.store import Store
+from proxy.store.keys import credential_name
 from proxy.tasks.breaker import state_now
-from proxy.tasks.credentials import name_of
 from proxy.tasks.runtime import Runtime
 from proxy.telemetry.metric_definitions import (
     BREAKER_OPEN,
@@ -118,7 +118,7 @@ class Gauges:
             for upstream in self._config().upstreams.values()
             for key in upstream.credentials
         ]
-        states = await self._states([name_of(*names) for names in labels])
+        states = await self._states([credential_name(*names) for names in labels])
         return {
             (*names, state): float(health == now)
             for names, now in zip(labels, states, strict=True)
@@ -144,7 +144,10 @@ class Gauges:
         ]
         now_ms = self._now_ms()
         counts = await asyncio.gather(
-            *(self._store.credentials.in_flight(name_of(*names), now_ms) for names in labels)
+            *(
+                self._store.credentials.in_flight(credential_name(*names), now_ms)
+                for names in labels
+            )
         )
         return dict(zip(labels, counts, strict=True))
 

@@ -265,3 +265,8 @@ def due(shard: str) -> str:
 def token(token_id: str) -> str:
     """hash: one token."""
     return f"rw:tok:{token_id}"
+
+
+def credential_name(upstream: str, credential: str) -> str:
+    """How the store, the log and the metrics name a credential."""
+    return f"{upstream}/{credential}"

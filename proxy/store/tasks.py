@@ -140,7 +140,12 @@ class Tasks:
         """Its place among those in flight with its credential is free. That is in another slot,
         so not in the script; one that is not given back ends by itself."""
         with suppress(ProxyError):
-            await free(self._batch, self._free, f"{task.upstream}/{task.credential}", task.id)
+            await free(
+                self._batch,
+                self._free,
+                keys.credential_name(task.upstream, task.credential),
+                task.id,
+            )
 
     # ------------------------------------------------------------ look-ups
 

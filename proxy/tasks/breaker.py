@@ -175,9 +175,9 @@ def _pause_ms(state: HealthState, strikes: int) -> int:
     return min(first << min(strikes - 1, 20), longest)
 
 
-def told(model: str, reasons: Sequence[Blocked]) -> ProxyError:
-    """What the client hears when nobody can take its submit: how soon it is worth another try,
-    and for whoever runs the gateway, what stands in the way."""
+def none_available(model: str, reasons: Sequence[Blocked]) -> ProxyError:
+    """The error when no credential can take a submit: how soon it is worth another try, and for
+    the operator what stands in the way."""
     counts = Counter(reason.why for reason in reasons)
 
     def soonest(why: Why) -> float:

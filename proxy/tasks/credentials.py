@@ -15,6 +15,7 @@ from proxy.errors import ProxyError, UpstreamUnreachable
 from proxy.model import HEALTHY, Credential, CredentialHealth, Task, Upstream
 from proxy.providers.outcomes import Accepted, Outcome, Refused, Unknown
 from proxy.store import Store
+from proxy.store.keys import credential_name
 from proxy.tasks.breaker import (
     Blocked,
     Witness,
@@ -45,11 +46,6 @@ class Slot:
     witness: Witness
     key_trial: bool = False
     upstream_trial: bool = False
-
-
-def name_of(upstream: str, credential: str) -> str:
-    """How the store knows a credential: by its upstream's name and its own."""
-    return f"{upstream}/{credential}"
 
 
 class CredentialPool:
@@ -83,7 +79,7 @@ class CredentialPool:
         self, task: Task, upstream: Upstream, credential: Credential
     ) -> Slot | Blocked:
         task_id, client = task.id, task.token_id
-        name = name_of(upstream.name, credential.name)
+        name = credential_name(upstream.name, credential.name)
         now_ms = self._now_ms()
         (key, whole), is_alone = await asyncio.gather(
             self._known.health((name, upstream.name)),
@@ -114,7 +110,7 @@ class CredentialPool:
     ) -> Blocked | None:
         """What keeps it from submits of this client key beside its places; raises StoreDown.
         None: what keeps it from submits of every key."""
-        names = (upstream.name, name_of(upstream.name, credential.name))
+        names = (upstream.name, credential_name(upstream.name, credential.name))
         now_ms = self._now_ms()
         for health in await self._known.health(names):
             if client is None and not health.is_for_all:
@@ -138,7 +134,7 @@ class CredentialPool:
     ) -> bool:
         most = credential.max_in_flight
         if most is not None:
-            name = name_of(upstream.name, credential.name)
+            name = credential_name(upstream.name, credential.name)
             if await self._known.in_flight(name, self._now_ms()) >= most:
                 return False
         return await self.blocked_by(upstream, credential, client) is None
@@ -169,7 +165,7 @@ class CredentialPool:
         if credential.max_in_flight is None:
             return
         now_ms = self._now_ms()
-        name = name_of(task.upstream, credential.name)
+        name = credential_name(task.upstream, credential.name)
         await self._known.renew_slot(name, task.id, now_ms, now_ms + self._life_ms)
         # Its provider's callback may have ended it since it was read, and given the place back
         # before this took it again.
@@ -241,4 +237,8 @@ class CredentialPool:
 
 def _counted(candidates: Collection[tuple[Upstream, Credential]]) -> list[str]:
     """The names of those whose places are counted."""
-    return [name_of(up.name, key.name) for up, key in candidates if key.max_in_flight is not None]
+    return [
+        credential_name(up.name, key.name)
+        for up, key in candidates
+        if key.max_in_flight is not None
+    ]

@@ -19,36 +19,27 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from proxy.errors import Ambiguous, NotFound, NotSent, ProxyError, Unavailable, UpstreamUnreachable
+from proxy.errors import ProxyError, Unavailable, UpstreamUnreachable
 from proxy.http.outbound import Outbound
-from proxy.model import Stage, Task, TaskError, submit_key
-from proxy.providers.outcomes import Accepted, Outcome, Refused, Unknown
-from proxy.store import Store, StoreDown
+from proxy.model import Task, TaskError
+from proxy.providers.outcomes import Accepted, Refused, Unknown
+from proxy.store import Store
+from proxy.store.keys import credential_name
 from proxy.store.refusals import refusal_of
 from proxy.tasks import lifecycle
-from proxy.tasks.breaker import Blocked, told
+from proxy.tasks.attempt_writer import AttemptWriter, reason_of
+from proxy.tasks.breaker import Blocked, none_available
 from proxy.tasks.credentials import CredentialPool, Slot
 from proxy.tasks.fetch import Basket, Fetcher
-from proxy.tasks.offload import offload
-from proxy.tasks.planning import Attempt
+from proxy.tasks.planning import Attempt, SubmitPlan
 from proxy.tasks.runtime import Runtime
-from proxy.tasks.schedule import next_poll_ms, unconfirmed_due_ms
+from proxy.tasks.sending import AttemptSender
 from proxy.tasks.task_writer import TaskWriter
 from proxy.telemetry.exchange import Exchange
 from proxy.telemetry.metric_definitions import SUBMITS_REFUSED
 from proxy.telemetry.rate_limited_log import RateLimitedLog
 from proxy.telemetry.timing import timed
 from proxy.upstream import Upstreams
-
-
-@dataclass(frozen=True, slots=True)
-class SubmitPlan:
-    """What a task is sent with: its attempts in order, the client's headers that the upstream
-    hears as well, and the bytes of the request they were made from."""
-
-    attempts: Sequence[Attempt]
-    forwarded: Mapping[str, str]
-    size: int
 
 
 class QueuePort(Protocol):
@@ -92,18 +83,15 @@ class Dispatcher:
         fetcher: Fetcher,
     ) -> None:
         self._fetcher = fetcher
-        self._tracing = runtime.tracing
         self._config = runtime.config
         self._store = store
-        self._upstreams = upstreams
-        self._schedule = runtime.schedule
-        self._clock = runtime.clock
-        self._random01 = runtime.random01
         self._log = runtime.log
         self._troubles = RateLimitedLog(runtime.log)
         self._metrics = runtime.metrics
         self._pool = CredentialPool(runtime, store)
         self.writer = TaskWriter(runtime, store)
+        self._attempts = AttemptWriter(runtime, self.writer, self._troubles)
+        self._sender = AttemptSender(runtime, upstreams, self._troubles)
         self._now_ms = runtime.now_ms
 
     async def aclose(self) -> None:
@@ -136,7 +124,7 @@ class Dispatcher:
                     return waits
                 error = waits
             unavailable = None if error is not None else _unavailable_because(tried.unavailable)
-            error = error or told(task.model, list(tried.unavailable.values()))
+            error = error or none_available(task.model, list(tried.unavailable.values()))
             refusal = Refused(error, elsewhere=True)
             self._troubles.warning(
                 "no credential available",
@@ -147,7 +135,7 @@ class Dispatcher:
                 why={name: block.why for name, block in tried.unavailable.items()},
             )
         kept = TaskError(refusal.error.code, refusal.error.message, refusal.provider_code)
-        await self.writer.close(tried.task, kept, f"refused: {_reason(refusal)}")
+        await self.writer.close(tried.task, kept, f"refused: {reason_of(refusal)}")
         await self.note_refused(tried.task, refusal.error, unavailable)
         raise refusal.error
 
@@ -173,7 +161,7 @@ class Dispatcher:
             return tried
         if tried.refusal is None:
             return tried.task
-        reason = _reason(tried.refusal)
+        reason = reason_of(tried.refusal)
         if tried.may_retry:
             return await self.writer.wait(
                 tried.task, task.queue, f"refused, {reason}: waiting again"
@@ -225,15 +213,15 @@ class Dispatcher:
                 may_retry |= slot.error.retryable
                 continue
             if isinstance(slot, Blocked):
-                unavailable[_place(attempt)] = slot
+                unavailable[attempt.name] = slot
                 may_retry = True
                 continue
             if exchange is not None:
                 exchange.upstream = attempt.upstream.name
                 exchange.credential = attempt.credential.name
             try:
-                outbound = await self._sealed(task, ready, plan, basket.size)
-                marked = await self._mark_sent(task, attempt, refusal)
+                outbound = await self._seal(task, ready, plan, basket.size)
+                marked = await self._attempts.mark_sent(task, attempt, refusal)
             except BaseException:
                 await self._pool.release(slot)
                 raise
@@ -244,17 +232,17 @@ class Dispatcher:
                 sent()
                 sent = None
             # Read now: after the answer nothing should stand between the task and its name.
-            sending = self._send(task, attempt, outbound)
+            sending = self._sender.send(task, attempt, outbound)
             outcome, expected_ms = await asyncio.gather(
                 sending if exchange is None else timed(exchange, "upstream", sending),
-                self._expected_ms(attempt),
+                self._usual_ms(attempt),
             )
             if isinstance(outcome, Accepted):
-                task = await self._bind(task, outcome, expected_ms)
+                task = await self._attempts.bind(task, outcome, expected_ms)
                 await self._pool.report(slot, outcome)
                 return task
             if isinstance(outcome, Unknown):
-                task = await self._unconfirmed(task, attempt, outcome)
+                task = await self._attempts.unconfirmed(task, attempt, outcome)
                 await self._pool.report(slot, outcome)
                 return task
             refusal = outcome
@@ -267,7 +255,7 @@ class Dispatcher:
                 **_ids(task, exchange),
                 upstream=attempt.upstream.name,
                 credential=attempt.credential.name,
-                code=_reason(outcome),
+                code=reason_of(outcome),
                 message=str(outcome.error),
                 prompt=task.prompt,
             )
@@ -325,9 +313,18 @@ class Dispatcher:
         except ProxyError:
             raise
         except BaseException:
-            self._release_task(task, why="its media could not be fetched")
+            self._attempts.release(task, why="its media could not be fetched")
             raise
         return replace(attempt, draft=draft)
+
+    async def _seal(
+        self, task: Task, attempt: Attempt, plan: SubmitPlan, fetched_bytes: int
+    ) -> Outbound:
+        try:
+            return await self._sender.seal(task, attempt, plan, fetched_bytes)
+        except BaseException:
+            self._attempts.release(task, why="it could not be written out")
+            raise
 
     async def _enter(self, task: Task, attempt: Attempt, *, is_behind: bool) -> Slot | Blocked:
         try:
@@ -338,79 +335,8 @@ class Dispatcher:
                 return bar or Blocked("busy", 0)
             return await self._pool.acquire(task, attempt.upstream, attempt.credential)
         except ProxyError:
-            self._release_task(task)
+            self._attempts.release(task)
             raise
-
-    async def _sealed(
-        self, task: Task, attempt: Attempt, plan: SubmitPlan, fetched_bytes: int
-    ) -> Outbound:
-        headers = plan.forwarded
-        headers = self._tracing.attempt_headers(task, headers)
-        try:
-            key = submit_key(task.id, task.attempt + 1)
-            return await offload(plan.size + fetched_bytes, self._seal, attempt, headers, key)
-        except BaseException:
-            self._release_task(task, why="it could not be written out")
-            raise
-
-    def _seal(self, attempt: Attempt, forwarded: Mapping[str, str], key: str) -> Outbound:
-        outbound = attempt.provider.seal(
-            attempt.draft, attempt.upstream, attempt.credential, int(self._clock())
-        )
-        outbound.headers.update(forwarded)
-        if attempt.provider.key_header is not None:
-            outbound.headers[attempt.provider.key_header] = key
-        return outbound
-
-    async def _mark_sent(
-        self, task: Task, attempt: Attempt, refusal: Refused | None
-    ) -> Task | None:
-        """Write that the upstream may hear of it from now on; raises when that is not certain,
-        and then nothing is sent. None: it waited, and somebody else has it."""
-        now_ms = self._now_ms()
-
-        def mark(known: Task) -> Task:
-            return lifecycle.sent(
-                known,
-                now_ms,
-                attempt.upstream,
-                attempt.credential,
-                attempt.upstream_model,
-                attempt.draft,
-                attempt.rendered,
-            )
-
-        event = f"sent attempt {task.attempt + 1} to {_place(attempt)}"
-        if refusal is not None and task.attempt:
-            event += f": attempt {task.attempt} was refused, {_reason(refusal)}"
-        due_ms = now_ms + self._schedule().settle_ms
-        if task.is_waiting:
-            return await self.writer.take_over(task, mark(task), due_ms, event)
-        try:
-            marked = await self.writer.write_safely(task, mark, due_ms, event)
-        except ProxyError as fault:
-            # It may stand as sent although nothing was: say so as soon as the store listens.
-            why = getattr(fault, "reason", fault.message)
-            self._troubles.warning("not sent: the store failed", task_id=task.id, why=why)
-            self._release_task(task, mark(task))
-            if isinstance(fault, NotFound):
-                raise StoreDown(f"the store has lost {task.id}") from fault
-            raise
-        if marked.stage is not Stage.SENT:
-            raise Unavailable(
-                "The request waited too long and was given up; nothing was submitted.",
-                retry_after_s=1,
-            )
-        return marked
-
-    def _release_task(self, *ours: Task, why: str = "the store failed") -> None:
-        """Nothing more is sent now of a task that stands as one of `ours`. One that came from a
-        queue was promised to its client and waits again; one that waits still needs nothing."""
-        task = ours[0]
-        if not task.queue:
-            self.writer.give_up(task.id, why)
-        elif not task.is_waiting:
-            self.writer.put_back(*ours, why=why)
 
     # ------------------------------------------------------------ waiting
 
@@ -422,7 +348,7 @@ class Dispatcher:
         open_later = [
             attempt
             for attempt in plan.attempts
-            if unavailable[_place(attempt)].why in ("busy", "cooling")
+            if unavailable[attempt.name].why in ("busy", "cooling")
         ]
         if not open_later:
             return None
@@ -452,87 +378,16 @@ class Dispatcher:
         known = task
         with suppress(ProxyError):
             known = await self._store.tasks.get(task.id) or task
-        if known.stage.is_final or _place_of(known) != slot.name:
+        if known.stage.is_final or credential_name(known.upstream, known.credential) != slot.name:
             await self._pool.release(slot)
         return known
 
-    async def _send(self, task: Task, attempt: Attempt, outbound: Outbound) -> Outcome:
-        start_ns = self._tracing.now_ns()
-        outcome, status = await self._sent(task, attempt, outbound)
-        self._tracing.record_submit(task, outbound, start_ns, status, outcome)
-        return outcome
-
-    async def _sent(
-        self, task: Task, attempt: Attempt, outbound: Outbound
-    ) -> tuple[Outcome, int | None]:
-        """The outcome of a submit, and the status of its answer if there was one."""
-        upstream = attempt.upstream.name
-        try:
-            answer = await self._upstreams.submit(attempt.upstream, outbound)
-        except NotSent as error:
-            self._troubles.warning(
-                "upstream unreachable",
-                about=upstream,
-                task_id=task.id,
-                upstream=upstream,
-                why=str(error),
-            )
-            failure = UpstreamUnreachable(
-                f"The upstream '{upstream}' cannot be reached; nothing was submitted.",
-                retry_after_s=5,
-            )
-            return Refused(failure, elsewhere=True), None
-        except Ambiguous as error:
-            return Unknown(str(error)), None
-        self._troubles.ended(
-            "upstream unreachable", "upstream reachable again", about=upstream, upstream=upstream
-        )
-        outcome = attempt.provider.outcome(
-            answer.status, answer.headers, answer.body, attempt.upstream
-        )
-        return outcome, answer.status
-
-    async def _expected_ms(self, attempt: Attempt) -> int | None:
+    async def _usual_ms(self, attempt: Attempt) -> int | None:
         with suppress(ProxyError):  # whatever it is, the submit beside it goes on
             return await self._store.durations.usual_ms(
                 attempt.upstream.name, attempt.upstream_model
             )
         return None
-
-    async def _bind(self, task: Task, accepted: Accepted, expected_ms: int | None) -> Task:
-        now_ms = self._now_ms()
-
-        def name(known: Task) -> Task:
-            return lifecycle.bound(known, accepted, now_ms)
-
-        due_ms = next_poll_ms(
-            name(task), now_ms, self._schedule(), self._random01(), expected_ms=expected_ms
-        )
-        event = f"accepted as {accepted.upstream_id}"
-        known = await self.writer.keep(task, name, due_ms, event)
-        if known.upstream_id != accepted.upstream_id:
-            # Given up meanwhile: it has an end already, and only one.
-            self._log.error("accepted too late", task_id=task.id, upstream_id=accepted.upstream_id)
-        return known
-
-    async def _unconfirmed(self, task: Task, attempt: Attempt, outcome: Unknown) -> Task:
-        """Write that nobody knows what became of the submit. The task waits for a look-up by our
-        id; where the provider has none, waiting would tell nothing, and the task ends at once."""
-        now_ms = self._now_ms()
-        event = f"unconfirmed: {outcome.reason}"[:500]
-        self._log.warning("submit unconfirmed", task_id=task.id, why=outcome.reason)
-        if attempt.provider.find(task, attempt.upstream) is None:
-
-            def end(known: Task) -> Task:
-                ended = lifecycle.failed(known, lifecycle.UNCONFIRMED, now_ms)
-                assert ended is not None
-                return ended
-
-            return await self.writer.keep(task, end, None, event)
-        due_ms = unconfirmed_due_ms(task, now_ms, self._schedule(), can_find=True, is_settled=False)
-        return await self.writer.keep(
-            task, lambda k: lifecycle.unconfirmed(k, now_ms), due_ms, event
-        )
 
 
 def _ids(task: Task, exchange: Exchange | None) -> dict[str, str]:
@@ -541,19 +396,7 @@ def _ids(task: Task, exchange: Exchange | None) -> dict[str, str]:
     return {**request, "task_id": task.id}
 
 
-def _place(attempt: Attempt) -> str:
-    return f"{attempt.upstream.name}/{attempt.credential.name}"
-
-
-def _place_of(task: Task) -> str:
-    return f"{task.upstream}/{task.credential}"
-
-
 def _unavailable_because(unavailable: Mapping[str, Blocked]) -> str | None:
     """The first of these that stood in the way, as `told` weighs them; None: nothing did."""
     found = {block.why for block in unavailable.values()}
     return next((why for why in ("busy", "cooling", "broken", "out") if why in found), None)
-
-
-def _reason(refusal: Refused) -> str:
-    return refusal.provider_code or refusal.error.code

@@ -17,6 +17,7 @@ from proxy.http.outbound import Draft, Rendered, Terms
 from proxy.model import Credential, Principal, Route, Task, Upstream, VideoRequest
 from proxy.providers.base import Provider
 from proxy.providers.fitting import check_left_out
+from proxy.store.keys import credential_name
 from proxy.tasks.rewrite import enforce_fit, rewrite
 from proxy.tasks.routing import allowed_models, candidates, choose_route, permits
 
@@ -34,6 +35,21 @@ class Attempt:
     provider: Provider
     draft: Draft
     rendered: Rendered
+
+    @property
+    def name(self) -> str:
+        """Of its credential."""
+        return credential_name(self.upstream.name, self.credential.name)
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitPlan:
+    """How a task is to be submitted: its attempts in order, the client's headers that go to the
+    upstream as well, and the bytes of the request they were made from."""
+
+    attempts: Sequence[Attempt]
+    forwarded: Mapping[str, str]
+    size: int
 
 
 def check_addresses(request: VideoRequest, allowed: Container[str]) -> None:

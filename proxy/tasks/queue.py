@@ -30,10 +30,10 @@ from proxy.store.queued_requests import MAX_BYTES, pack
 from proxy.tasks import lifecycle
 from proxy.tasks.breaker import BUSY_RETRY_S
 from proxy.tasks.credentials import CredentialPool
-from proxy.tasks.dispatch import Dispatcher, SubmitPlan
+from proxy.tasks.dispatch import Dispatcher
 from proxy.tasks.jobs import Jobs, Rounds
 from proxy.tasks.offload import offload
-from proxy.tasks.planning import Attempt, attempts_of, max_age_ms, places_of
+from proxy.tasks.planning import Attempt, SubmitPlan, attempts_of, max_age_ms, places_of
 from proxy.tasks.pricing import price_micro
 from proxy.tasks.runtime import Runtime
 from proxy.telemetry.rate_limited_log import RateLimitedLog

@@ -29,10 +29,10 @@ from proxy.providers.base import Provider
 from proxy.store import Allowance, NotReserved, NotReservedWhy, Store, StoreFull
 from proxy.store.keys import new_task_id
 from proxy.tasks.changes import TaskChanges
-from proxy.tasks.dispatch import Dispatcher, SubmitPlan
+from proxy.tasks.dispatch import Dispatcher
 from proxy.tasks.lifecycle import fitted
 from proxy.tasks.offload import offload
-from proxy.tasks.planning import Attempt, attempts_of, check_addresses, route_for
+from proxy.tasks.planning import Attempt, SubmitPlan, attempts_of, check_addresses, route_for
 from proxy.tasks.pricing import money, price_micro
 from proxy.tasks.queue import QueueSender
 from proxy.tasks.routing import model_limits

@@ -18,9 +18,9 @@ from proxy.providers import PROVIDERS
 from proxy.sim import Fault
 from proxy.store import StoreDown, keys
 from proxy.tasks import lifecycle
-from proxy.tasks.dispatch import Dispatcher, SubmitPlan
+from proxy.tasks.dispatch import Dispatcher
 from proxy.tasks.fetch import Fetcher
-from proxy.tasks.planning import Attempt, attempts_of
+from proxy.tasks.planning import Attempt, SubmitPlan, attempts_of
 from proxy.tasks.runtime import Runtime
 from proxy.tasks.task_writer import TaskWriter
 from proxy.telemetry.exchange import Exchange, Head

@@ -39,7 +39,6 @@ LONG = {
     "gateway/handler": 624,
     "server/embedded_store": 462,
     "server/worker": 560,
-    "tasks/dispatch": 559,
 }
 
 # These decide and never act. `config/source.py` is the one that reads files.

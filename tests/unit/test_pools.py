@@ -144,7 +144,7 @@ def test_pauses_stay_bounded_however_long_it_lasts() -> None:
 def test_who_is_turned_away_is_told_how_soon_to_come_again(
     blocks: list[Blocked], status: int, code: str, retry_after: str, words: str
 ) -> None:
-    error = breaker.told("sora-2", blocks)
+    error = breaker.none_available("sora-2", blocks)
     assert (error.status, error.code) == (status, code)
     assert error.headers["Retry-After"] == retry_after
     assert words in error.message
