@@ -55,6 +55,7 @@ class Endpoint:
     that must be there with exactly this value (Jimeng's Action and Version). `params` are
     added to the path's own (Kling's kind). `meant` is for a POST to a word in the place of an id,
     which other servers serve: what to send instead, by word, and "" for every other word.
+    `is_cut` is for a path whose rest some clients write behind the query's `api-version`.
     """
 
     method: str
@@ -63,6 +64,7 @@ class Endpoint:
     query: tuple[tuple[str, str], ...] = ()
     params: tuple[tuple[str, str], ...] = ()
     meant: tuple[tuple[str, str], ...] = ()
+    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ VERSION = "2022-08-31"
 
 _OK = 10000
 _MODELS = (("reqkey",), ("model", "modelname", "modelid"))
-_PATHS = ("/jimeng/", "/jimeng", "/")
+_PATHS = ("/jimeng/", "/jimeng", "/")  # documented with the slash; sent without as well
 _SUBMIT, _GET = "CVSync2AsyncSubmitTask", "CVSync2AsyncGetResult"
 _ACTIONS = ((_SUBMIT, Operation.CREATE), (_GET, Operation.GET))
 

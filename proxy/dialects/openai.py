@@ -61,7 +61,12 @@ _ROWS = (
 # with `azure_deployment` below /openai/deployments/<name>, and OpenAI with Azure's address at
 # /openai/v1 (openai-python 3.57, read 2026-11). Their `api-version` says nothing here.
 _PREFIXES = ("/v1", "", "/openai/v1", "/openai", "/openai/deployments/{deployment}")
-ENDPOINTS = tuple(replace(row, path=prefix + row.path) for prefix in _PREFIXES for row in _ROWS)
+_CUT = ("/openai/v1/videos", "/openai/videos")  # by LiteLLM as Azure's client (1.110, read 2026-11)
+ENDPOINTS = tuple(
+    replace(row, path=prefix + row.path, is_cut=prefix + row.path in _CUT)
+    for prefix in _PREFIXES
+    for row in _ROWS
+)
 
 
 class OpenAIDialect:

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from proxy.dialects.base import Dialect, Endpoint
 from proxy.errors import EndpointNotFound, Invalid, MethodNotAllowed
+from proxy.http.targets import PathRules
 from proxy.model import Call, DialectName
 
 
@@ -62,7 +63,7 @@ class _Node:
 class EndpointTable:
     """All dialects' endpoints; `ValueError` when two rows take the same request."""
 
-    __slots__ = ("_picks_at_root", "_prefixes", "_root", "_rows", "dialects")
+    __slots__ = ("_picks_at_root", "_prefixes", "_root", "_rows", "dialects", "path_rules")
 
     def __init__(self, dialects: Mapping[DialectName, Dialect]) -> None:
         self.dialects = dialects
@@ -76,6 +77,12 @@ class EndpointTable:
             for prefix in dialect.path_prefixes:
                 if self._prefixes.setdefault(prefix, dialect.name) != dialect.name:
                     raise ValueError(f"two dialects take the paths below {prefix}")
+
+        paths = [row.endpoint.path for row in self._rows]
+        self.path_rules = PathRules(
+            slashed=frozenset({"/", *(path for path in paths if path.endswith("/"))}),
+            cut=frozenset(row.endpoint.path for row in self._rows if row.endpoint.is_cut),
+        )
 
     def _add(self, dialect: DialectName, endpoint: Endpoint) -> None:
         node = self._root

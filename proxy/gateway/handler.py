@@ -147,7 +147,7 @@ class Gateway:
         self._now_ms = runtime.now_ms
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        head = head_of(request, self._config().server.trusted_proxies)
+        head = head_of(request, self._config().server.trusted_proxies, self._table.path_rules)
         exchange = Exchange(self._new_request_id(), head, time.perf_counter_ns())
         try:
             return await self._serve(request, exchange)

@@ -11,7 +11,7 @@ from multidict import CIMultiDictProxy
 
 from proxy.errors import Invalid
 from proxy.http.addresses import client_address, is_trusted
-from proxy.http.targets import read_target
+from proxy.http.targets import PathRules, read_target
 from proxy.telemetry.exchange import Head
 
 MAX_WAIT_S = 60
@@ -20,11 +20,11 @@ _PREFER_WAIT = re.compile(
 )
 
 
-def head_of(request: web.BaseRequest, trusted: tuple[str, ...]) -> Head:
+def head_of(request: web.BaseRequest, trusted: tuple[str, ...], rules: PathRules) -> Head:
     """The head as our own value; a query that is no UTF-8 keeps its bytes as surrogates. Behind
     `trusted` proxies the peer, host and prefix are what they say."""
     headers, peer = request.headers, request.remote or ""
-    written, path, query, host = read_target(request.raw_path)
+    written, path, query, host = read_target(request.raw_path, rules)
     pairs: tuple[tuple[str, str], ...] = ()
     if query:
         pairs = tuple(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))

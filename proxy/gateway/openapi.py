@@ -1,8 +1,8 @@
 """The clients' port as an OpenAPI 3.1 document, made of the endpoint table that requests are
 matched with: an endpoint that is not described here is an error of the first test that looks.
 
-Two operations under one method and path, told apart by their query (Jimeng's Actions), are one
-operation of the document.
+Two operations under one method and path, told apart by their query, are one operation of the
+document.
 """
 
 from __future__ import annotations
@@ -152,6 +152,6 @@ def _key(parameter: Schema) -> tuple[str, str]:
 
 
 def _identifier(method: str, path: str) -> str:
-    """Unique among all; `/jimeng` and `/jimeng/` are two."""
+    """Unique among all; `/a` and `/a/` are two."""
     words = re.sub(r"[{}]", "", path).strip("/").replace("/", "_") or "root"
     return f"{method.lower()}_{words}{'_' if len(path) > 1 and path.endswith('/') else ''}"

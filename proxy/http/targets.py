@@ -17,14 +17,26 @@ _SLASHES: Final = re.compile("/{2,}")
 _TWICE_V1: Final = re.compile(r"(?:/v1)+(?=/v1(?:/|$))")
 # LiteLLM (1.110, llms/azure/videos, read 2026-11) appends the rest of a path to an address that
 # ends in `?api-version=…`, as it is or encoded.
-_AZURES_VIDEOS: Final = ("/openai/v1/videos", "/openai/videos")
 _BEHIND_VERSION: Final = re.compile(r"((?:^|&)api-version=[^&/%]*)(?:/|%2[Ff])([^&]*)")
-_END_IN_SLASH: Final = ("/", "/jimeng/")  # documented so; `/jimeng` is a path of its own
 # A registered name, an IPv4 address or a bracketed IPv6 one, and a port (RFC 3986, 3.2.2).
 _HOST: Final = re.compile(
     r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*(?::(?P<port>[0-9]{0,5}))?"
     r"|\[[0-9A-Fa-f:.]{2,45}\](?::(?P<port6>[0-9]{0,5}))?"
 )
+
+
+class PathRules(NamedTuple):
+    """What is particular to some paths, as the endpoint table knows it.
+
+    `slashed` are paths whose slash at the end belongs to them. `cut` are paths whose rest some
+    clients write behind `api-version`.
+    """
+
+    slashed: frozenset[str] = frozenset({"/"})
+    cut: frozenset[str] = frozenset()
+
+
+NO_RULES: Final = PathRules()
 
 
 class Target(NamedTuple):
@@ -37,7 +49,7 @@ class Target(NamedTuple):
     authority: str | None = None
 
 
-def read_target(target: str) -> Target:
+def read_target(target: str, rules: PathRules = NO_RULES) -> Target:
     """The parts of a request target whose form was checked (`fault_of`)."""
     authority = None
     if not target.startswith("/"):
@@ -47,23 +59,23 @@ def read_target(target: str) -> Target:
             if not target.startswith("/"):
                 target = "/" + target
     written, _, query = target.partition("?")
-    path = normalised(written)
-    if query and path in _AZURES_VIDEOS:
-        path, query = _put_back(path, query)
+    path = normalised(written, rules)
+    if query and path in rules.cut:
+        path, query = _put_back(path, query, rules)
     return Target(written, path, query, authority)
 
 
-def _put_back(path: str, query: str) -> tuple[str, str]:
+def _put_back(path: str, query: str, rules: PathRules) -> tuple[str, str]:
     """A path with what was written behind `api-version`, which no version contains. Read without it
     a remix would be another video."""
     found = _BEHIND_VERSION.search(query)
     if found is None:
         return path, query
     rest = found[2].replace("%2F", "/").replace("%2f", "/")
-    return normalised(f"{path}/{rest}"), query[: found.end(1)] + query[found.end() :]
+    return normalised(f"{path}/{rest}", rules), query[: found.end(1)] + query[found.end() :]
 
 
-def normalised(path: str) -> str:
+def normalised(path: str, rules: PathRules = NO_RULES) -> str:
     """One spelling of a path: no doubled or trailing slash, no doubled `/v1`, and no escapes of
     characters that need none (RFC 3986, 6.2.2.2)."""
     # Most paths need nothing, and each status poll comes by here: five plain searches.
@@ -71,14 +83,14 @@ def normalised(path: str) -> str:
         "//" not in path
         and "%" not in path
         and "/v1/v1" not in path
-        and (not path.endswith("/") or path in _END_IN_SLASH)
+        and (not path.endswith("/") or path in rules.slashed)
     ):
         return path
     if "%" in path:
         path = _ENCODED.sub(lambda escape: chr(int(escape[1], 16)), path)
     path = _SLASHES.sub("/", path)
     path = _TWICE_V1.sub("", path)
-    return path if path in _END_IN_SLASH else path.rstrip("/")
+    return path if path in rules.slashed else path.rstrip("/")
 
 
 def fault_of(target: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import jwt
@@ -55,6 +56,8 @@ from proxy.store.cache import ReadCache
 from proxy.store.notice import notice_of
 from proxy.telemetry.exchange import Head
 
+FACTS = tuple(Dialect.__annotations__)
+FUNCTIONS = tuple(n for n, value in vars(Dialect).items() if callable(value) and n[0] != "_")
 CLIPS, CLIP = "/toy/v2/clips", "/toy/v2/clips/{task_id}"
 
 
@@ -258,19 +261,27 @@ def stating(**facts: Any) -> Dialect:
     return cast("Dialect", type("Stating", (Toy,), facts)())
 
 
-@pytest.mark.parametrize("fact", list(Dialect.__annotations__))
+@pytest.mark.parametrize("fact", FACTS)
 def test_a_dialect_without_a_fact_is_no_dialect(fact: str) -> None:
     """It is refused when it is registered; the first request to need the fact never comes."""
     with pytest.raises(IncompleteDialectError, match=rf"Lacking is no .*: it states no {fact}$"):
         registry_of(*DIALECTS.values(), lacking(fact))
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, value in vars(Dialect).items() if callable(value) and name[0] != "_"]
-)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_dialect_without_a_function_is_no_dialect(name: str) -> None:
     with pytest.raises(IncompleteDialectError, match=rf"it has no {name}\("):
         registry_of(lacking(name))
+
+
+def test_the_recipe_names_every_fact_and_function() -> None:
+    recipe = (Path(__file__).parents[2] / "docs/dialects.md").read_text()
+    functions = [
+        name for name, value in vars(Dialect).items() if callable(value) and name[0] != "_"
+    ]
+    assert [
+        name for name in (*Dialect.__annotations__, *functions) if f"`{name}`" not in recipe
+    ] == []
 
 
 def test_everything_a_dialect_lacks_is_said_at_once() -> None:
@@ -280,7 +291,7 @@ def test_everything_a_dialect_lacks_is_said_at_once() -> None:
     with pytest.raises(IncompleteDialectError) as refused:
         registry_of(cast("Dialect", Bare()))
     said = str(refused.value)
-    assert all(f"it states no {fact}" in said for fact in Dialect.__annotations__ if fact != "name")
+    assert all(f"it states no {fact}" in said for fact in FACTS if fact != "name")
     assert "it has no failure(error, request_id)" in said
 
 

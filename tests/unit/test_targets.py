@@ -6,7 +6,16 @@ import string
 
 import pytest
 
+from proxy.dialects import DIALECTS
+from proxy.gateway.endpoints import EndpointTable
 from proxy.http.targets import Target, fault_of, is_host, normalised, read_target
+
+RULES = EndpointTable(DIALECTS).path_rules
+
+
+def test_the_paths_with_rules_are_those_of_the_dialects() -> None:
+    assert RULES.slashed == {"/", "/jimeng/"}
+    assert RULES.cut == {"/openai/v1/videos", "/openai/videos"}
 
 
 @pytest.mark.parametrize(
@@ -34,8 +43,8 @@ from proxy.http.targets import Target, fault_of, is_host, normalised, read_targe
     ],
 )
 def test_a_path_has_one_spelling(written: str, path: str) -> None:
-    assert normalised(written) == path
-    assert normalised(path) == path
+    assert normalised(written, RULES) == path
+    assert normalised(path, RULES) == path
 
 
 def test_exactly_the_unreserved_characters_are_decoded() -> None:
@@ -88,12 +97,13 @@ def test_a_path_that_was_written_behind_azures_version_is_put_back(
     videos: str, target: str, path: str, query: str
 ) -> None:
     """LiteLLM appends to an address that ends in `?api-version=…`."""
-    assert read_target(videos + target) == Target(videos, videos + path, query)
+    assert read_target(videos + target, RULES) == Target(videos, videos + path, query)
 
 
 @pytest.mark.parametrize("path", ["/v1/videos", "/openai/v1/models", "/", "/openai/v1/videos/a"])
 def test_elsewhere_a_version_with_a_slash_is_no_path(path: str) -> None:
-    assert read_target(f"{path}?api-version=v1/edits") == Target(path, path, "api-version=v1/edits")
+    target = f"{path}?api-version=v1/edits"
+    assert read_target(target, RULES) == Target(path, path, "api-version=v1/edits")
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ from proxy.providers.fitting import (
     fit_seconds,
     foreign,
     frames_of,
+    names_of,
     spelled,
 )
 from proxy.providers.openai.lengths import PAID_FPS, fallbacks
@@ -186,7 +187,7 @@ class _Making:
         elif switch == "never":
             check_silence(self.request)
         elif not wanted:
-            param = "sound" if self.request.dialect == "kling" else "audio"
+            param = names_of(self.request).sound
             raise Invalid(f"'{param}' must be on: this model always renders sound.", param=param)
 
     def add_soft(self) -> None:
