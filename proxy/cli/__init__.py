@@ -30,6 +30,7 @@ from proxy.cli.demo import DemoOptions, run_demo
 from proxy.cli.doctor import doctor
 from proxy.cli.health import health
 from proxy.cli.ledger import ledger, usage
+from proxy.cli.models import models
 from proxy.cli.owners import owner
 from proxy.cli.tables import columns, describe_routes, folded
 from proxy.cli.tasks import task
@@ -268,6 +269,9 @@ def routes(with_endpoints: bool, config_path: Path | None, as_json: bool) -> Non
         say(columns(endpoint_names, endpoints))
     else:
         say(f"{len(endpoints)} endpoints: `reelway routes --endpoints` lists them.")
+
+
+main.add_command(models)
 
 
 # ---------------------------------------------------------------- others

@@ -34,7 +34,7 @@ def describe_routes(
                 ", ".join(shares),
                 ", ".join(providers),
                 route.upstream_model or "as asked",
-                _priced(route.price),
+                priced(route.price),
                 str(route.queue or "-"),
                 " ".join(rewrites) or "-",
             )
@@ -42,7 +42,7 @@ def describe_routes(
     return rows
 
 
-def _priced(price: Mapping[str, Json]) -> str:
+def priced(price: Mapping[str, Json]) -> str:
     """`0.07/s`, `0.40/video`, with amounts by case `720p 0.30/s, other 0.50/s`."""
     found = []
     for name, unit in (("per_second", "s"), ("per_video", "video")):

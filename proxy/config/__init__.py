@@ -22,6 +22,7 @@ from proxy.config.checks import (
     check_default_models,
     check_empty_keys,
     check_keys,
+    check_models,
     check_price,
     check_rewrites,
     check_server,
@@ -46,7 +47,6 @@ from proxy.config.tables import (
     DefaultsTable,
     RouteTable,
     Sections,
-    Table,
     UpstreamTable,
 )
 from proxy.config.toml_lines import Loc
@@ -54,6 +54,7 @@ from proxy.config.values import socket_address
 from proxy.model import Credential, DialectName, Json, Route, Upstream
 from proxy.providers import globs
 from proxy.providers.base import Provider
+from proxy.providers.catalogue.row import ModelRow
 
 __all__ = ["SECTIONS", "Config", "ConfigErrors", "Problem", "load", "socket_address"]
 
@@ -70,6 +71,7 @@ class Config(Sections):
 
     upstreams: Mapping[str, Upstream] = field(default_factory=dict, repr=False)  # holds headers
     routes: tuple[Route, ...] = ()
+    models: tuple[ModelRow, ...] = ()  # what the operator says of models; upstreams have theirs
     path: Path | None = None
     text: str = field(default="", repr=False)  # of the file, as it was read
     passed_over: tuple[Problem, ...] = ()  # mistakes where nothing was needed; see `load`
@@ -103,7 +105,7 @@ class Config(Sections):
         ]
 
 
-_T = TypeVar("_T", bound=Table)
+_T = TypeVar("_T", bound=BaseModel)
 
 
 def load(
@@ -124,7 +126,7 @@ def load(
         text = text_of(path)
     source = EMPTY if path is None else parse(text or "", str(path), env, needs)
     problems = Problems(source)
-    known = (*SECTIONS, "upstreams", "routes")
+    known = (*SECTIONS, "upstreams", "routes", "models")
     for name in source.data:
         if name not in known:
             problems.add((name,), f"unknown table{did_you_mean(name, known)}")
@@ -134,7 +136,8 @@ def load(
         for name, table in SECTIONS.items()
     }
     read = Sections(**sections)
-    upstreams = _upstreams(problems, providers)
+    models = _models(problems, providers)
+    upstreams = _upstreams(problems, providers, models)
     routes = _routes(problems, upstreams)
     check_server(read, problems)
     check_amounts(read, problems)
@@ -150,6 +153,7 @@ def load(
         **sections,
         upstreams={row.name: row for row in upstreams.values() if row is not None},
         routes=tuple(routes.values()),
+        models=models,
         path=path,
         text=text or "",
         passed_over=passed_over,
@@ -182,7 +186,20 @@ def _entries(problems: Problems, name: str) -> Iterator[tuple[Loc, object]]:
         yield (name, index), value
 
 
-def _upstreams(problems: Problems, providers: Mapping[str, Provider]) -> dict[str, Upstream | None]:
+def _models(problems: Problems, providers: Mapping[str, Provider]) -> tuple[ModelRow, ...]:
+    """The rows that the operator adds to the catalogue."""
+    rows = {
+        loc: row
+        for loc, values in _entries(problems, "models")
+        if (row := _read(ModelRow, values, loc, problems)) is not None
+    }
+    check_models(rows, providers, problems)
+    return tuple(rows.values())
+
+
+def _upstreams(
+    problems: Problems, providers: Mapping[str, Provider], models: Sequence[ModelRow]
+) -> dict[str, Upstream | None]:
     """By name; None for one that is there but wrong, so that routes to it are no second error."""
     upstreams: dict[str, Upstream | None] = {}
     lines: dict[str, int] = {}
@@ -197,7 +214,11 @@ def _upstreams(problems: Problems, providers: Mapping[str, Provider]) -> dict[st
             problems.add((*loc, "name"), f"'{name}' is taken by the one on line {lines[name]}")
             continue
         lines[name] = problems.source.line((*loc, "name"))
-        upstreams[name] = _upstream(row, options) if row and row.provider in providers else None
+        if row is None or row.provider not in providers:
+            upstreams[name] = None
+        else:
+            told = tuple(model for model in models if model.provider == row.provider)
+            upstreams[name] = _upstream(row, options, told)
     return upstreams
 
 
@@ -222,7 +243,9 @@ def _check_upstream(
     return found
 
 
-def _upstream(row: UpstreamTable, options: BaseModel | None) -> Upstream:
+def _upstream(
+    row: UpstreamTable, options: BaseModel | None, models: tuple[ModelRow, ...]
+) -> Upstream:
     return Upstream(
         name=row.name,
         provider=row.provider,
@@ -232,6 +255,7 @@ def _upstream(row: UpstreamTable, options: BaseModel | None) -> Upstream:
         headers=row.headers,
         result_hosts=row.result_hosts,
         options=options,
+        models=models,
     )
 
 
@@ -281,7 +305,7 @@ def _origins(source: ConfigSource) -> dict[str, str]:
     origins |= {
         dotted(loc): source.origin(loc)
         for loc in source.lines
-        if loc[0] in ("upstreams", "routes", "defaults") and len(loc) > 2
+        if loc[0] in ("upstreams", "routes", "models", "defaults") and len(loc) > 2
     }
     return origins
 
@@ -321,6 +345,9 @@ def _shown(config: Config) -> Iterator[tuple[Loc, object]]:
         ):
             yield ("routes", index, name), getattr(route, name)
         yield ("routes", index, "pass"), route.passes
+    for index, told in enumerate(config.models):
+        said = told.model_dump(mode="json", exclude_unset=True)
+        yield from ((("models", index, name), value) for name, value in said.items())
 
 
 def _veiled(name: str, value: object) -> object:

@@ -26,6 +26,7 @@ from proxy.config.values import is_wildcard
 from proxy.model import Route, Upstream
 from proxy.providers import globs
 from proxy.providers.base import Provider
+from proxy.providers.catalogue.row import ModelRow
 
 
 def check_server(read: Sections, problems: Problems) -> None:
@@ -108,6 +109,32 @@ def check_default_models(
             literal = [r.model for r in routes.values() if globs.is_literal(r.model)]
             message = f"no route takes the model '{model}'{did_you_mean(model, literal)}"
             problems.add(("defaults", "model", dialect), message)
+
+
+def check_models(
+    rows: Mapping[Loc, ModelRow], providers: Mapping[str, Provider], problems: Problems
+) -> None:
+    """A row is about a provider that exists, names a model once, and has defaults that the model
+    accepts by the same row."""
+    seen: dict[tuple[str, str], Loc] = {}
+    for loc, row in rows.items():
+        if row.provider not in providers and not problems.has((*loc, "provider")):
+            message = f"no provider '{row.provider}'{did_you_mean(row.provider, providers)}"
+            problems.add((*loc, "provider"), message)
+        for name in row.names:
+            first = seen.setdefault((row.provider, name), loc)
+            if first != loc:
+                line = problems.source.line((*first, "model"))
+                problems.add((*loc, "model"), f"'{name}' has a row on line {line}: one is enough")
+        for default, accepted in (
+            ("default_seconds", row.seconds),
+            ("default_size", row.sizes),
+            ("default_ratio", row.ratios),
+        ):
+            value = getattr(row, default)
+            if value is not None and accepted is not None and value not in accepted:
+                among = ", ".join(map(str, accepted))
+                problems.add((*loc, default), f"{value} is not among what is accepted: {among}")
 
 
 def check_keys(

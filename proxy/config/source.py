@@ -214,7 +214,7 @@ def message_of(error: ErrorDetails, table: type[BaseModel]) -> str:
         return "is required"
     if kind == "extra_forbidden":
         return f"unknown key{did_you_mean(str(at[-1]), _accepted_keys(table, at[:-1]))}"
-    if kind == "literal_error":
+    if kind in ("literal_error", "enum"):
         accepted = re.findall(r"'([^']*)'", str(context["expected"]))
         said = "unknown key" if at[-1] == "[key]" else f"'{error['input']}' is not accepted"
         return said + did_you_mean(str(error["input"]), accepted)

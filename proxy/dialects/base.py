@@ -175,11 +175,14 @@ class Dialect(Protocol):
 
     def deleted(self, view: View, request_id: str) -> Reply: ...
 
-    def models(self, names: Sequence[str], created_s: int, request_id: str) -> Reply:
-        """The models a token may use; `created_s` stands for every model, unix seconds."""
+    def models(
+        self, found: Mapping[str, Mapping[str, Json]], created_s: int, request_id: str
+    ) -> Reply:
+        """The models a token may use, each with what it renders (its `video` member); `created_s`
+        stands for every model, unix seconds."""
         ...
 
-    def model(self, name: str, created_s: int, request_id: str) -> Reply:
+    def model(self, name: str, video: Mapping[str, Json], created_s: int, request_id: str) -> Reply:
         """One of them."""
         ...
 

@@ -135,10 +135,12 @@ class GenericDialect:
     def deleted(self, view: View, request_id: str) -> Reply:
         return self.failure(UnsupportedOperation(_NO_LISTING), request_id)
 
-    def models(self, names: Sequence[str], created_s: int, request_id: str) -> Reply:
+    def models(
+        self, found: Mapping[str, Mapping[str, Json]], created_s: int, request_id: str
+    ) -> Reply:
         raise UnsupportedOperation(_NO_MODELS)
 
-    def model(self, name: str, created_s: int, request_id: str) -> Reply:
+    def model(self, name: str, video: Mapping[str, Json], created_s: int, request_id: str) -> Reply:
         raise UnsupportedOperation(_NO_MODELS)
 
     def notice(self, view: View, status: Status, event_id: str, created_ms: int) -> bytes:

@@ -234,10 +234,12 @@ class KlingDialect:
     def deleted(self, view: View, request_id: str) -> Reply:
         raise UnsupportedOperation("Kling's API has no way to delete a task.")
 
-    def models(self, names: Sequence[str], created_s: int, request_id: str) -> Reply:
+    def models(
+        self, found: Mapping[str, Mapping[str, Json]], created_s: int, request_id: str
+    ) -> Reply:
         raise UnsupportedOperation("Kling's API has no list of models.")
 
-    def model(self, name: str, created_s: int, request_id: str) -> Reply:
+    def model(self, name: str, video: Mapping[str, Json], created_s: int, request_id: str) -> Reply:
         raise UnsupportedOperation("Kling's API has no list of models.")
 
     def notice(self, view: View, status: Status, event_id: str, created_ms: int) -> bytes:

@@ -144,11 +144,14 @@ class OpenAIDialect:
     def deleted(self, view: View, request_id: str) -> Reply:
         return _reply({"id": view.task.id, "object": "video.deleted", "deleted": True})
 
-    def models(self, names: Sequence[str], created_s: int, request_id: str) -> Reply:
-        return _reply({"object": "list", "data": [_model(name, created_s) for name in names]})
+    def models(
+        self, found: Mapping[str, Mapping[str, Json]], created_s: int, request_id: str
+    ) -> Reply:
+        data = [_model(name, video, created_s) for name, video in found.items()]
+        return _reply({"object": "list", "data": data})
 
-    def model(self, name: str, created_s: int, request_id: str) -> Reply:
-        return _reply(_model(name, created_s))
+    def model(self, name: str, video: Mapping[str, Json], created_s: int, request_id: str) -> Reply:
+        return _reply(_model(name, video, created_s))
 
     def notice(self, view: View, status: Status, event_id: str, created_ms: int) -> bytes:
         return encoded(event_of(view.task, status, event_id, created_ms))
@@ -184,8 +187,15 @@ def _source(fields: Fields) -> tuple[str | None, tuple[Media, ...]]:
     return source_id, ()
 
 
-def _model(name: str, created_s: int) -> dict[str, str | int]:
-    return {"id": name, "object": "model", "created": created_s, "owned_by": "reelway"}
+def _model(name: str, video: Mapping[str, Json], created_s: int) -> dict[str, object]:
+    """OpenAI's model object, and what the model renders."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": created_s,
+        "owned_by": "reelway",
+        "video": video,
+    }
 
 
 def _reply(body: Mapping[str, object], headers: Mapping[str, str] | None = None) -> Reply:

@@ -59,7 +59,7 @@ from proxy.tasks.changes import TaskChanges
 from proxy.tasks.links import Links
 from proxy.tasks.offload import offload
 from proxy.tasks.planning import route_of
-from proxy.tasks.routing import listed_models
+from proxy.tasks.routing import choose_route, listed_models
 from proxy.tasks.runtime import Runtime
 from proxy.tasks.schedule import asking_pause_ms, removed_due_ms
 from proxy.tasks.spool import Batch, Spool
@@ -440,10 +440,16 @@ class Gateway:
         dialect = self._dialects[call.dialect]
         name = call.params.get("model")
         if name is not None:
-            route_of(routes, principal, name, "model")
-            return dialect.model(name, self._started_s, exchange.id)
+            route = route_of(routes, principal, name, "model")
+            video = self._submitter.video_member(route, name)
+            return dialect.model(name, video, self._started_s, exchange.id)
         names = listed_models(routes, principal.models)
-        return dialect.models(names, self._started_s, exchange.id)
+        found = {
+            name: self._submitter.video_member(way, name)
+            for name in names
+            if (way := choose_route(routes, name)) is not None
+        }
+        return dialect.models(found, self._started_s, exchange.id)
 
     async def _usage(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission

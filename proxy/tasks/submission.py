@@ -24,13 +24,14 @@ from proxy.errors import (
     Unprocessable,
 )
 from proxy.http.clips import measured
-from proxy.model import Operation, Principal, Role, Route, Stage, Task, VideoRequest
+from proxy.model import Json, Operation, Principal, Role, Route, Stage, Task, VideoRequest
 from proxy.providers.base import Provider
 from proxy.store import Allowance, NotReserved, NotReservedWhy, Store, StoreFull
 from proxy.store.keys import new_task_id
 from proxy.tasks.changes import TaskChanges
 from proxy.tasks.dispatch import Dispatcher
 from proxy.tasks.lifecycle import fitted
+from proxy.tasks.models import video_member
 from proxy.tasks.offload import offload
 from proxy.tasks.planning import Attempt, SubmitPlan, attempts_of, check_addresses, route_for
 from proxy.tasks.pricing import money, price_micro
@@ -95,6 +96,10 @@ class Submitter:
         self._dispatcher = dispatcher
         self._queue = queue
         self._now_ms = runtime.now_ms
+
+    def video_member(self, route: Route, model: str) -> dict[str, Json]:
+        """What a submit of this model may ask for, as it is listed."""
+        return video_member(route, model, self._config().upstreams, self._providers)
 
     async def aclose(self) -> None:
         """Wait for submits under way: each ends within its own deadlines."""

@@ -21,7 +21,7 @@ from proxy.signing import parse_token
 from tests.rig.programs import GUARD_S, ROOT, Program, ask, program, run, until
 
 COMMANDS = [
-    *("demo", "serve", "check", "config", "routes"),
+    *("demo", "serve", "check", "config", "routes", "models"),
     *("doctor", "health", "token", "owner", "usage", "ledger", "task"),
     *("webhook", "credential", "simulate", "completion"),
 ]
@@ -169,6 +169,7 @@ def test_a_line_to_copy_is_not_broken() -> None:
         ["serve"],
         ["check"],
         ["routes"],
+        ["models"],
         ["token", "create", "--name", "x"],
         ["token", "list"],
         ["token", "show", "x"],
@@ -281,6 +282,74 @@ def test_routes_alone_are_not_buried_under_endpoints(config: Path) -> None:
     assert "PRICE USD" in lines[0]
     count = len(told("routes", "--config", config)["endpoints"])
     assert lines[2:] == ["", f"{count} endpoints: `reelway routes --endpoints` lists them."]
+
+
+MODELS = """\
+[[upstreams]]
+name = "gpu"
+provider = "openai"
+base_url = "https://gpu.example/v1"
+credentials = [{ name = "a", api_key = "a" }]
+options = { server = "sglang", sizes = ["832x480", "480x832", "1280x720", "720x1280", "960x960"] }
+[[routes]]
+model = "kling-*"
+upstream = [{ name = "k" }, { name = "gpu" }]
+[[models]]
+provider = "kling"
+model = "kling-v2-6"
+seconds = [5, 10, 15]
+source = "the vendor's page"
+read_on = 2026-11-30
+"""
+
+
+def test_models_prints_what_each_route_can_serve(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(ROUTED + MODELS)
+    text = invoke("models", "--config", path).stdout
+    head, fixed, wide, own = text.splitlines()
+    assert "PRICE USD" in head
+    assert re.fullmatch(
+        r"sora-2 +k +kling-v2-6 +5, 10, 15 +720p, 1080p +first_frame 1, last_frame 1 +option"
+        r" +0\.07/s",
+        fixed,
+    )
+    assert re.fullmatch(
+        r"kling-\* +k +as asked +3-15 +720p, 1080p +first_frame 1, last_frame 1 +option +-", wide
+    )
+    assert re.fullmatch(
+        r"kling-\* +gpu +as asked +up to 600 +832x480, 480x832, 1280x720, 720x1280 \+1"
+        r" +first_frame 1 +never +-",
+        own,
+    )
+
+
+def test_one_model_is_told_as_clients_see_it_and_with_all_that_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(ROUTED + MODELS)
+    first, second = told("models", "--model", "kling-v1", "--config", path)
+    assert [first[key] for key in ("model", "upstream", "upstream_model")] == [
+        *("kling-v1", "k", "kling-v1"),
+    ]
+    assert first["video"]["seconds"] == [5, 10]
+    assert first["video"]["audio"] == "never"
+    assert "Kling API page" in first["known"]["source"]
+    assert (first["price"], second["upstream"]) == (None, "gpu")
+    [fixed] = told("models", "--model", "sora-?", "--config", path)
+    assert fixed["known"]["source"] == "the vendor's page"
+    assert fixed["known"]["read_on"] == "2026-11-30"
+    assert fixed["price"] == {"per_second": "0.07", "currency": "USD"}
+
+
+def test_models_without_any_says_how_to_add_one_and_refuses_a_name_no_route_takes(
+    tmp_path: Path,
+) -> None:
+    empty = invoke("models", "--config", ROOT / "config.toml").stdout
+    assert "add [[upstreams]] and [[routes]]" in empty
+    path = tmp_path / "config.toml"
+    path.write_text(ROUTED)
+    line = one_line(invoke("models", "--model", "veo-3", "--config", path))
+    assert "no route takes the model 'veo-3'" in line
 
 
 def test_settings_fit_a_terminal_of_100_columns(tmp_path: Path) -> None:

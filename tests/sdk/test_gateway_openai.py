@@ -407,6 +407,21 @@ async def test_a_deleted_video_is_gone(house: House, client: openai.OpenAI) -> N
     assert house.sim.submits("openai") == 1
 
 
+async def test_a_model_says_what_it_renders(client: openai.OpenAI) -> None:
+    """Beside OpenAI's own members, which the SDK reads as ever."""
+    listed = await asyncio.to_thread(lambda: {m.id: m for m in client.models.list()})
+    one = await asyncio.to_thread(client.models.retrieve, "sora-2-on-kling")
+    assert (one.object, one.owned_by) == ("model", "reelway")
+    assert one == listed["sora-2-on-kling"]
+    assert one.model_extra is not None
+    video = one.model_extra["video"]
+    assert video["seconds"] == [5, 10]
+    assert video["ratios"] == ["16:9", "9:16", "1:1"]
+    assert video["inputs"] == {"first_frame": 1, "last_frame": 1}
+    assert video["audio"] == "option"
+    assert video["operations"] == ["create"]
+
+
 async def test_models_are_those_the_key_may_use(house: House, client: openai.OpenAI) -> None:
     models = await asyncio.to_thread(lambda: [model.id for model in client.models.list()])
     assert {"sora-2", "sora-2-on-kling", "sora-2-on-jimeng"} <= set(models)

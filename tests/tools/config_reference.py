@@ -16,6 +16,7 @@ import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -34,6 +35,7 @@ from proxy.config.tables import (
     UpstreamTable,
 )
 from proxy.providers import PROVIDERS
+from proxy.providers.catalogue.row import ModelRow
 from proxy.tasks import pricing
 
 ROOT: Final = Path(__file__).parents[2]
@@ -62,10 +64,14 @@ ACCEPTS: Final[Mapping[str, str]] = {
     "_field_glob": "field name; `*` and `?` are wild",
     "_body_fields": "table: field name, or names joined by dots, to any JSON value",
     "all_dialects": "table: `openai`, `generic`, `kling`, `jimeng` to a model's name",
+    "_submit": "`create`, `remix`, `edit` or `extend`",
+    "_size": "size such as `1280x720`",
+    "_ratio": "shape such as `16:9`",
+    "_resolution": "resolution such as `720p`",
     "_shares": "name, or list of `{ name, weight }`",
 }
 # These only shape what is given before others look at it.
-SHAPING: Final = frozenset({"_unset", "_flat_paths", "_some"})
+SHAPING: Final = frozenset({"_unset", "_flat_paths", "_ascending", "_some"})
 
 HEAD: Final = f"""\
 # Configuration
@@ -85,6 +91,14 @@ Every key of `config.toml`: what it means, what it accepts, its default. This pa
 - *Reload*: "at once" takes effect with `kill -HUP`, "restart" waits until the gateway starts again
   ([Upgrade and reload](upgrade.md#reload)).
 """
+
+
+MODELS: Final = (
+    "What models render: rows that add to or correct the built-in catalogue",
+    "([Models](models.md)). What a row does not say is as the built-in one has it, else unknown",
+    "and passed on as asked.",
+    "",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +175,7 @@ def accepted(hint: Any) -> str:
     if isinstance(hint, type) and issubclass(hint, BaseModel):
         return "{ " + ", ".join(hint.model_fields) + " }"
     plain = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
+    plain[date] = "date such as `2026-11-30`"
     return plain.get(hint, "table")
 
 
@@ -342,6 +357,8 @@ def page() -> str:
     lines += entry_of(ShareTable, None)
     lines += ["### Prices", ""]
     lines += paragraphs(inspect.cleandoc(pricing.__doc__ or "").splitlines()[2:])
+    lines += ["## [[models]]", "", *MODELS]
+    lines += entry_of(ModelRow, guides["models"])
     return "\n".join(lines).rstrip() + "\n"
 
 

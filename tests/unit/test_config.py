@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import cast
 
@@ -12,6 +13,7 @@ from proxy.config import Config, ConfigErrors, load, socket_address
 from proxy.model import Credential, Route
 from proxy.providers import PROVIDERS as REAL_PROVIDERS
 from proxy.providers.base import Provider
+from proxy.providers.catalogue.row import ModelRow
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -157,6 +159,19 @@ upstream = "k"
     )
 
 
+def test_what_an_operator_says_of_models_goes_to_the_upstreams_of_their_provider() -> None:
+    config = loaded(
+        UPSTREAM + '[[models]]\nprovider = "kling"\nmodel = "kling-v9"\nseconds = [10, 5]\n'
+        'read_on = 2026-11-30\n[[models]]\nprovider = "jimeng"\nmodel = "j"\n'
+    )
+    row = ModelRow(provider="kling", model="kling-v9", seconds=(5, 10), read_on=date(2026, 11, 30))
+    assert config.models == (row, ModelRow(provider="jimeng", model="j"))
+    assert config.upstreams["k"].models == (row,)
+    shown = {key: (value, origin) for key, value, origin in config.rows()}
+    assert shown["models[0].seconds"] == ("[5, 10]", "c.toml:9")
+    assert shown["models[0].read_on"] == ('"2026-11-30"', "c.toml:10")
+
+
 def test_what_a_route_passes_on_is_read_and_shown() -> None:
     config = loaded(UPSTREAM + ROUTE + "pass = ['camera_*']")
     assert config.routes[0].passes == ("camera_*",)
@@ -244,7 +259,7 @@ CASES: list[tuple[str, list[str]]] = [
             (
                 "1: sever: unknown table; did you mean 'server'? accepted: server, admin, "
                 "redis, timeouts, limits, billing, cors, logs, tracing, media, webhooks, "
-                "defaults, upstreams, routes"
+                "defaults, upstreams, routes, models"
             )
         ],
     ),
@@ -612,6 +627,41 @@ CASES: list[tuple[str, list[str]]] = [
             )
         ],
     ),
+    (
+        (
+            "[[models]]\nprovider = 'kling'\nmodel = 'm'\nspeed = 2\naudio = 'loud'\nseconds = []\n"
+            "sizes = ['large']\noperations = ['get']\ninputs = { poster = 1 }\nn = 0\n"
+        ),
+        [
+            "4: models[0].speed: unknown key; did you mean 'seed'? accepted: "
+            + ", ".join(ModelRow.model_fields),
+            "5: models[0].audio: 'loud' is not accepted; accepted: never, option, always",
+            "6: models[0].seconds: must have at least one entry; leave it out where any is taken",
+            "7: models[0].sizes[0]: must be a size such as 1280x720, not 'large'",
+            "8: models[0].operations[0]: must be create, remix, edit or extend, not 'get'",
+            (
+                "9: models[0].inputs.poster: unknown key; accepted: first_frame, last_frame, "
+                "reference_image, reference_video, reference_audio, source"
+            ),
+            "10: models[0].n: must be at least 1, not 0",
+        ],
+    ),
+    (
+        (
+            "[[models]]\nprovider = 'klings'\nmodel = 'm'\nseconds = [5]\ndefault_seconds = 6\n"
+            "[[models]]\nprovider = 'kling'\nmodel = 'a'\n"
+            "[[models]]\nprovider = 'kling'\nmodel = 'b'\naliases = ['a']\n"
+        ),
+        [
+            (
+                "2: models[0].provider: no provider 'klings'; did you mean 'kling'? "
+                "accepted: kling, jimeng, local"
+            ),
+            "5: models[0].default_seconds: 6 is not among what is accepted: 5",
+            "11: models[2].model: 'a' has a row on line 8: one is enough",
+        ],
+    ),
+    ("models = 1", ["1: models: must be written [[models]], one for each"]),
 ]
 
 

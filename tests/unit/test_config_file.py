@@ -13,6 +13,7 @@ from proxy.config.source import fields_of
 from proxy.config.tables import CredentialTable, RouteTable, UpstreamTable
 from proxy.config.toml_lines import key_lines
 from proxy.providers import PROVIDERS
+from proxy.providers.catalogue.row import ModelRow
 
 FILE = Path(__file__).parents[2] / "config.toml"
 TEXT = FILE.read_text(encoding="utf-8")
@@ -63,7 +64,7 @@ def test_the_examples_work_once_uncommented(tmp_path: Path) -> None:
     assert "from-env" in {c.secret_key for u in config.upstreams.values() for c in u.credentials}
 
 
-def test_the_guide_to_upstreams_and_routes_names_every_key() -> None:
+def test_the_guide_to_upstreams_routes_and_models_names_every_key() -> None:
     guide = {
         name
         for line in LINES
@@ -71,6 +72,6 @@ def test_the_guide_to_upstreams_and_routes_names_every_key() -> None:
         for name in [found[1].partition(" ")[0]]
     }
     named = set(re.findall(r"\w+", " ".join(line for line in LINES if line.startswith("#   "))))
-    tables = set(fields_of(UpstreamTable)) | set(fields_of(RouteTable))
+    tables = {*fields_of(UpstreamTable), *fields_of(RouteTable), *fields_of(ModelRow)}
     assert guide == tables
     assert set(CredentialTable.model_fields) <= named

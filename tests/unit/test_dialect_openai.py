@@ -21,6 +21,7 @@ from proxy.dialects.openai import OpenAIDialect
 from proxy.errors import FAILURES, Conflict, Invalid, NotFound, ProxyError, RateLimited
 from proxy.model import (
     Call,
+    Json,
     Kind,
     Media,
     Operation,
@@ -487,16 +488,17 @@ def test_the_small_answers() -> None:
         "object": "video.deleted",
         "deleted": True,
     }
-    assert body_of(DIALECT.models(["sora-2"], 1767225600, "")) == {
-        "object": "list",
-        "data": [{"id": "sora-2", "object": "model", "created": 1767225600, "owned_by": "reelway"}],
-    }
-    assert body_of(DIALECT.model("sora-2", 1767225600, "")) == {
+    video: dict[str, Json] = {"seconds": [4, 8, 12]}
+    model = {
         "id": "sora-2",
         "object": "model",
         "created": 1767225600,
         "owned_by": "reelway",
+        "video": video,
     }
+    listed = body_of(DIALECT.models({"sora-2": video}, 1767225600, ""))
+    assert listed == {"object": "list", "data": [model]}
+    assert body_of(DIALECT.model("sora-2", video, 1767225600, "")) == model
 
 
 def test_a_missing_video() -> None:

@@ -122,10 +122,12 @@ class Toy:
     def deleted(self, view: View, request_id: str) -> Reply:
         raise NotImplementedError
 
-    def models(self, names: Sequence[str], created_s: int, request_id: str) -> Reply:
-        return json_reply(200, encoded({"engines": list(names)}))
+    def models(
+        self, found: Mapping[str, Mapping[str, Json]], created_s: int, request_id: str
+    ) -> Reply:
+        return json_reply(200, encoded({"engines": list(found)}))
 
-    def model(self, name: str, created_s: int, request_id: str) -> Reply:
+    def model(self, name: str, video: Mapping[str, Json], created_s: int, request_id: str) -> Reply:
         raise NotImplementedError
 
     def notice(self, view: View, status: Status, event_id: str, created_ms: int) -> bytes:

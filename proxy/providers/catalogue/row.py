@@ -24,7 +24,7 @@ _AMOUNT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})? [A-Z]{3}")
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,254}[^\s\x00-\x1f\x7f])?")
 
 
-def _name(value: str) -> str:
+def _model_name(value: str) -> str:
     if not _NAME.fullmatch(value):
         raise ValueError(f"must be 1 to 256 characters without spaces around, not '{value}'")
     return value
@@ -74,7 +74,7 @@ Submit = Annotated[Operation, AfterValidator(_submit)]
 Count = Annotated[int, Strict(), Ge(1)]
 CountOrZero = Annotated[int, Strict(), Ge(0), Le(1000)]
 Flag = Annotated[bool, Strict()]
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, AfterValidator(_model_name)]
 Size = Annotated[str, AfterValidator(_size)]
 Ratio = Annotated[str, AfterValidator(_ratio)]
 Resolution = Annotated[str, AfterValidator(_resolution)]
