@@ -195,8 +195,8 @@ def _options() -> ResourceOptions:
 def _gated(gate: Gate) -> Middleware:
     @web.middleware
     async def gated(request: web.Request, handler: Handler) -> web.StreamResponse:
-        # By the route it came to, not by its path: what leads nowhere is told to nobody who may
-        # not know.
+        # Decided by the matched route, not by the path, so unknown paths also need the token: a
+        # 404 must not reveal which paths exist.
         resource = request.match_info.route.resource
         is_preflight = (
             request.method == "OPTIONS"

@@ -85,7 +85,7 @@ class InternalError(ProxyError):
 
 
 class Gateway:
-    """Answers one request at a time through `handle`; what it remembers it could work out anew."""
+    """Answer requests through `handle`. All state here is a cache."""
 
     def __init__(
         self,

@@ -155,8 +155,8 @@ class Server:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signalled)
-        # A worker reloads when its supervisor asks, who has read the file first; told to by
-        # itself it does nothing: the signal goes on waiting.
+        # A supervised worker reloads when its supervisor asks. It leaves SIGHUP blocked, so a
+        # signal sent to it directly does nothing.
         if self._supervised is None:
             loop.add_signal_handler(signal.SIGHUP, told_to_reload)
             loop.add_signal_handler(signal.SIGUSR2, not_upgraded)

@@ -38,8 +38,8 @@ class TaskQueues:
         most: int | None = None,
         held_until_ms: int | None = None,
     ) -> bool:
-        """Put it in its place, by its token and when it was made; True also when it is there
-        already. False: `most` wait. Nobody is handed it before `held_until_ms`."""
+        """Enqueue a task in its token's order. True if queued (or already there), False if the
+        queue holds `most` tasks. The task is not leased before `held_until_ms`."""
         queue = keys.QueueKeys(upstream)
         joined = await self._batch.run(
             self._join,

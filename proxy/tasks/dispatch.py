@@ -6,9 +6,9 @@ n was provably refused. What nobody can confirm is never sent again.
 Rule: once an upstream may have heard of a task its client gets that task, whatever the store
 does; what the store could not take is written as soon as it can.
 
-Rule: a task is its worker's own from its attempt on, until that is bound or the task waits. One
-that waits is everybody's: its next attempt is whose compare-and-set begins it, and the change
-that makes a task wait is never written over another's.
+Rule: from its first attempt until it is bound or queued, only the worker that reserved a task may
+change it. A queued task belongs to all workers: whichever wins the compare-and-set makes the next
+attempt. The change that queues a task is never written over another worker's change.
 """
 
 from __future__ import annotations

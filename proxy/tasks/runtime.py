@@ -1,4 +1,4 @@
-"""What every part of a worker leans on: its settings, its clock, its dice, and who is told."""
+"""The values that every part of a worker shares: settings, clock, random numbers, metrics, log."""
 
 from __future__ import annotations
 

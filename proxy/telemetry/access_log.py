@@ -1,8 +1,7 @@
-"""The last phase of every request: one line and the counters.
+"""The access log: the last phase of every request writes its line and counts it.
 
-Rule: `finish` runs exactly once per exchange whatever happened to it, and awaits nothing, so it
-also runs while a cancellation unwinds. It moves no money and frees no slot: those belong to the
-task's own scripts.
+Rule: `finish` runs exactly once per exchange, whatever happened, and awaits nothing, so it also
+runs while a cancellation unwinds. It moves no money and frees no slot: the task's own scripts do.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ PATH_KEPT = 128  # characters of a path that is worth remembering
 
 @dataclass(frozen=True, slots=True)
 class _RequestSeries:
-    """What requests of one kind and outcome count in."""
+    """The series that requests of one kind and outcome count in."""
 
     requests: CounterSeries
     seconds: HistogramSeries
@@ -92,7 +91,7 @@ class AccessLog:
             line["credential"] = exchange.credential
         ours_ns = elapsed_ns
         if exchange.first_byte_ns or exchange.upstream_ns or exchange.body_ns or exchange.waited_ns:
-            ours_ns = _tell_waits(exchange, line, elapsed_ns)
+            ours_ns = _add_waits(exchange, line, elapsed_ns)
         row = self._rows.get((dialect, operation, status, reason))
         if row is None:
             row = self._row(dialect, operation, status, reason)
@@ -113,7 +112,7 @@ class AccessLog:
         self._sink.access(line)
 
     def flush(self) -> None:
-        """Write the lines that still wait."""
+        """Write the lines that are still buffered."""
         self._sink.flush()
 
     def _clean(self, path: str, *, is_known: bool) -> str:
@@ -135,9 +134,9 @@ class AccessLog:
         return row
 
 
-def _tell_waits(exchange: Exchange, line: dict[str, object], elapsed_ns: int) -> int:
-    """Of a request that moved bytes or waited for somebody: how much and how long, in its line.
-    Returns what of its time was ours, in nanoseconds."""
+def _add_waits(exchange: Exchange, line: dict[str, object], elapsed_ns: int) -> int:
+    """Add to the line the bytes moved and the times waited. Returns the time that the gateway
+    itself took, in nanoseconds."""
     ours_ns = elapsed_ns
     if exchange.first_byte_ns is not None:
         ours_ns = exchange.first_byte_ns - exchange.started_ns
@@ -159,5 +158,5 @@ def _tell_waits(exchange: Exchange, line: dict[str, object], elapsed_ns: int) ->
 
 
 def _family(reason: str) -> str:
-    """`healed(3)` → `healed`: a label's values must stay few."""
+    """The label value of a reason, without its number: `healed(3)` → `healed`."""
     return reason.partition("(")[0]

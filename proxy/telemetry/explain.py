@@ -1,5 +1,4 @@
-"""Why somebody could not be reached, in a few words an operator knows: client libraries say it
-each in its own way, at length, and wrapped several times."""
+"""Explain a failed connection in a few words: client libraries wrap and word errors differently."""
 
 from __future__ import annotations
 
@@ -12,8 +11,8 @@ MOST = 200
 
 
 def cause_of(error: BaseException) -> str:
-    """`connection refused`, `the name is not known`, …: what the operating system or TLS said
-    when it is among the causes, else the error's own words, cut short."""
+    """The cause in plain words: `connection refused`, `the name is not known`, … The words of the
+    operating system or of TLS if they are among the causes, else the error's own, cut short."""
     chain = list(_chain(error))
     for each in chain:
         if isinstance(each, ssl.SSLCertVerificationError):
@@ -34,7 +33,7 @@ def cause_of(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, then what it came from; the innermost last."""
+    """The error and its causes, innermost last."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:

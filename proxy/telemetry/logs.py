@@ -1,7 +1,7 @@
 """One JSON line per event, on standard error, through structlog and orjson.
 
-Rule: every line passes `Redactor` on its way out, whoever speaks: ours, a library's, and the
-exceptions of both. An access line has nothing in it that a client chose but its path.
+Rule: every line passes `Redactor` on its way out: lines of ours, of libraries, and the exceptions
+of both. The path is the only text in an access line that a client chose.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _LEVELS: Final = {
 
 
 class Sink:
-    """Where lines go. Access lines come by the thousand and wait a moment for each other; any
-    other line goes out at once, behind those that wait."""
+    """The output of the log. Access lines are buffered for `WAIT_S`; any other line is written at
+    once, after the buffered ones."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -55,9 +55,8 @@ class Sink:
         return self._stamp.text(time.time_ns())
 
     def access(self, line: Mapping[str, object]) -> None:
-        """One request, in the form all events have: `event`, `level` and `ts` are among its
-        facts. On the event loop only. It goes past structlog, which costs more than the rest of
-        a status poll's own work."""
+        """Write the line of one request; it has `event`, `level` and `ts` already. Call it on the
+        event loop only. It bypasses structlog, which costs more than all else in a status poll."""
         if self.level > logging.INFO:
             return
         try:
@@ -87,7 +86,7 @@ class Sink:
 
 
 class _Stamp:
-    """The time as ISO 8601 in UTC, to the millisecond; most of it is made once a second."""
+    """The time as ISO 8601 in UTC, to the millisecond; formatted once a second for speed."""
 
     def __init__(self) -> None:
         self._ms = self._second = -1
@@ -105,7 +104,7 @@ class _Stamp:
 
 
 def _pieces(held: bytearray) -> Iterator[memoryview]:
-    """Whole lines, as many together as go out in one piece; a longer line goes alone."""
+    """Cut into whole lines, as many per piece as a pipe takes at once; a longer line goes alone."""
     view, start = memoryview(held), 0
     while start < len(held):
         end = held.rfind(b"\n", start, start + PIECE_BYTES) + 1
@@ -116,14 +115,14 @@ def _pieces(held: bytearray) -> Iterator[memoryview]:
 
 
 def sink_of(log: structlog.stdlib.BoundLogger) -> Sink:
-    """The sink of a logger that `make_logger` made."""
+    """The sink of a logger made by `make_logger`."""
     sink = log._logger
     assert isinstance(sink, Sink)
     return sink
 
 
 def tune(log: structlog.stdlib.BoundLogger, config: Config) -> None:
-    """Do as `[logs]` says, and let none of the configuration's own secrets through."""
+    """Apply `[logs]`, and redact every secret of the configuration."""
     sink = sink_of(log)
     sink.level = _LEVELS[config.logs.level]
     sink.redactor = Redactor(config.secrets(), prompts=config.logs.prompts)
@@ -140,7 +139,7 @@ def _dumps(value: object) -> bytes:
 
 
 def make_logger(file: TextIO | None = None) -> structlog.stdlib.BoundLogger:
-    """Lines go to `file`, else to standard error."""
+    """Make a logger that writes to `file`, else to standard error."""
     sink = Sink(file or sys.stderr)
 
     def filtered(_sink: Any, method: str, event: MutableMapping[str, Any]) -> Any:
@@ -184,6 +183,6 @@ class _Captured(logging.Handler):
 
 
 def capture(log: structlog.stdlib.BoundLogger) -> None:
-    """What libraries say through `logging` becomes lines of ours. For a whole program: commands
-    call it, tests and the server do not."""
+    """Send the records of Python's `logging` to this log. Only commands call it, for the whole
+    program; tests and the server do not."""
     logging.getLogger().addHandler(_Captured(log))

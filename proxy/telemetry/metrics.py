@@ -1,12 +1,11 @@
-"""What the gateway counts of itself, and the page that says so.
+"""Counters, histograms and gauges of one worker, and the page that Prometheus scrapes.
 
-Counting is adding to a plain int; Prometheus' own objects are made only when somebody asks. Its
-client library's counters cost 1–2 µs each time they are touched, a third of what a status poll
-may spend on its account.
+Counting adds to a plain number; Prometheus' own objects are made only for a scrape. The counters
+of its client library cost 1–2 µs per touch, a third of what a status poll may spend on its access
+log.
 
-Rule: label values are few. They are words of this code, or names of the configuration in force;
-any other upstream or credential is `other`, and so is whatever would make a family longer than
-`MAX_SERIES`.
+Rule: label values are few. They are words of this code, or names of the configuration in force.
+Any other upstream or credential is `other`, and so is a series beyond `MAX_SERIES` of its metric.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ MAX_SERIES: Final = 2000
 
 
 class CounterSeries:
-    """One series of a counter: add to `n`."""
+    """One series of a counter. Callers add to `n`."""
 
     __slots__ = ("n",)
 
@@ -56,7 +55,7 @@ class CounterSeries:
 
 
 class HistogramSeries:
-    """One histogram: how many values fell under each bound, and their sum."""
+    """One series of a histogram: the number of values under each bound, and their sum."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -71,10 +70,10 @@ class HistogramSeries:
 
 
 class OldestTasks:
-    """The oldest of the open tasks that were looked at, by id, until each is known to have ended.
+    """The oldest open tasks that this worker has polled, by id, until they are known to have ended.
 
-    What is kept is bounded: beyond twice `most` the younger half is forgotten. Those come back
-    when they are looked at the next time, as every open task is.
+    The number kept is bounded: beyond twice `most` the younger half is dropped. Those come back
+    with their next poll, which every open task has.
     """
 
     def __init__(self, most: int = 1000) -> None:
@@ -90,15 +89,15 @@ class OldestTasks:
         self._made_ms.pop(task_id, None)
 
     def first(self) -> tuple[str, int] | None:
-        """The oldest, and when it was made (ms); None without any."""
+        """The id and creation time (ms) of the oldest task; None without one."""
         return min(self._made_ms.items(), key=itemgetter(1), default=None)
 
 
 class Metrics:
-    """The numbers of one worker; a collector of Prometheus' client library.
+    """The metrics of one worker; a collector of Prometheus' client library.
 
-    `tally` and `spread` give a series to keep and count in; `read` and `show` are for gauges:
-    what is asked at each scrape, and what was found out before one.
+    `counter` and `histogram` return a series to keep and count in. For gauges, `sample` names a
+    function to call at each scrape, and `set_gauge` sets the values now.
     """
 
     def __init__(self, config: Callable[[], Config]) -> None:
@@ -132,14 +131,14 @@ class Metrics:
         self.counter(family, *labels).n += 1
 
     def round_trip(self, seconds: float, *, answered: bool) -> None:
-        """One to the store."""
+        """Count one round trip to the store."""
         self.histogram(STORE_SECONDS).observe(seconds)
         if not answered:
             self.count(STORE_FAILURES)
 
     def task_moved(self, before: Stage | None, task: Task, *, refused: bool = False) -> None:
-        """A change of a task that this worker wrote, and counts for all; None: it is new.
-        `refused`: it is no task any more, so it has not failed."""
+        """Count a change of a task that this worker wrote; `before` is None for a new task. A
+        refused submit (`refused`) is no task any more, so it does not count as failed."""
         if task.stage is not before and not refused:
             self.count(STAGES, task.stage.value)
         if before is None:
@@ -159,11 +158,11 @@ class Metrics:
     # ------------------------------------------------------------ gauges
 
     def sample(self, family: MetricDefinition, now: Callable[[], float]) -> None:
-        """Ask this for a gauge's value at each scrape; it must not raise."""
+        """Call `now` for a gauge's value at each scrape. It must not raise."""
         self._reads[family.name] = now
 
     def set_gauge(self, family: MetricDefinition, values: Mapping[Labels, float]) -> None:
-        """From now on a gauge's only series are these."""
+        """Replace all series of a gauge by these."""
         self._shown[family.name] = values
 
     # ------------------------------------------------------------ the page
@@ -224,5 +223,5 @@ class Metrics:
 
 
 def _number(bound: float) -> str:
-    """As Prometheus' own clients write it: 1.0, not 1."""
+    """A bound as Prometheus' own clients write it: 1.0, not 1."""
     return repr(float(bound))

@@ -1,12 +1,12 @@
-"""The metrics pages of several worker processes, made one.
+"""Merge the metrics pages of several workers into one.
 
-Counters and histograms are added up. Of a gauge it depends on what it says, see `_across`: what
-each worker has of its own is added up, what all of them read in the same store is not. The
+Counters and histograms are added up. Gauges follow `MetricDefinition.across`: a gauge that each
+worker counts for itself is added up, one that all read from the same store is not. The
 `process_…` series are the sums over all workers, as if they were one process; no label tells
 them apart, so that one gateway has the same series whatever `[server] workers` says.
 
-Rule: what was counted once stays counted. Without the last page of a worker that is gone a sum
-would fall, and Prometheus takes that for a restart of the whole and counts all of it again.
+Rule: the counts of a worker that has ended stay in the sums. A sum that falls looks like a restart
+to Prometheus, which would count everything again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What may stand in a log: the same text without what opens doors, or what a client told us.
+"""Redact text for the log: no secrets, and no prompts of clients.
 
-Rule: by its form where it has one (our tokens, JWTs, signatures in links), by its name where it
-is written beside it, and by its value where the configuration says what our own secrets are. An
-id stays: whoever reads the log can tell which key it was.
+Rule: a secret is found by its form (our tokens, JWTs, signatures in links), by the name written
+beside it, or by its value (the secrets of the configuration). Ids stay, so that a reader can tell
+which key it was.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _PROMPT_FIELD: Final = re.compile(
 
 
 class Redactor:
-    """Cleans what is logged. `secrets` are our own, by value; `prompts` lets those through."""
+    """Redact log lines. `secrets` are hidden by value; `prompts` lets prompts through."""
 
     def __init__(self, secrets: Iterable[str] = (), *, prompts: bool = False) -> None:
         known = sorted({s for s in secrets if len(s) >= SHORTEST}, key=len, reverse=True)
@@ -84,8 +84,8 @@ class Redactor:
         self._prompts = prompts
 
     def event(self, facts: Mapping[str, object]) -> dict[str, object]:
-        """The facts of one line. A `prompt` among them is taken out of the others as well: a
-        provider quotes it in its answer."""
+        """The redacted facts of one line. A `prompt` is removed from the other facts too, because
+        providers quote it in their answers."""
         said = [facts[name] for name in _PROMPTS if facts.get(name)]
         private = [] if self._prompts else [str(p) for p in said if len(str(p)) >= SHORTEST_PROMPT]
         return {

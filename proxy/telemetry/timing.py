@@ -1,4 +1,4 @@
-"""Where a request's time goes: measured where it is spent, told in the log and to the client."""
+"""Timing of a request's phases, for the access log and the Server-Timing header."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ FIELDS: Final[dict[Phase, str]] = {
     "wait": "waited_ns",
 }
 
-# A reply that took longer has waited for somebody (the store at least), and says for whom. The
-# others are answered from memory: a header would cost them more than there is to tell.
-TOLD_FROM_NS: Final = 1_000_000
+# Replies that took longer have waited for something, the store at least, and say for what. The
+# others come from memory; the header would cost them more than it is worth.
+REPORTED_FROM_NS: Final = 1_000_000
 
 _T = TypeVar("_T")
 
 
 async def timed(exchange: Exchange, phase: Phase, work: Awaitable[_T]) -> _T:
-    """Do the work, whatever comes of it, on this phase's time."""
+    """Await the work and add its time to the phase, also when it raises."""
     field = FIELDS[phase]
     started_ns = time.perf_counter_ns()
     try:
@@ -37,16 +37,17 @@ async def timed(exchange: Exchange, phase: Phase, work: Awaitable[_T]) -> _T:
 
 
 def server_timing(exchange: Exchange) -> dict[str, str]:
-    """The header of a reply that waited (Server Timing, W3C), in milliseconds; `total` is until
-    now, which for a stream is just before its first byte. A refusal says nothing: a task of
-    somebody else's answers exactly like one that is not there."""
+    """The Server-Timing header (W3C) of a reply that waited, in milliseconds.
+
+    `total` ends now, which for a stream is just before its first byte. A refusal has no header:
+    the task of another owner must answer exactly like one that does not exist."""
     if exchange.status >= 400 or exchange.reason == "not_found":
         return {}
     total_ns = time.perf_counter_ns() - exchange.started_ns
-    if total_ns < TOLD_FROM_NS and not exchange.upstream_ns:
+    if total_ns < REPORTED_FROM_NS and not exchange.upstream_ns:
         return {}
     took = {phase: getattr(exchange, field) for phase, field in FIELDS.items()}
-    told = [
+    parts = [
         f"{phase};dur={ns / 1e6:.1f}" for phase, ns in (took | {"total": total_ns}).items() if ns
     ]
-    return {"Server-Timing": ", ".join(told)}
+    return {"Server-Timing": ", ".join(parts)}
