@@ -13,6 +13,7 @@ from proxy.admin.context import Action, Asked, Desk
 from proxy.admin.schemas import Item, Listing, Ms, NoBody, NoQuery, StandingItem
 from proxy.admin.upstreams import wholes
 from proxy.config.reload import Reloaded
+from proxy.dialects import DIALECTS
 from proxy.errors import Unavailable
 from proxy.model import CredentialHealth
 from proxy.store.capabilities import facts
@@ -61,8 +62,8 @@ class ReloadItem(Item):
 class OverviewItem(Item):
     """`refused_today`: refused submits of this UTC day by reason; they are no tasks.
     `store`, `tasks_open`, `refused_today` and the standings are null while the store does not
-    answer. `models` are the public ones that a route names. `last_reload` is null where there was
-    none."""
+    answer. `models` are the public ones that a route names, `dialects` those that a
+    token may be limited to. `last_reload` is null where there was none."""
 
     version: str
     started_ms: Ms
@@ -78,6 +79,7 @@ class OverviewItem(Item):
     refused_today: dict[str, int] | None
     upstreams: list[UpstreamStandingItem]
     models: list[str]
+    dialects: list[str]
     last_reload: ReloadItem | None
 
 
@@ -138,6 +140,7 @@ async def overview(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> OverviewItem:
             for name in config.upstreams
         ],
         models=listed_models(config.routes, ()),
+        dialects=[*DIALECTS],
         last_reload=_last_reload(desk),
     )
 

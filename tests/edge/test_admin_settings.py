@@ -14,6 +14,7 @@ from typing import Any
 from proxy import __version__
 from proxy.admin import app as admin_app
 from proxy.admin.auth import MOST_WRONG
+from proxy.dialects import DIALECTS
 from tests.rig.admin_client import TOKEN, ask, done, got, refused
 from tests.rig.house import IMPATIENT, Answer, House, OpenHouse, Plan
 from tests.rig.refusals import WAIT_S, store_pid
@@ -42,6 +43,7 @@ async def test_the_overview_says_what_runs_and_how_it_is(open_house: OpenHouse) 
             *house.server.config.upstreams
         ]
         assert "sora-2" in seen["models"]
+        assert seen["dialects"] == list(DIALECTS)
         assert seen["last_reload"] is None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import proxy
+from proxy.dialects import DIALECTS
 from proxy.model import Operation, Stage
 
 CONSOLE = Path(proxy.__file__).parent / "admin" / "console"
@@ -286,3 +287,10 @@ def test_a_module_has_one_subject_and_says_which(path: Path) -> None:
     assert text.startswith("// ")
     assert text.count("\n") <= MOST_LINES
     assert max(map(len, text.splitlines())) <= MOST_COLUMNS
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_no_script_has_a_list_of_dialects_of_its_own(path: Path) -> None:
+    """The overview says which there are."""
+    quoted = set(re.findall(r"[\"'`](\w+)[\"'`]", path.read_text()))
+    assert not quoted & set(DIALECTS)

@@ -7,7 +7,6 @@ import { formDialog } from "./form_dialog.js";
 import { limitFields, limitValues, readLimits, textField } from "./limits_form.js";
 import { t } from "./text.js";
 
-const DIALECTS = ["openai", "generic", "kling", "jimeng"];
 const OPERATIONS = [
   ...["create", "remix", "edit", "extend", "get", "list", "delete", "content"],
   ...["models", "events", "usage"],
@@ -19,12 +18,13 @@ export function tokenDialog(ctx, { title, label, token = null, owners = [], send
   const isNew = token === null;
   const before = valuesOf(token);
   const values = valuesOf(token);
+  const dialects = ctx.facts()?.dialects ?? [];
   formDialog({
     title,
     label,
     send,
     done,
-    read: () => read(values, before, isNew),
+    read: () => read(values, before, isNew, dialects),
     fields: (wrong, draw) =>
       fields({
         values,
@@ -32,6 +32,7 @@ export function tokenDialog(ctx, { title, label, token = null, owners = [], send
         isNew,
         owners,
         draw,
+        dialects,
         models: ctx.facts()?.models ?? [],
         currency: ctx.facts()?.currency ?? "USD",
       }),
@@ -58,7 +59,7 @@ function valuesOf(token) {
 }
 
 // {body} as the API takes it, of what differs from before; null for nothing.
-function read(values, before, isNew) {
+function read(values, before, isNew, dialects) {
   const wrong = {};
   const body = {};
   const name = values.name.trim();
@@ -69,7 +70,7 @@ function read(values, before, isNew) {
     if (values[field] !== before[field]) body[field] = listed(values[field], /[,\s，、]+/);
   }
   for (const [field, all] of [
-    ["dialects", DIALECTS],
+    ["dialects", dialects],
     ["operations", OPERATIONS],
   ]) {
     const chosen = all.filter((one) => values[field].has(one));
@@ -102,7 +103,7 @@ const listed = (text, between) =>
     .map((one) => one.trim())
     .filter(Boolean);
 
-function fields({ values, wrong, isNew, models, owners, currency, draw }) {
+function fields({ values, wrong, isNew, dialects, models, owners, currency, draw }) {
   return [
     h(
       "div",
@@ -144,7 +145,7 @@ function fields({ values, wrong, isNew, models, owners, currency, draw }) {
       { class: "more", open: ["webhook", "addresses", "labels"].some((name) => wrong[name]) },
       h("summary", {}, t("form.more")),
       h("div", { class: "more-body" }, [
-        boxes("dialects", DIALECTS, values, draw),
+        boxes("dialects", dialects, values, draw),
         boxes("operations", OPERATIONS, values, draw),
         textField(values, wrong, "addresses", { optional: true, hint: t("form.addresses") }),
         textField(values, wrong, "webhook", {
