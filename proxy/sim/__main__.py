@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from proxy.sim.settings import SERVICES, Settings
+from proxy.sim.settings import Settings
 from proxy.sim.simulator import Simulator
+from proxy.sim.vendors import SERVICES
 
 _PR_SET_PDEATHSIG = 1
 
@@ -32,11 +33,7 @@ def main(argv: Sequence[str] | None = None, name: str = "python -m proxy.sim") -
         _die_with_parent()
     settings = Settings(
         host=options.host,
-        openai_port=ports.get("openai", 0),
-        kling_port=ports.get("kling", 0),
-        jimeng_port=ports.get("jimeng", 0),
-        cdn_port=ports.get("cdn", 0),
-        control_port=ports.get("control", 0),
+        ports=ports,
         speed=options.speed,
         manual=options.manual,
         seed=options.seed,

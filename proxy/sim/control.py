@@ -13,13 +13,13 @@ from aiohttp import web
 
 from proxy.sim.faults import Fault, Faults
 from proxy.sim.log import Log
-from proxy.sim.openai import OpenAI
-from proxy.sim.openai_servers import as_server
+from proxy.sim.service import VendorService
 from proxy.sim.tasks import State, Task, Tasks, as_state
+from proxy.sim.vendors import VENDORS
 
 _SETTINGS = (
     *("speed", "manual", "size_bytes"),
-    *("openai_server", "openai_cloud", "openai_numeric_ids"),
+    *(f"{vendor.name}_{name}" for vendor in VENDORS.values() for name in vendor.settings),
 )
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -30,7 +30,7 @@ class Controlled(Protocol):
     log: Log
     faults: Faults
     tasks: Tasks
-    openai: OpenAI
+    vendors: dict[str, VendorService]
 
     def describe(self) -> dict[str, object]: ...
     def step(self, upstream_id: str, state: State, progress: int | None = None) -> Task: ...
@@ -136,18 +136,12 @@ class Control:
         return web.json_response({})
 
     async def _change(self, request: web.Request) -> web.Response:
-        """Any of {"speed": >0, "manual": bool, "size_bytes": n or null, "openai_server": name,
-        "openai_cloud": bool, "openai_numeric_ids": bool}."""
+        """Any of {"speed": >0, "manual": bool, "size_bytes": n or null} and the vendors' own,
+        such as "openai_server"."""
         value = await _object(request)
         unknown = sorted(value.keys() - set(_SETTINGS))
         if unknown:
             raise ValueError(f"Unknown setting {unknown[0]!r}; accepted: {', '.join(_SETTINGS)}.")
-        openai = self._simulator.openai
-        server = as_server(value.get("openai_server", openai.server))
-        cloud = value.get("openai_cloud", openai.cloud)
-        numeric_ids = value.get("openai_numeric_ids", openai.numeric_ids)
-        if not isinstance(cloud, bool) or not isinstance(numeric_ids, bool):
-            raise ValueError("'openai_cloud' and 'openai_numeric_ids' must be true or false.")
         tasks = self._simulator.tasks
         speed = value.get("speed", tasks.speed)
         manual = value.get("manual", tasks.manual)
@@ -158,8 +152,11 @@ class Control:
             raise ValueError("'manual' must be true or false.")
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
             raise ValueError("'size_bytes' must be a whole number from 0, or null.")
+        for vendor, service in self._simulator.vendors.items():
+            mark = f"{vendor}_"
+            own = {name.removeprefix(mark): v for name, v in value.items() if name.startswith(mark)}
+            service.tune(own)
         tasks.speed, tasks.manual, tasks.size_bytes = float(speed), manual, size
-        openai.server, openai.cloud, openai.numeric_ids = server, cloud, numeric_ids
         return web.json_response({"speed": speed, "manual": manual, "size_bytes": size})
 
     async def _expire_links(self, request: web.Request) -> web.Response:

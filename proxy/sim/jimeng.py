@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,7 +13,7 @@ from proxy.sim.body import Upload, slim, upload_of
 from proxy.sim.images import BadImage, decode_image, is_url
 from proxy.sim.links import Links
 from proxy.sim.reply import Refusal, Reply, json_reply
-from proxy.sim.service import Call, Route
+from proxy.sim.service import Call, Route, Vendor
 from proxy.sim.settings import Settings
 from proxy.sim.signatures import BadSignature, check_volcengine
 from proxy.sim.tasks import Failure, Ids, State, Tasks
@@ -105,6 +105,13 @@ _STATES: dict[State, str] = {
 }
 
 
+KEYS = {
+    "access_key": "AKLTSIM00000000000000000000000001",
+    "secret_key": "c2ltdWxhdGVkLXNlY3JldC1rZXktZm9yLWppbWVuZw==",
+}
+_RECORD_TTL_S = 12 * 3600  # how long it remembers a task; then its state is `not_found`
+
+
 class Jimeng:
     name = "jimeng"
 
@@ -113,8 +120,17 @@ class Jimeng:
         self._tasks = tasks
         self._links = links
         self._ids = Ids(settings.seed, self.name)
-        self._secrets = {a.jimeng_access_key: a.jimeng_secret_key for a in settings.accounts}
-        self._accounts = {a.jimeng_access_key: n for n, a in enumerate(settings.accounts)}
+        keys = [account.keys_of(self.name, KEYS) for account in settings.accounts]
+        self._secrets = {named["access_key"]: named["secret_key"] for named in keys}
+        self._accounts = {named["access_key"]: n for n, named in enumerate(keys)}
+        self._record_ttl_s = _RECORD_TTL_S
+        self.tune(settings.services.get(self.name, {}))
+
+    def tune(self, settings: Mapping[str, object]) -> None:
+        ttl_s = settings.get("record_ttl_s", self._record_ttl_s)
+        if isinstance(ttl_s, bool) or not isinstance(ttl_s, int) or ttl_s < 0:
+            raise ValueError("'jimeng_record_ttl_s' must be a whole number from 0.")
+        self._record_ttl_s = ttl_s
 
     def routes(self) -> Sequence[Route]:
         return (Route("POST", "/", "call", self._call),)
@@ -262,7 +278,7 @@ class Jimeng:
             raise self._refusal(50200, "req_json must be a string of a JSON object")
         call.entry.task_id = task_id
         task = self._tasks.get(task_id)
-        oldest = self._settings.clock() - self._settings.jimeng_record_ttl_s
+        oldest = self._settings.clock() - self._record_ttl_s
         if (
             task is None
             or task.service != self.name
@@ -330,3 +346,11 @@ def _is_json_object(value: object) -> bool:
         return isinstance(json.loads(value), dict)
     except ValueError:
         return False
+
+
+VENDOR = Vendor(
+    "jimeng",
+    lambda world: Jimeng(world.settings, world.tasks, world.links),
+    KEYS,
+    {"record_ttl_s": _RECORD_TTL_S},
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from multidict import MultiMapping
@@ -13,11 +13,16 @@ from proxy.sim.body import slim
 from proxy.sim.kling_rules import Broken, Endpoint, check
 from proxy.sim.links import Links
 from proxy.sim.reply import Refusal, Reply, json_reply
-from proxy.sim.service import Call, Route
+from proxy.sim.service import Call, Route, Vendor
 from proxy.sim.settings import Settings
 from proxy.sim.signatures import BadSignature, check_kling_jwt
 from proxy.sim.tasks import Failure, Ids, Result, State, Task, Tasks
 
+KEYS = {
+    "access_key": "AKSIM0000000000000000000000000001",
+    "secret_key": "SKSIM0000000000000000000000000001",  # public on purpose
+    "api_key": "kling-sim",
+}
 _STATES: dict[State, str] = {
     "queued": "submitted",
     "in_progress": "processing",
@@ -69,10 +74,14 @@ class Kling:
         self._links = links
         self._notify = notify
         self._ids = Ids(settings.seed, self.name)
-        self._secrets = {a.kling_access_key: a.kling_secret_key for a in settings.accounts}
-        self._accounts = {a.kling_access_key: n for n, a in enumerate(settings.accounts)}
-        self._api_keys = {a.kling_api_key: n for n, a in enumerate(settings.accounts)}
+        keys = [account.keys_of(self.name, KEYS) for account in settings.accounts]
+        self._secrets = {named["access_key"]: named["secret_key"] for named in keys}
+        self._accounts = {named["access_key"]: n for n, named in enumerate(keys)}
+        self._api_keys = {named["api_key"]: n for n, named in enumerate(keys)}
         tasks.on_change.append(self._changed)
+
+    def tune(self, settings: Mapping[str, object]) -> None:
+        """It has no settings of its own."""
 
     def routes(self) -> Sequence[Route]:
         return tuple(route for endpoint in _ENDPOINTS for route in self._routes_of(endpoint))
@@ -243,3 +252,10 @@ _SUBMIT_KEYS = ("task_id", "task_info", "task_status", "created_at", "updated_at
 
 def _message(code: int) -> str:
     return _ERRORS[code][1] if code in _ERRORS else "Error"
+
+
+VENDOR = Vendor(
+    "kling",
+    lambda world: Kling(world.settings, world.tasks, world.links, world.notify),
+    KEYS,
+)

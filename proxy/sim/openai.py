@@ -7,7 +7,7 @@ any other model as vLLM-Omni does (`^[1-9]\\d*$`, any width and height).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from multidict import MultiMapping
@@ -17,10 +17,11 @@ from proxy.sim.body import Upload
 from proxy.sim.files import file_reply
 from proxy.sim.links import Links
 from proxy.sim.reply import Headers, Refusal, Reply, json_reply
-from proxy.sim.service import Call, Route
+from proxy.sim.service import Call, Route, Vendor
 from proxy.sim.settings import Settings
 from proxy.sim.tasks import Failure, Ids, Task, Tasks, Variant
 
+KEYS = {"api_key": "sk-sim"}
 MODELS = ("sora-2", "sora-2-pro", "wan2.2-t2v")
 _SECONDS = ("4", "8", "12", "16", "20")
 _SIZES = ("720x1280", "1280x720", "1024x1792", "1792x1024")
@@ -43,14 +44,23 @@ class OpenAI:
     def __init__(self, settings: Settings, tasks: Tasks, links: Links) -> None:
         self._settings = settings
         self._links = links
-        #: May change at any time, and holds for what is answered then.
-        self.server = servers.as_server(settings.openai_server)
-        self.cloud = settings.openai_cloud
-        self.numeric_ids = settings.openai_numeric_ids
+        # `tune` may change these at any time; they hold for what is answered then.
+        self.server: servers.Server = "openai"
+        self.cloud = self.numeric_ids = False
+        self.tune(settings.services.get(self.name, {}))
         self._dropped: set[str] = set()  # records that DELETE dropped while the render goes on
         self._tasks = tasks
         self._ids = Ids(settings.seed, self.name)
-        self._keys = {a.openai_api_key: n for n, a in enumerate(settings.accounts)}
+        keys = [account.keys_of(self.name, KEYS) for account in settings.accounts]
+        self._keys = {named["api_key"]: n for n, named in enumerate(keys)}
+
+    def tune(self, settings: Mapping[str, object]) -> None:
+        server = servers.as_server(settings.get("server", self.server))
+        cloud = settings.get("cloud", self.cloud)
+        numeric_ids = settings.get("numeric_ids", self.numeric_ids)
+        if not isinstance(cloud, bool) or not isinstance(numeric_ids, bool):
+            raise ValueError("'openai_cloud' and 'openai_numeric_ids' must be true or false.")
+        self.server, self.cloud, self.numeric_ids = server, cloud, numeric_ids
 
     def routes(self) -> Sequence[Route]:
         return (
@@ -403,3 +413,15 @@ class OpenAI:
         own = self.server in ("vllm-omni", "sglang")
         message = "Video not found" if own else f"Video with id '{task_id}' not found."
         return Refusal(self._error(404, message, None, None))
+
+
+# `server` is the software it is: openai, vllm-omni, sglang or litellm. With `cloud` it keeps files
+# at the file host, and its jobs name their address (SGLang with S3). `numeric_ids`: jobs have
+# whole numbers as ids.
+VENDOR = Vendor(
+    "openai",
+    lambda world: OpenAI(world.settings, world.tasks, world.links),
+    KEYS,
+    {"server": "openai", "cloud": False, "numeric_ids": False},
+    path="/v1",
+)

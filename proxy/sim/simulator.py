@@ -14,17 +14,14 @@ from proxy.sim.cdn import Cdn
 from proxy.sim.control import Control
 from proxy.sim.edge import Edge
 from proxy.sim.faults import Faults
-from proxy.sim.jimeng import Jimeng
 from proxy.sim.journal import Journal
-from proxy.sim.kling import Kling
 from proxy.sim.links import Links
 from proxy.sim.log import SUBMITS, Entry, Log
-from proxy.sim.openai import OpenAI
-from proxy.sim.openai_servers import as_server
 from proxy.sim.pattern import Assets
-from proxy.sim.service import Service
-from proxy.sim.settings import SERVICES, Settings
+from proxy.sim.service import Service, VendorService, World
+from proxy.sim.settings import Settings
 from proxy.sim.tasks import State, Task, Tasks
+from proxy.sim.vendors import SERVICES, VENDORS
 
 _SHUTDOWN_S = 5.0
 _BACKLOG = 1024
@@ -40,13 +37,11 @@ class Simulator:
         self.tasks = Tasks(settings, Assets.load())
         self._callbacks = Callbacks(self.log)
         self._links = Links(_link_key(settings.seed), settings.link_ttl_s, settings.clock)
-        self.openai = OpenAI(settings, self.tasks, self._links)
-        self._services: dict[str, Service] = {
-            "openai": self.openai,
-            "kling": Kling(settings, self.tasks, self._links, self._callbacks.notify),
-            "jimeng": Jimeng(settings, self.tasks, self._links),
-            "cdn": Cdn(self.tasks, self._links),
+        world = World(settings, self.tasks, self._links, self._callbacks.notify)
+        self.vendors: dict[str, VendorService] = {
+            name: vendor.make(world) for name, vendor in VENDORS.items()
         }
+        self._services: dict[str, Service] = {**self.vendors, "cdn": Cdn(self.tasks, self._links)}
         self._journal: Journal | None = None
         self._edges: list[Edge] = []
         self._runners: dict[str, web.AppRunner] = {}
@@ -117,7 +112,7 @@ class Simulator:
         )
         self._runners[name] = runner
         await runner.setup()
-        await self._open_site(name, self.settings.port(name))
+        await self._open_site(name, self.settings.ports.get(name, 0))
 
     async def _open_site(self, name: str, port: int) -> None:
         site = web.TCPSite(self._runners[name], self.settings.host, port, backlog=_BACKLOG)
@@ -152,9 +147,9 @@ class Simulator:
         self.tasks.speed = self.settings.speed
         self.tasks.manual = self.settings.manual
         self.tasks.size_bytes = self.settings.size_bytes
-        self.openai.server = as_server(self.settings.openai_server)
-        self.openai.cloud = self.settings.openai_cloud
-        self.openai.numeric_ids = self.settings.openai_numeric_ids
+        for name, vendor in VENDORS.items():
+            chosen = self.settings.services.get(name, {})
+            self.vendors[name].tune({**vendor.settings, **chosen})
         self.log.clear()
         for service in SERVICES:
             await self.accept(service)
@@ -163,16 +158,16 @@ class Simulator:
 
     @property
     def openai_url(self) -> str:
-        """What the SDK takes as its base URL; it ends in /v1."""
-        return self._url("openai") + "/v1"
+        """It ends in /v1, as the SDK takes it."""
+        return self.url("openai")
 
     @property
     def kling_url(self) -> str:
-        return self._url("kling")
+        return self.url("kling")
 
     @property
     def jimeng_url(self) -> str:
-        return self._url("jimeng")
+        return self.url("jimeng")
 
     @property
     def cdn_url(self) -> str:
@@ -184,32 +179,23 @@ class Simulator:
 
     @property
     def credentials(self) -> dict[str, dict[str, str]]:
-        """The first account's keys by provider."""
+        """The first account's keys by vendor."""
         account = self.settings.accounts[0]
-        return {
-            "openai": {"api_key": account.openai_api_key},
-            "kling": {
-                "access_key": account.kling_access_key,
-                "secret_key": account.kling_secret_key,
-                "api_key": account.kling_api_key,
-            },
-            "jimeng": {
-                "access_key": account.jimeng_access_key,
-                "secret_key": account.jimeng_secret_key,
-            },
-        }
+        return {name: dict(account.keys_of(name, vendor.keys)) for name, vendor in VENDORS.items()}
 
     def describe(self) -> dict[str, object]:
         """The line other programs read: URLs, keys, pid."""
         return {
-            "openai_url": self.openai_url,
-            "kling_url": self.kling_url,
-            "jimeng_url": self.jimeng_url,
+            **{f"{name}_url": self.url(name) for name in VENDORS},
             "cdn_url": self.cdn_url,
             "control_url": self.control_url,
             "credentials": self.credentials,
             "pid": os.getpid(),
         }
+
+    def url(self, vendor: str) -> str:
+        """What the vendor's SDK takes as its base URL."""
+        return self._url(vendor) + VENDORS[vendor].path
 
     def _url(self, service: str) -> str:
         host = self.settings.host

@@ -15,7 +15,7 @@ from tests.rig.house import Answer, House, OpenHouse, Plan
 
 ACCOUNTS = (
     Account(),
-    Account(openai_api_key="sk-two"),
+    Account({"openai": {"api_key": "sk-two"}}),
 )
 # Weights of 0 make the order certain: first k1, then k2, then the other upstream.
 ROUTES = """

@@ -10,10 +10,10 @@ from tests.rig.house import House, Plan
 SIZE = 100_000
 
 
-def plan(simulated: str, server: str | None = None, **sim: object) -> Plan:
+def plan(simulated: str, server: str | None = None, **settings: object) -> Plan:
     """Against a simulated server; `server` is what the configuration says it is."""
     return Plan(
-        sim={"openai_server": simulated, "size_bytes": SIZE, **sim},
+        sim={"services": {"openai": {"server": simulated, **settings}}, "size_bytes": SIZE},
         openai=f'options = {{ server = "{server or simulated}" }}\nresult_hosts = ["$cdn"]',
     )
 
@@ -42,7 +42,7 @@ async def test_a_finished_video_is_had_whole(house: House) -> None:
     assert len(house.sim.tasks.of("openai")) == 1
 
 
-@pytest.mark.parametrize("house", [plan("sglang", openai_cloud=True)], indirect=True)
+@pytest.mark.parametrize("house", [plan("sglang", cloud=True)], indirect=True)
 async def test_a_video_in_cloud_storage_is_had_from_there(house: House) -> None:
     task_id = await house.completed()
     reply = await house.get(f"/v1/videos/{task_id}/content")
@@ -50,7 +50,7 @@ async def test_a_video_in_cloud_storage_is_had_from_there(house: House) -> None:
     assert [entry.status for entry in house.sim.log.select("cdn", "file")] == [200]
 
 
-@pytest.mark.parametrize("house", [plan("openai", openai_numeric_ids=True)], indirect=True)
+@pytest.mark.parametrize("house", [plan("openai", numeric_ids=True)], indirect=True)
 async def test_a_job_with_a_number_for_an_id_is_followed_to_its_end(house: House) -> None:
     await house.completed()
     assert len(house.sim.tasks.of("openai")) == 1

@@ -13,23 +13,30 @@ import pytest
 
 from proxy.model import Credential, CredentialHealth
 from proxy.sim.faults import Fault
+from proxy.sim.kling import KEYS as KLING_KEYS
 from proxy.sim.log import SUBMITS, Entry
 from proxy.sim.settings import Account
 from tests.rig.house import Answer, House, OpenHouse, Plan
 from tests.rig.programs import Ended, run
 
 WAIT_S = 20.0  # only a hang gets here
-SECOND = Account("sk-2", "AK2", "SK2", "kling-2", "AKLT2", "c2Vjb25k")
+SECOND = Account(
+    {
+        "openai": {"api_key": "sk-2"},
+        "kling": {"access_key": "AK2", "secret_key": "SK2", "api_key": "kling-2"},
+        "jimeng": {"access_key": "AKLT2", "secret_key": "c2Vjb25k"},
+    }
+)
 ACCOUNTS = (Account(), SECOND)
 A, B = "sim-kling/a", "sim-kling/b"
 
 
 def keys(**more: Any) -> tuple[Credential, Credential]:
     """Of the two accounts; the second only stands in, so that the order is known."""
-    first = ACCOUNTS[0]
+    first, second = KLING_KEYS, SECOND.keys["kling"]
     return (
-        Credential("a", None, first.kling_access_key, first.kling_secret_key, **more),
-        Credential("b", None, SECOND.kling_access_key, SECOND.kling_secret_key, weight=0, **more),
+        Credential("a", None, first["access_key"], first["secret_key"], **more),
+        Credential("b", None, second["access_key"], second["secret_key"], weight=0, **more),
     )
 
 

@@ -16,6 +16,7 @@ from aiohttp import FormData
 from proxy.model import Credential, Stage, Task
 from proxy.sim.faults import Fault
 from proxy.sim.log import SUBMITS, Entry
+from proxy.sim.openai import KEYS as OPENAI_KEYS
 from proxy.sim.settings import Account
 from proxy.store import StoreDown
 from proxy.tokens import MadeToken
@@ -26,7 +27,13 @@ WAIT_S = 20.0  # only a hang gets here
 UP = "sim-kling"
 MODEL = "kling-v2-6"
 OTHER_MODEL = "sora-2-on-kling"
-SECOND = Account("sk-2", "AK2", "SK2", "kling-2", "AKLT2", "c2Vjb25k")
+SECOND = Account(
+    {
+        "openai": {"api_key": "sk-2"},
+        "kling": {"access_key": "AK2", "secret_key": "SK2", "api_key": "kling-2"},
+        "jimeng": {"access_key": "AKLT2", "secret_key": "c2Vjb25k"},
+    }
+)
 PRICE = {"per_video": "0.40"}
 SHORT = "lease_s = 0.1\npoll_s = 0.2\n"  # how often a waiting task is looked at
 
@@ -248,8 +255,8 @@ async def test_one_that_can_go_to_one_account_only_holds_nobody_up(
     async with open_house(Plan(manual=True, sim={"accounts": accounts})) as house:
         config = house.server.config
         credentials = (
-            Credential("a", accounts[0].openai_api_key, max_in_flight=1),
-            Credential("b", SECOND.openai_api_key, weight=0, max_in_flight=1),
+            Credential("a", OPENAI_KEYS["api_key"], max_in_flight=1),
+            Credential("b", SECOND.keys["openai"]["api_key"], weight=0, max_in_flight=1),
         )
         upstream = replace(config.upstreams["sim-openai"], credentials=credentials)
         routes = tuple(

@@ -377,7 +377,7 @@ async def test_a_retired_credential_ends_what_it_began_and_begins_nothing(
     open_house: OpenHouse,
 ) -> None:
     """The credential that made a task is the only one that asks after it."""
-    accounts = (Account(), Account(openai_api_key="sk-new"))
+    accounts = (Account(), Account({"openai": {"api_key": "sk-new"}}))
     async with open_house(Plan(manual=True, sim={"accounts": accounts})) as house:
         old = await house.create()
         upstream = house.server.config.upstreams["sim-openai"]

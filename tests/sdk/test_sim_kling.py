@@ -20,12 +20,15 @@ _PNG = b"\x89PNG\r\n\x1a\n" + bytes(200)
 _IMAGE = base64.b64encode(_PNG).decode()
 _TEXT = {"model_name": "kling-v2-6", "prompt": "A calico cat", "duration": "5", "mode": "pro"}
 _SECOND = Account(
-    openai_api_key="sk-two",
-    kling_access_key="AKTWO",
-    kling_secret_key="a-second-secret-key-of-enough-length",
-    kling_api_key="kling-two",
-    jimeng_access_key="AKLTTWO",
-    jimeng_secret_key="two",
+    {
+        "openai": {"api_key": "sk-two"},
+        "kling": {
+            "access_key": "AKTWO",
+            "secret_key": "a-second-secret-key-of-enough-length",
+            "api_key": "kling-two",
+        },
+        "jimeng": {"access_key": "AKLTTWO", "secret_key": "two"},
+    }
 )
 
 

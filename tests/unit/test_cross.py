@@ -65,8 +65,9 @@ from proxy.sim.pattern import Assets
 from proxy.sim.reply import Refusal
 from proxy.sim.service import Call as SimCall
 from proxy.sim.service import Service
-from proxy.sim.settings import Account, Settings
+from proxy.sim.settings import Settings
 from proxy.sim.tasks import Tasks
+from proxy.sim.vendors import VENDORS
 from proxy.tasks import lifecycle
 from proxy.tasks.fetch import remotes_in, with_files
 from proxy.tasks.rewrite import enforce_fit, rewrite
@@ -83,7 +84,6 @@ PNG64 = base64.b64encode(PNG).decode()
 JPG = b"\xff\xd8\xff\xe0\x00\x10JFIF"
 JPG64 = base64.b64encode(JPG).decode()
 URL = "https://pics.example/cat.png?x=1&y=%2F"
-ACCOUNT = Account()
 TABLE = EndpointTable(DIALECTS)
 SPOOL = Spool(Path("/nonexistent"))  # nothing here is large enough for a file
 
@@ -291,9 +291,9 @@ class Place:
 
 
 KEYS: dict[str, dict[str, Any]] = {
-    "openai": {"api_key": ACCOUNT.openai_api_key},
-    "kling": {"access_key": ACCOUNT.kling_access_key, "secret_key": ACCOUNT.kling_secret_key},
-    "jimeng": {"access_key": ACCOUNT.jimeng_access_key, "secret_key": ACCOUNT.jimeng_secret_key},
+    "openai": dict(VENDORS["openai"].keys),
+    "kling": {name: VENDORS["kling"].keys[name] for name in ("access_key", "secret_key")},
+    "jimeng": dict(VENDORS["jimeng"].keys),
 }
 
 
