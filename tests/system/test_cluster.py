@@ -110,7 +110,9 @@ async def test_the_whole_life_of_a_task_on_every_node(
             status, video = await client.create(prompt, "k")
             assert (status, video["object"]) == (200, "video"), video
             path = f"/v1/videos/{video['id']}"
-            assert (await client.create(prompt, "k"))[1]["id"] == video["id"]
+            again = await client.create(prompt, "k")
+            assert again[0] == 200, again
+            assert again[1]["id"] == video["id"]
             assert (await client.ended(video["id"]))["status"] == "completed"
             status, listed = await client.ask("GET", "/v1/videos")
             assert (status, [each["id"] for each in listed["data"]]) == (200, [video["id"]])
