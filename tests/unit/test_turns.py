@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from proxy.gateway.intake import _HEAD_BYTES, _LARGE_PIECE_BYTES, _Pieces
+from proxy.gateway.request import _HEAD_BYTES, _LARGE_PIECE_BYTES, _Pieces
 from proxy.tasks.spool import TURN_BYTES, SpoolTurns
 
 

@@ -9,7 +9,7 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.errors import Invalid
-from proxy.gateway.heads import MAX_WAIT_S, wait_of
+from proxy.gateway.request import MAX_WAIT_S, wait_of
 from proxy.model import Kind, Operation, Stage, Task
 from proxy.tasks.changes import TaskChanges
 

@@ -425,7 +425,7 @@ class Conversation:
 
 
 def fields_of(message: Message) -> Fields:
-    """As `proxy.gateway.intake` reads a body, which arrives in pieces."""
+    """As `proxy.gateway.request` reads a body, which arrives in pieces."""
     kind = message.headers.get("Content-Type", "")
     if not message.body:
         return Fields({})
