@@ -13,13 +13,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from multidict import CIMultiDictProxy, istr
 
-from proxy.caches import IdentityMemo
 from proxy.dialects.base import AuthScheme
 from proxy.errors import AuthFault, Forbidden, Unauthenticated
+from proxy.gateway.memos import Admission, KnownKey, RequestMemos
 from proxy.model import Principal
 from proxy.signing import (
     VolcCredential,
@@ -47,7 +46,6 @@ VOLC_WINDOW_S = 15 * 60
 UNSIGNED_BODY_BYTES = 1024 * 1024
 # A signature dated as late as the window allows can come again for twice its width.
 SIGNATURE_LIFE_S = 2 * VOLC_WINDOW_S
-PRINCIPALS_KEPT = 10_000
 
 # In `Authorization`, before the key: fal says Key, Replicate Token; a key alone has none.
 SCHEMES = ("bearer", "key", "token")
@@ -57,17 +55,6 @@ _AUTHORIZATION = istr("Authorization")
 _LOOKED_AT = ", ".join(KEY_HEADERS)
 
 ReadBody = Callable[[int], Awaitable[bytes]]
-
-
-class Admission(NamedTuple):
-    """Who came in. `body_sha256` is the hash a signature vouches for: the caller compares it
-    with the body's at its end. `body` is set when it had to be read for the verdict.
-    `signature` is good for one submit only: whoever sees the request can send it again."""
-
-    principal: Principal
-    body_sha256: str | None = None
-    body: bytes | None = None
-    signature: str | None = None
 
 
 class Authenticator:
@@ -81,13 +68,13 @@ class Authenticator:
         owners: ReadCache[OwnerRecord],
         secrets: Sequence[bytes],
         clock: Callable[[], float],
+        memos: RequestMemos,
     ) -> None:
         self._records = records
         self._owners = owners
         self._secrets = tuple(secrets)
         self._clock = clock
-        self._principals: IdentityMemo[Principal] = IdentityMemo(PRINCIPALS_KEPT)
-        self._known: dict[str, tuple[TokenRecord, OwnerRecord, Admission]] = {}
+        self._memos = memos
 
     async def authenticate(
         self, head: Head, signed: Collection[AuthScheme], read_body: ReadBody
@@ -97,12 +84,12 @@ class Authenticator:
         Raises `Unauthenticated` with the fault; `StoreDown` when nobody can tell."""
         values = _shown(head.headers)
         # The same key comes with every poll: what was found of it holds while its records do.
-        known = self._known.get(values[0]) if len(values) == 1 else None
+        known = self._memos.admissions.get(values[0]) if len(values) == 1 else None
         if known is not None:
-            of, owner, admission = known
-            if self._records.peek(of.id) is of and self._owners.peek(of.owner) is owner:
+            record, owner, admission = known
+            if self._records.peek(record.id) is record and self._owners.peek(record.owner) is owner:
                 return admission
-            del self._known[values[0]]
+            del self._memos.admissions[values[0]]
         if not values:
             raise Unauthenticated(
                 "No API key was sent. Send it as 'Authorization: Bearer rw_…', or as the value of "
@@ -172,9 +159,7 @@ class Authenticator:
             return  # a secret on its way out is looked at anew each time
         if owner is None or self._owners.peek(record.owner) is not owner:
             return  # nobody would tell us of its changes
-        if len(self._known) >= PRINCIPALS_KEPT:
-            del self._known[next(iter(self._known))]
-        self._known[value] = (record, owner, found)
+        self._memos.admissions[value] = KnownKey(record, owner, found)
 
     def _secret_fits(self, secret: str, record: TokenRecord) -> bool:
         if hash_matches(secret, record.secret_sha256):
@@ -268,7 +253,9 @@ class Authenticator:
         if record.disabled_ms is not None:
             raise Unauthenticated("This API key is disabled.", AuthFault.REVOKED)
         owner = await self._owners.get(record.owner)
-        made = self._principals.get(record.id, (record, owner), lambda: principal(record, owner))
+        made = self._memos.principals.get(
+            record.id, (record, owner), lambda: principal(record, owner)
+        )
         return owner, made
 
     async def stands(self, principal: Principal) -> bool:

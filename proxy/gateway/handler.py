@@ -21,14 +21,14 @@ from proxy.errors import (
     TooLarge,
     Unauthenticated,
 )
-from proxy.gateway.auth import Admission, Authenticator
+from proxy.gateway.auth import Authenticator
 from proxy.gateway.content import ContentServer
 from proxy.gateway.content_reply import ContentRequest
 from proxy.gateway.endpoints import EndpointTable
 from proxy.gateway.events import EventStreams
 from proxy.gateway.limits import RateLimits, StreamLimits
 from proxy.gateway.listener import WholeReply
-from proxy.gateway.memos import RequestMemos
+from proxy.gateway.memos import Admission, RequestMemos
 from proxy.gateway.openapi import data_document
 from proxy.gateway.operations import Operations, with_block
 from proxy.gateway.probe_endpoint import PROBES, drip
@@ -78,6 +78,7 @@ class Gateway:
         links: Links,
         access_log: AccessLog,
         new_request_id: Callable[[], str],
+        memos: RequestMemos,
         started_s: int,
     ) -> None:
         self._tracing = runtime.tracing
@@ -95,7 +96,7 @@ class Gateway:
         self._access_log = access_log
         self._new_request_id = new_request_id
         self._log = runtime.log
-        self._memos = RequestMemos()
+        self._memos = memos
         self._operations = Operations(
             runtime,
             dialects,
@@ -107,7 +108,7 @@ class Gateway:
             tracker,
             changes,
             links,
-            self._memos,
+            memos,
             started_s,
         )
         self._now_ms = runtime.now_ms

@@ -23,7 +23,7 @@ from proxy.errors import (
     Unauthenticated,
     Unavailable,
 )
-from proxy.gateway.auth import SIGNATURE_LIFE_S, Admission, Authenticator
+from proxy.gateway.auth import SIGNATURE_LIFE_S, Authenticator
 from proxy.gateway.idempotency import (
     fingerprint,
     idempotency_by,
@@ -32,7 +32,7 @@ from proxy.gateway.idempotency import (
     retries_of,
 )
 from proxy.gateway.listener import header_block
-from proxy.gateway.memos import RequestMemos
+from proxy.gateway.memos import Admission, RequestMemos
 from proxy.gateway.request import ParsedBody, read_fields, wait_of, wants_quote
 from proxy.gateway.scopes import most_body_bytes
 from proxy.http.headers import forwarded

@@ -37,6 +37,7 @@ from proxy.gateway.content import ContentServer
 from proxy.gateway.handler import Gateway
 from proxy.gateway.limits import StreamLeases, StreamLimits
 from proxy.gateway.listener import Listener, ListenerOptions
+from proxy.gateway.memos import RequestMemos
 from proxy.model import Task
 from proxy.providers import PROVIDERS
 from proxy.server import systemd
@@ -111,6 +112,7 @@ class Server:
             collector(registry=self.registry)
         self.access_log = AccessLog(self.metrics, log)
         tune(log, config)
+        self._memos = RequestMemos()
         self._stack = contextlib.AsyncExitStack()
         self._sockets = sockets or (None, None)
         self._supervised = supervised
@@ -239,7 +241,7 @@ class Server:
             rcvbuf_bytes=config.limits.upstream_rcvbuf_bytes,
         )
         stack.push_async_callback(upstreams.aclose)
-        auth = Authenticator(tokens, owners, signing_secrets(config), self._clock)
+        auth = Authenticator(tokens, owners, signing_secrets(config), self._clock, self._memos)
         self.tracker = Tracker(
             runtime, self.store, ProviderCalls(runtime, PROVIDERS, self.store, upstreams)
         )
@@ -282,6 +284,7 @@ class Server:
             links,
             self.access_log,
             request_ids(os.urandom),
+            self._memos,
             int(self._clock()),
         )
         await self._follow(tokens, owners, tasks)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from proxy.caches import BoundedDict
 from proxy.telemetry.exchange import Exchange
 from proxy.telemetry.logs import sink_of
 from proxy.telemetry.metric_definitions import ADDED_LATENCY, LIMIT_REACHED, REQUESTS, SECONDS
@@ -40,7 +41,7 @@ class AccessLog:
         self._on_line: list[Callable[[Mapping[str, object]], None]] = []
         # Redacting a path, or looking a label's values up, costs more than all else here.
         self._redactor: Redactor | None = None
-        self._paths: dict[str, str] = {}
+        self._paths: BoundedDict[str, str] = BoundedDict(PATHS_KEPT)
         self._rows: dict[tuple[str, str, int, str], _RequestSeries] = {}
 
     def watch(self, seen: Callable[[Mapping[str, object]], None]) -> None:
@@ -57,7 +58,7 @@ class AccessLog:
         if call is not None:
             dialect, operation = call.dialect, call.operation._value_  # `.value` is a slow property
         if self._redactor is not self._sink.redactor:
-            self._redactor, self._paths = self._sink.redactor, {}
+            self._redactor, self._paths = self._sink.redactor, BoundedDict(PATHS_KEPT)
         path = self._paths.get(head.path)
         if path is None:  # nobody knows what a client wrote there
             path = self._clean(head.path, is_known=call is not None)
@@ -118,8 +119,6 @@ class AccessLog:
     def _clean(self, path: str, *, is_known: bool) -> str:
         cleaned = self._sink.redactor.text(path)
         if is_known and len(path) <= PATH_KEPT:
-            if len(self._paths) >= PATHS_KEPT:
-                del self._paths[next(iter(self._paths))]
             self._paths[path] = cleaned
         return cleaned
 

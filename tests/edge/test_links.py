@@ -10,6 +10,7 @@ import pytest
 
 from proxy.errors import Forbidden
 from proxy.gateway.auth import Authenticator
+from proxy.gateway.memos import RequestMemos
 from proxy.server.bootstrap import signing_secrets
 from proxy.signing import sign_link
 from proxy.sim import pattern
@@ -122,7 +123,9 @@ async def test_a_link_ends_exactly_when_it_says(at_s: float, is_open: bool) -> N
         return OwnerRecord(name)
 
     owners = ReadCache(load_owner, lambda: True, 8)
-    auth = Authenticator(ReadCache(load, lambda: True, 8), owners, secrets, lambda: at_s)
+    auth = Authenticator(
+        ReadCache(load, lambda: True, 8), owners, secrets, lambda: at_s, RequestMemos()
+    )
     sig = sign_link(secrets[0], "video_1", "video", 0, 1000)
     if is_open:
         await auth.check_link(sig, "video_1", "tok", "video", 0, 1000)

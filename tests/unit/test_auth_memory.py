@@ -11,6 +11,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.errors import Unauthenticated
 from proxy.gateway.auth import Authenticator
+from proxy.gateway.memos import RequestMemos
 from proxy.model import Limits
 from proxy.signing import format_token, new_token, token_hash
 from proxy.store import OwnerRecord, TokenRecord
@@ -32,7 +33,8 @@ class Desk:
         self.owner: Callable[[], asyncio.Future[OwnerRecord]] | None = None
         self.records = ReadCache(self._record, lambda: True, 100)
         self.owners = ReadCache(self._owner, lambda: True, 100)
-        self.auth = Authenticator(self.records, self.owners, [b"s" * 32], lambda: 1e9)
+        self.memos = RequestMemos()
+        self.auth = Authenticator(self.records, self.owners, [b"s" * 32], lambda: 1e9, self.memos)
 
     async def _record(self, _: str) -> TokenRecord | None:
         self.reads += 1
@@ -74,7 +76,7 @@ async def test_one_key_fills_no_more_than_one_place() -> None:
     for length in range(1, 40):
         await desk.ask(f"Bearer{' ' * length}{TOKEN}")
         await desk.ask(f"bEARER{' ' * length}{TOKEN}")
-    assert list(desk.auth._known) == [f"Bearer {TOKEN}"]
+    assert list(desk.memos.admissions) == [f"Bearer {TOKEN}"]
 
 
 async def test_an_owner_who_changed_during_the_reading_is_not_remembered_beside_the_old_one() -> (

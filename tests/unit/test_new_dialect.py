@@ -37,6 +37,7 @@ from proxy.dialects.schemas import FAILURE, QUOTE, SUBMIT, TEXT
 from proxy.errors import EndpointNotFound, Invalid, NotFound, ProxyError, Unauthenticated
 from proxy.gateway.auth import Authenticator
 from proxy.gateway.endpoints import EndpointTable
+from proxy.gateway.memos import RequestMemos
 from proxy.gateway.openapi import data_document
 from proxy.model import (
     Call,
@@ -208,6 +209,7 @@ async def test_its_scheme_is_checked_and_is_no_other_dialects() -> None:
         ReadCache(owners, lambda: True, 10),
         [b"s" * 32],
         lambda: 1e9,
+        RequestMemos(),
     )
     claims = {"iss": token_id, "exp": 1e9 + 60, "nbf": 1e9 - 5}
     signed = jwt.encode(claims, secret_key(b"s" * 32, token_id, record.generation), "HS256")
