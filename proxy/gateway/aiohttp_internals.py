@@ -82,7 +82,7 @@ TAKEOVER: Final = (
     Internal(ResponseHandler, "read_timeout", "switched off: the relay has deadlines of its own"),
     Internal(ResponseHandler, "start_timeout", "drops the timer that is running"),
     Internal(ResponseHandler, "connection_lost", "told of an end that came to our protocol"),
-    Internal(ResponseHandler, "_parser", "replaced between two requests, see `Silence`"),
+    Internal(ResponseHandler, "_parser", "replaced between two requests, see `_Silence`"),
     Internal(StreamReader, "read_nowait", "takes out what aiohttp has read"),
     Internal(StreamReader, "is_eof", "whether that was all"),
     Internal(StreamReader, "feed_eof", "gives the connection back"),

@@ -140,7 +140,7 @@ class ContentServer:
     async def _find(
         self, exchange: Exchange, asked: ContentRequest, principal: Principal | None
     ) -> tuple[Principal, ContentSource]:
-        """The result, as a source that is not opened yet, and who asks or handed the link out."""
+        """The result as a source not opened yet, and who asks or made the link."""
         task = await self._tasks.get(asked.task_id)
         if asked.link is not None:
             if task is None:

@@ -133,7 +133,7 @@ def object_headers(exchange: Exchange, facts: ObjectFacts, rules: CorsTable) -> 
         "Accept-Ranges": "bytes" if facts.size is not None else "none",
         "X-Content-Type-Options": "nosniff",
         "X-Request-Id": exchange.id,
-        **exchange.told,
+        **exchange.reply_headers,
         **server_timing(exchange),
     }
     if facts.modified is not None:

@@ -85,7 +85,7 @@ class OpenBody:
 
     @property
     def is_chunked(self) -> bool:
-        """It has an end of its own, so that a break is no end (RFC 9112 8)."""
+        """Whether its end is framed, so that a break is not taken for one (RFC 9112 8)."""
         return "Transfer-Encoding" in self.response.headers
 
 
@@ -123,7 +123,7 @@ class ContentSource:
         self._is_checked = known is not None and known.checked
 
     async def open(self, wish: Wish | None, known: ObjectFacts | None = None) -> OpenBody:
-        """Open at what is wished for, or at 0 when the upstream knows no ranges. With `known`
+        """Open at `wish`, or at 0 when the upstream knows no ranges. With `known`
         (a reopening) the upstream is held to the same object by If-Range. A result URL that
         does not work any more is renewed, once per call: a stream of hours may outlive several.
 
@@ -189,8 +189,10 @@ class ContentSource:
         )
 
     async def _first(self, response: ClientResponse) -> tuple[bytes, bool]:
-        """The first bytes of a body, no more than it takes to know what it is. False where it
-        broke off before: then it is opened again at the byte it reached."""
+        """Read the first bytes of a body, until they show what it is.
+
+        False where it broke off before: then it is opened again at the byte it reached.
+        """
         judge = is_picture if self._variant in _PICTURES else is_video
         first = bytearray()
         verdict: bool | None = None
@@ -281,7 +283,7 @@ class ContentSource:
 
     @staticmethod
     def _is_odd(response: ClientResponse, wish: Wish) -> bool:
-        """Whether a 416 does not say how long the file is, or says that the range is inside."""
+        """Whether a 416 gives no size, or one that the range lies inside."""
         size = read_unsatisfied(response.headers.get("Content-Range"))
         if size is None:
             return True
@@ -332,9 +334,9 @@ class ContentSource:
                 raise self._not_media()
             return OpenBody(response, 0, self._facts(response, size))
         if response.status == 206:
-            said = response.headers.get("Content-Range")
-            found = read_content_range(said)
-            whole = read_whole_size(said)
+            written = response.headers.get("Content-Range")
+            found = read_content_range(written)
+            whole = read_whole_size(written)
             if found is None and wish is not None and whole is not None and wish.first >= whole:
                 raise RangeNotSatisfiable(
                     f"The range lies outside the {whole} bytes of the file.", whole
@@ -370,8 +372,8 @@ class ContentSource:
         if modified_of(modified) is None:
             modified = None
         kind = media_type(headers.get("Content-Type"))
-        said = headers.get("Content-Type", OPAQUE).partition(";")[0].strip().lower()
-        if kind == OPAQUE and said in (OPAQUE, "binary/octet-stream", ""):
+        declared = headers.get("Content-Type", OPAQUE).partition(";")[0].strip().lower()
+        if kind == OPAQUE and declared in (OPAQUE, "binary/octet-stream", ""):
             kind = _TYPES.get(self._variant, OPAQUE)
         # Without the size: a chunked opening does not know it, and is the same object.
         etag = _own_etag(self._task.id, self._variant, self._index, upstream_etag or modified)

@@ -99,8 +99,7 @@ class EventStreams:
         return reply
 
     async def _follow(self, wire: _Wire, task: Task, seen: int, principal: Principal | None) -> str:
-        """Send what is new until there is nothing to come, or its token no longer stands;
-        returns why that is."""
+        """Send each change until the task or its token ends; returns why it stopped."""
         while True:
             if principal is not None and not await self._may_go_on(principal):
                 return "revoked"
@@ -116,7 +115,7 @@ class EventStreams:
             task = found
 
     async def _next(self, task: Task, seen: int) -> Task | None:
-        """The task once it has changed, or as it is when the client should hear a heartbeat."""
+        """The task once it has changed; unchanged when a heartbeat is due."""
         try:
             return await self._changes.wait_until(task.id, _newer_than(seen), self._heartbeat_s)
         except Unavailable:

@@ -31,7 +31,7 @@ from proxy.gateway.listener import WholeReply
 from proxy.gateway.memos import Admission, RequestMemos
 from proxy.gateway.openapi import data_document
 from proxy.gateway.operations import Operations, with_block
-from proxy.gateway.probe_endpoint import PROBES, drip
+from proxy.gateway.probe_endpoint import PROBES, answer_probe
 from proxy.gateway.request import check_announced, head_of, read_whole
 from proxy.gateway.scopes import check_end, check_scope, most_body_bytes
 from proxy.http import cors
@@ -259,7 +259,7 @@ class Gateway:
             and self._auth.is_probe(int(exp), signature)
         ):
             raise EndpointNotFound("There is no such probe.")
-        return await drip(request, exchange)
+        return await answer_probe(request, exchange)
 
     # ------------------------------------------------------------ replies
 
@@ -270,8 +270,8 @@ class Gateway:
     def _reply(self, exchange: Exchange, reply: Reply) -> WholeReply:
         exchange.status = reply.status
         more = server_timing(exchange)
-        if exchange.told:
-            more = {**exchange.told, **more}
+        if exchange.reply_headers:
+            more = {**exchange.reply_headers, **more}
         if self._config().cors.origins and "Vary" not in reply.headers:  # a preflight's answer
             more = {**more, **cors.granted(self._cors, exchange.head.headers)}
         block = f"{(reply.block or with_block(reply).block)}X-Request-Id: {exchange.id}\r\n"

@@ -21,19 +21,19 @@ _LONG_CHARS = 64 * 1024
 
 def fingerprint(call: Call, fields: Mapping[str, object]) -> str:
     """Hex digest of the operation, what its path names, and the body's fields."""
-    asked = [call.dialect, call.operation.value, sorted(call.params.items()), _told(fields)]
-    packed = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
+    identity = [call.dialect, call.operation.value, sorted(call.params.items()), _canonical(fields)]
+    packed = orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(packed).hexdigest()
 
 
 def idempotency_of(headers: MultiMapping[str]) -> str | None:
     """SHA-256 of the client's Idempotency-Key; None when there is none. Raises `Invalid`."""
-    said = headers.getall("Idempotency-Key", [])
-    if not said:
+    keys = headers.getall("Idempotency-Key", [])
+    if not keys:
         return None
-    if len(said) > 1:
+    if len(keys) > 1:
         raise Invalid("'Idempotency-Key' is given twice.", param="Idempotency-Key")
-    return idempotency_hash(said[0], "Idempotency-Key")
+    return idempotency_hash(keys[0], "Idempotency-Key")
 
 
 def idempotency_hash(key: str, param: str) -> str:
@@ -54,11 +54,11 @@ def retries_of(headers: Mapping[str, str]) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 4 else 0
 
 
-def _told(value: object) -> object:
+def _canonical(value: object) -> object:
     if isinstance(value, Mapping):
-        return {str(name): _told(inner) for name, inner in value.items()}
+        return {str(name): _canonical(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_told(inner) for inner in value]
+        return [_canonical(inner) for inner in value]
     if isinstance(value, str) and len(value) > _LONG_CHARS:
         # Hashed here, because hashlib lets other threads go on and orjson does not.
         return {"text": hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()}

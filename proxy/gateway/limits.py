@@ -1,4 +1,4 @@
-"""Limits on how often a principal may ask, and on how many streams it may have open.
+"""Limits on the requests a minute and on the open streams of a principal.
 
 Rate limits and stream leases live in the store and count in all workers; stream slots live in this
 worker. While the store is down nobody is refused by it: a submit fails anyway, what is finished
@@ -52,7 +52,7 @@ class RateLimits:
         except StoreDown:
             self._health.is_down = True  # so that the next reader does not wait for it again
             return
-        exchange.told = rate_headers(admitted)
+        exchange.reply_headers = rate_headers(admitted)
         denied = admitted.denied
         if denied is not None:
             raise RateLimited(
@@ -94,7 +94,7 @@ def rate_headers(admitted: Admitted) -> dict[str, str]:
 
 
 class StreamLimits:
-    """Bound the open streams, downloads and events, in this worker and in all of them."""
+    """Bound the open downloads and event streams, here and in all workers."""
 
     def __init__(self, runtime: Runtime, leases: StreamLeases) -> None:
         self._config = runtime.config
@@ -156,7 +156,7 @@ class StreamSlots:
 
 
 class StreamLeases:
-    """Streams of a token and of its owner in all workers, kept in the store.
+    """Open streams of each token and owner, in all workers; kept in the store.
 
     Only tokens with such a limit pay for asking: one round trip when a stream begins. `worker`
     names this one among all; `clock` gives seconds since the epoch.

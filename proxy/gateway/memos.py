@@ -1,4 +1,4 @@
-"""What the gateway remembers between requests, so that a status poll is answered from memory.
+"""The memos from which a status poll is answered.
 
 Rule: every memo could be dropped at any moment and only time would be lost; what would gain less
 than a microsecond is no memo. Measured gain for each request that finds its entry (`timeit`,
@@ -45,7 +45,7 @@ class Admission(NamedTuple):
 
 
 class KnownKey(NamedTuple):
-    """An admission, good while the caches still hold the very records it was made of."""
+    """An admission, good while the caches hold the records it was made of."""
 
     record: TokenRecord
     owner: OwnerRecord

@@ -125,7 +125,7 @@ class Operations:
             headers = exchange.head.headers
             body = await timed(exchange, "body", self._read(request, call, admission, batch))
             default = config.defaults.model.get(call.dialect, "")
-            ask = SubmitRequest(
+            submit = SubmitRequest(
                 await offload(body.size, dialect.submission, call, Fields(body.fields), default),
                 await offload(body.size, fingerprint, call, body.fields),
                 None if is_quote else await self._idempotency(headers, admission),
@@ -133,7 +133,7 @@ class Operations:
                 forwarded(headers),
                 body.size,
             )
-            _check_callback_url(ask.request, body.fields, config.webhooks.allow)
+            _check_callback_url(submit.request, body.fields, config.webhooks.allow)
             held = body.held
             del body  # its text is no longer needed; the pictures made of it are
             batch.weigh(held)
@@ -142,18 +142,18 @@ class Operations:
             raise
         if is_quote:
             with batch:
-                return await self._quote(exchange, dialect, admission.principal, ask)
-        born = await self._submitter.submit(exchange, admission.principal, ask, batch.close)
-        exchange.told |= self._pace(born.task)
-        if born.replayed:
-            exchange.told["idempotent-replayed"] = "true"
-        return dialect.created(self.view(born.task), exchange.id)
+                return await self._quote(exchange, dialect, admission.principal, submit)
+        submitted = await self._submitter.submit(exchange, admission.principal, submit, batch.close)
+        exchange.reply_headers |= self._pace(submitted.task)
+        if submitted.replayed:
+            exchange.reply_headers["idempotent-replayed"] = "true"
+        return dialect.created(self.view(submitted.task), exchange.id)
 
     async def _quote(
-        self, exchange: Exchange, dialect: Dialect, principal: Principal, ask: SubmitRequest
+        self, exchange: Exchange, dialect: Dialect, principal: Principal, submit: SubmitRequest
     ) -> Reply:
-        """What the submit would cost; it is not made."""
-        task = await self._submitter.quote(principal, ask)
+        """Answer with the price of a submit that is not made."""
+        task = await self._submitter.quote(principal, submit)
         exchange.route, exchange.reason = task.route, "quoted"
         currency, now_ms = self._config().billing.currency, self._now_ms()
         document = await quote(self._store, principal, task, currency, now_ms)
@@ -192,11 +192,11 @@ class Operations:
         if task is None or task.deleted:
             exchange.reason = "not_found"
             return dialect.missing(call, reference, exchange.id)
-        exchange.told |= self._pace(task)
+        exchange.reply_headers |= self._pace(task)
         return self._answer(dialect, task, exchange.id)
 
     def _answer(self, dialect: Dialect, task: Task, request_id: str) -> Reply:
-        """What is polled most: the same task is the same answer, written once where it can be."""
+        """The reply to a poll: written once for each version of a task, where it can be."""
         if dialect.request_id_in_body:
             return dialect.task(self.view(task), request_id)
         key = (dialect.name, task.id)
@@ -205,7 +205,7 @@ class Operations:
         )
 
     def _pace(self, task: Task) -> dict[str, str]:
-        """When it is worth asking again (openai's SDKs poll at the interval they are told)."""
+        """Headers that say when to ask again; openai's SDKs poll at that interval."""
         if task.stage.is_final:
             return {}
         now_ms = self._now_ms()
@@ -224,7 +224,7 @@ class Operations:
         key = call.query.get("idempotency_key")
         if key is not None:
             tasks = await self._of_key(principal, key)
-            exchange.told["reelway-lookup"] = "idempotency-key"
+            exchange.reply_headers["reelway-lookup"] = "idempotency-key"
             return dialect.listing(page, [self.view(t) for t in tasks], False, exchange.id)
         if page.after is not None:
             await self._check_after(principal, page.after)
@@ -240,8 +240,10 @@ class Operations:
         return dialect.listing(page, [self.view(t) for t in tasks], has_more, exchange.id)
 
     async def _of_key(self, principal: Principal, key: str) -> tuple[Task, ...]:
-        """The task that the caller's submit with this Idempotency-Key made, or none. While that
-        submit is under way nobody knows: it may be refused yet, and then there is no task."""
+        """The task that the caller's submit with this Idempotency-Key made, if any.
+
+        Raises `Unavailable` while that submit is under way: it may still be refused.
+        """
         hashed = idempotency_hash(key, "idempotency_key")
         task = await self._store.tasks.of_key(principal.token_id, principal.owner, hashed)
         if task is None or task.deleted:
@@ -254,7 +256,10 @@ class Operations:
         return (task,)
 
     async def _check_after(self, principal: Principal, task_id: str) -> None:
-        """A deleted task is a good place to go on from: clients delete while they page."""
+        """Raise `NotFound` unless the page may begin behind this task.
+
+        A deleted task will do: clients delete while they page.
+        """
         task = await self._tasks.get(task_id)
         if task is None or not principal.sees(task):
             raise NotFound(f"Video with id '{task_id}' not found.", param="after")
@@ -264,8 +269,10 @@ class Operations:
     async def _delete(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
     ) -> Reply:
-        """Hidden at once; a render under way is stopped where the provider can, and followed to
-        its end where it cannot, for then it is paid for."""
+        """Hide the task at once, and stop its render where the provider can.
+
+        A render that cannot be stopped is followed to its end, because it is paid for.
+        """
         dialect = self._dialects[call.dialect]
         reference, task = await self.find(request, exchange, call, admission)
         if task is not None and not admission.principal.owns(task):
@@ -289,21 +296,25 @@ class Operations:
             if other is None:
                 reply = dialect.deleted(self.view(removed), exchange.id)
                 if task.is_waiting:
-                    exchange.told["reelway-cancel"] = "stopped"
+                    exchange.reply_headers["reelway-cancel"] = "stopped"
                 elif not removed.stage.is_final:
                     stop = self._tracker.cancel(removed, self._tracing.onward_headers(exchange))
-                    exchange.told["reelway-cancel"] = await timed(exchange, "upstream", stop)
+                    exchange.reply_headers["reelway-cancel"] = await timed(
+                        exchange, "upstream", stop
+                    )
                 return reply
             task = other
         exchange.reason = "not_found"
         return dialect.missing(call, reference, exchange.id)
 
     def _check_stop(self, exchange: Exchange, task: Task) -> None:
-        """Conflict when a render cannot be stopped and its owner wants to go on watching it then,
-        as a gateway does that has a client of its own to tell of the end."""
+        """Raise `Conflict` when this render cannot be stopped.
+
+        Asked by owners who then want to go on watching it: a gateway with a client of its own.
+        """
         if task.deleted or task.is_waiting or task.stage.is_final or self._tracker.can_stop(task):
             return
-        exchange.told["reelway-cancel"] = "will_finish"
+        exchange.reply_headers["reelway-cancel"] = "will_finish"
         raise Conflict("This render cannot be stopped, so the video was not deleted.")
 
     # ------------------------------------------------------------ models and usage
@@ -357,7 +368,10 @@ class Operations:
     async def find(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
     ) -> tuple[str, Task | None]:
-        """The task a client names, by our id or its own alias; a foreign one is no task."""
+        """The name a client gives, our id or its own alias, and its task or None.
+
+        A task that the client may not see is None.
+        """
         fields = _NO_FIELDS
         if exchange.head.method == "POST":
             with self._spool.batch(admission.principal.token_id) as batch:
@@ -384,7 +398,7 @@ class Operations:
 def _check_callback_url(
     request: VideoRequest, fields: Mapping[str, object], allowed: Container[str]
 ) -> None:
-    """`Invalid` for an address that could never be called, by the name the client gave it."""
+    """Raise `Invalid` for a callback address that could never be called."""
     try:
         check_webhook_target(request.callback_url, allowed)
     except ValueError as fault:

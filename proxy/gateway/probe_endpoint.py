@@ -20,7 +20,7 @@ PROBES: Final = "/probe/"
 PAUSE_S: Final = 0.5
 
 
-async def drip(request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
+async def answer_probe(request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
     """Raises ConnectionResetError when whoever asked is gone."""
     head = exchange.head
     host: str = head.headers.get("Host", "")

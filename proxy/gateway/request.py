@@ -91,9 +91,9 @@ def wait_of(query: Mapping[str, str], headers: CIMultiDictProxy[str]) -> float:
 def wants_quote(head: Head) -> bool:
     """Whether a submit only asks what it would cost. Said twice it is an error: a price asked
     for must never become a render."""
-    said = [value for name, value in head.query if name == "dry_run"]
-    if said in ([], ["0"], ["1"]):
-        return said == ["1"]
+    values = [value for name, value in head.query if name == "dry_run"]
+    if values in ([], ["0"], ["1"]):
+        return values == ["1"]
     raise Invalid("'dry_run' must be 0 or 1, once.", param="dry_run")
 
 

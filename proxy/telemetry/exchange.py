@@ -50,7 +50,8 @@ class Exchange:
     tier: str = ""  # which relay tier moved the body
     bytes_out: int = 0
     first_byte_ns: int | None = None
-    told: dict[str, str] = field(default_factory=dict)  # headers of its reply, beside the answer's
+    # Headers of its reply beside the operation's own.
+    reply_headers: dict[str, str] = field(default_factory=dict)
     limit: str | None = None  # which of our limits refused it
     refused: tuple[str, str | None] | None = None  # why it was not let in, and whose key it was
     prompt: str | None = None  # only where [logs] prompts wants it in the log

@@ -14,7 +14,7 @@ from proxy.errors import BodyTimeout, Invalid
 WINDOW_S = 10.0
 
 
-class Pace:
+class BodyPace:
     """Whether a body comes fast enough: in each window of waiting, not on average.
 
     An average lets a client that sent 46 MiB at once drip for hours. Only time spent waiting for
@@ -55,7 +55,7 @@ async def read_body(
 
     A client that asked with `Expect: 100-continue` is told to go on here, so call it only
     once the request is let in.
-    `min_bytes_s` bounds a body that drips: after `idle_s`, each window (`Pace`) must bring that
+    `min_bytes_s` bounds a body that drips: after `idle_s`, each window (`BodyPace`) must bring that
     many bytes a second. `turn` is awaited with the size of each piece before the piece is given
     out; the client is not read meanwhile, and the wait is not counted as its own.
     Raises BodyTimeout when the client stalls or drips, Invalid when the body is malformed or
@@ -69,7 +69,7 @@ async def read_body(
     if expects and request.version >= (1, 1) and not content.total_bytes and transport:
         # Not through request.writer, which would count it as the beginning of the response.
         transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    pace = Pace(min_bytes_s, idle_s)
+    pace = BodyPace(min_bytes_s, idle_s)
     while True:
         asked_s = clock()
         try:

@@ -220,7 +220,7 @@ class Conn(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """One line in the log and our own body, instead of a traceback for every bad request."""
+        """Answer with our own body and one line in the log, without a traceback."""
         request_id = new_id()
         if isinstance(exc, HttpProcessingError):
             text = f"the request is malformed: {one_line(exc)}"

@@ -1,4 +1,4 @@
-"""What the parser lets pass in a request's head and no server should take (RFC 9110, RFC 9112)."""
+"""Faults of a request's head that the parser lets pass (RFC 9110, RFC 9112)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _CODING: Final = HeadFault(501, "the only Transfer-Encoding taken here is 'chunk
 
 
 class HeadWatch:
-    """Looks at the bytes of one head beside the parser, which forgets how a line was written."""
+    """Looks at the raw bytes of one head; the parser forgets how lines were written."""
 
     __slots__ = ("_seen", "fault", "is_over")
 
@@ -67,7 +67,7 @@ def _spaced(found: re.Match[bytes]) -> bytes:
 
 
 def line_fault(head: bytes) -> HeadFault | None:
-    """What is wrong with the first line of these bytes, beside what the parser refuses."""
+    """The fault of a request line that the parser does not refuse, or None."""
     if head.startswith((b"\r", b"\n")):
         head = head.lstrip(b"\r\n")  # RFC 9112, 2.2: empty lines before a request are ignored
     line = head[: head.find(b"\r\n")]

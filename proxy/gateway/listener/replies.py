@@ -35,7 +35,7 @@ def header_block(headers: Headers) -> str:
 
 
 class FlowHook(Protocol):
-    """Told when the client's connection can take no more bytes, and when it can again."""
+    """Called when the client's connection is full, and when it has room again."""
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
@@ -168,7 +168,7 @@ def conn_of(request: web.BaseRequest) -> Connection:
 
 
 def new_id() -> str:
-    """For a request that never came as far as its handler, which names all others."""
+    """A request id for a request that never reached its handler."""
     return "req_" + os.urandom(12).hex()
 
 

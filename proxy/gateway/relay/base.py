@@ -91,7 +91,7 @@ class Transfer:
     """One run: counts bytes, watches deadlines, knows how it ended. A tier drives it.
 
     `left` is what the client still lacks (None: until the upstream's end), `skip` what is
-    still to be thrown away before the first byte. The tier calls `heard` when bytes come from
+    still to be thrown away before the first byte. The tier calls `received` when bytes come from
     the upstream, `wrote` when bytes went to the client, and keeps `blocked` true while it
     waits for the client.
     """
@@ -124,7 +124,7 @@ class Transfer:
         self._stop = stop
         self._blocked = False
         now = time.monotonic()
-        self._heard_at = self._taken_at = self._window_at = now
+        self._received_at = self._taken_at = self._window_at = now
         self._taken = self._window_taken = self._outstanding_before = 0
         self._client_sock: socket.socket | None = client.get_extra_info("socket")
         is_plain = self._client_sock is not None and client.get_extra_info("sslcontext") is None
@@ -202,7 +202,7 @@ class Transfer:
 
     @contextlib.contextmanager
     def unbuffered(self) -> Iterator[None]:
-        """While this holds, the client is waited for as long as its transport has anything."""
+        """Within it the client is waited for until its transport holds nothing."""
         # A TLS transport would call itself full when it is empty, and never otherwise.
         self.client.set_write_buffer_limits(high=0 if self._client_fd is not None else 1)
         try:
@@ -220,8 +220,8 @@ class Transfer:
         if self.left == 0:
             self.finish(RelayEnd.DONE)
 
-    def heard(self) -> None:
-        self._heard_at = time.monotonic()
+    def received(self) -> None:
+        self._received_at = time.monotonic()
 
     @property
     def blocked(self) -> bool:
@@ -232,7 +232,7 @@ class Transfer:
         if blocked is not self._blocked:
             self._blocked = blocked
             # Each side's idle time runs only while it is the one waited for.
-            self._heard_at = self._taken_at = time.monotonic()
+            self._received_at = self._taken_at = time.monotonic()
 
     def _outstanding(self) -> int:
         """Bytes written that the client's kernel has not acknowledged yet.
@@ -262,7 +262,7 @@ class Transfer:
         if self._blocked:
             if now - self._taken_at > options.idle_client_s:
                 self.finish(RelayEnd.IDLE_CLIENT)
-        elif now - self._heard_at > options.idle_upstream_s:
+        elif now - self._received_at > options.idle_upstream_s:
             self.finish(RelayEnd.IDLE_UPSTREAM)
         if options.min_rate_bytes_s and now - self._window_at >= options.min_rate_window_s:
             missing = options.min_rate_bytes_s * (now - self._window_at)
@@ -273,7 +273,7 @@ class Transfer:
             self._window_taken, self._window_at = taken, now
 
 
-class Gate:
+class ClientGate:
     """A `Flow` to be awaited: open while the client's connection takes bytes."""
 
     def __init__(self, transfer: Transfer) -> None:

@@ -13,7 +13,7 @@ from proxy.gateway.relay.splice import PipePool
 def usable_tiers(
     wanted: Iterable[str], internals: Sequence[Internal] = TAKEOVER
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Those of `wanted` that work here, and for each that does not a line for the log.
+    """The tiers that work here, and a line for the log for each that does not.
 
     `copy` always works and is always among them.
     """

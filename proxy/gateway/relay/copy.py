@@ -7,7 +7,7 @@ import asyncio
 import aiohttp
 from aiohttp import ClientResponse
 
-from proxy.gateway.relay.base import Gate, RelayEnd, Transfer
+from proxy.gateway.relay.base import ClientGate, RelayEnd, Transfer
 from proxy.gateway.relay.turns import StreamTurns
 
 LAST_CHUNK = b"0\r\n\r\n"
@@ -26,7 +26,7 @@ async def run(
     The last chunk is written only when everything was: any other end leaves the framing open,
     to be gone on with or cut.
     """
-    gate = Gate(transfer)
+    gate = ClientGate(transfer)
     transfer.conn.flow = gate
     connection = response.connection
     protocol = connection.protocol if connection is not None else None
@@ -49,7 +49,7 @@ async def run(
 
 async def _move(
     transfer: Transfer,
-    gate: Gate,
+    gate: ClientGate,
     response: ClientResponse,
     *,
     chunked: bool,
@@ -60,7 +60,7 @@ async def _move(
         await gate.wait()
         await turns.turn()
         data, held = held or await response.content.readany(), b""
-        transfer.heard()
+        transfer.received()
         if not data:
             break
         if chunked:

@@ -57,8 +57,10 @@ class TakenConnection:
 
 
 class _Silence:
-    """Stands in for a parser between two requests, the next of which brings its own: what comes
-    unasked closes the connection, or it would be taken for the next answer."""
+    """Stands in for a parser between two requests; the next brings its own.
+
+    Bytes that come unasked close the connection, or they would be read as the next answer.
+    """
 
     def feed_data(self, data: bytes) -> tuple[tuple[()], bool, bytes]:
         if data:
@@ -124,7 +126,7 @@ class Pipe(asyncio.BufferedProtocol):
         if transfer.end is not None:
             taken.overran = True
             return
-        transfer.heard()
+        transfer.received()
         size = min(nbytes, taken.wire_bytes)
         taken.wire_bytes -= size
         taken.overran = nbytes > size

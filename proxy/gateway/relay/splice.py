@@ -12,7 +12,7 @@ import os
 import select
 from dataclasses import dataclass
 
-from proxy.gateway.relay.base import Gate, RelayEnd, Transfer
+from proxy.gateway.relay.base import ClientGate, RelayEnd, Transfer
 from proxy.gateway.relay.pipe import TakenConnection
 from proxy.gateway.relay.turns import StreamTurns
 
@@ -134,7 +134,7 @@ class _Splice:
             self._taken.wire_bytes -= size
             self.in_pipe += size
             self._room = min(self._room * 2, FAST_BYTES)  # unless the client is waited for now
-            transfer.heard()
+            transfer.received()
             self._empty()
         if transfer.end is None and not transfer.blocked:
             self._is_queued = True
@@ -214,7 +214,7 @@ async def _flush(transfer: Transfer) -> bool:
     False when the run ended meanwhile.
     """
     client = transfer.client
-    gate = Gate(transfer)
+    gate = ClientGate(transfer)
     transfer.conn.flow = gate
     transfer.on_end = gate.resume
     try:
