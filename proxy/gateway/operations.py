@@ -106,11 +106,11 @@ class Operations:
             Operation.USAGE: self._usage,
         }
 
-    async def run(
+    def run(
         self, request: web.BaseRequest, exchange: Exchange, call: Call, admission: Admission
-    ) -> Reply:
+    ) -> Awaitable[Reply]:
         """The reply of any operation but CONTENT and EVENTS, which are streams."""
-        return await self._performs[call.operation](request, exchange, call, admission)
+        return self._performs[call.operation](request, exchange, call, admission)
 
     # ------------------------------------------------------------ submit
 
