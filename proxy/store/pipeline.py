@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final, Literal, TypeAlias, cast
@@ -47,20 +48,39 @@ def texts_or_empty(answer: Answer | Sequence[Answer]) -> tuple[str, ...]:
     return tuple(item.decode() if isinstance(item, bytes) else "" for item in answer)
 
 
+_NAMED: Final = re.compile(r"^-- NAMED (.*)$", re.MULTILINE)
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script; its head says what KEYS, ARGV and the answer are."""
+    """A Lua script; its head says what KEYS, ARGV and the answer are.
+
+    Lines of its head that begin with `-- NAMED` name its first arguments. The script reads them
+    as `arg.<name>`, and what follows them from `ARGV[NAMED + 1]` on.
+    """
 
     name: str
     text: str
     sha: str
+    named: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, name: str) -> Script:
         """The script in `scripts/<name>.lua`."""
         text = (resources.files("proxy.store") / "scripts" / f"{name}.lua").read_text("utf-8")
+        named = tuple(" ".join(_NAMED.findall(text)).split())
+        if named:
+            table = ", ".join(f"{name} = ARGV[{at}]" for at, name in enumerate(named, 1))
+            text = f"local NAMED, arg = {len(named)}, {{{table}}}\n{text}"
         # SHA-1 is how Redis names scripts; nothing is protected by it.
-        return cls(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+        sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        return cls(name, text, sha, named)
+
+    def arguments(self, values: Mapping[str, Arg], *more: Arg) -> list[Arg]:
+        """The named arguments in the script's order, then the others."""
+        if set(values) != set(self.named):
+            raise TypeError(f"{self.name} takes {self.named}, not {tuple(values)}")
+        return [*(values[name] for name in self.named), *more]
 
 
 @dataclass(frozen=True, slots=True)

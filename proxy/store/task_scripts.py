@@ -24,6 +24,7 @@ from proxy.store.codec import (
     task_fields,
 )
 from proxy.store.notice import notice_of
+from proxy.store.pipeline import Script
 from proxy.store.transport import Arg
 
 # No task is open longer; with the retention it bounds how old a live index entry can be.
@@ -71,38 +72,38 @@ FREE: Final = Allowance()
 
 
 def reserve_arguments(
-    task: Task, due_ms: int, retries: int, allowance: Allowance
+    script: Script, task: Task, due_ms: int, retries: int, allowance: Allowance
 ) -> tuple[Sequence[str], Sequence[Arg]]:
     """KEYS and ARGV of `reserve.lua`. TooLarge when the record would leave no room for its end."""
     is_new = task.stage is Stage.RESERVED and task.attempt == 0
     document = encode_new_task(task) if is_new else encode_task(task)
+    named: dict[str, Arg] = {
+        "id": task.id,
+        "created_ms": task.created_ms,
+        "due_ms": due_ms,
+        "line": encode_line(_entry(task, "reserved")),
+        "channel": keys.CHANNEL,
+        "message": _message(task),
+        "fingerprint": task.fingerprint or "-",
+        "retries": retries,
+        "key_life_ms": KEY_LIFE_MS,
+        "recent_ms": RECENT_MS,
+        "most_recent": MAX_RECENT,
+        "hold_micro": task.hold_micro,
+        "longest_open_ms": _LONGEST_OPEN_MS,
+        "entry": _booking(task, "hold", task.hold_micro, task.created_ms),
+        "day": keys.day(task.created_ms),
+        "use": usage.whose(task.owner, task.model),
+        "use_life_ms": usage.KEPT_MS,
+    }
     return (
         (*_keys_of(task), keys.ledger(task.owner, keys.month(task.created_ms)), *_places(task)),
-        [
-            task.id,
-            task.created_ms,
-            due_ms,
-            encode_line(_entry(task, "reserved")),
-            keys.CHANNEL,
-            _message(task),
-            task.fingerprint or "-",
-            retries,
-            KEY_LIFE_MS,
-            RECENT_MS,
-            MAX_RECENT,
-            task.hold_micro,
-            _LONGEST_OPEN_MS,
-            _booking(task, "hold", task.hold_micro, task.created_ms),
-            *_gates(allowance),
-            keys.day(task.created_ms),
-            usage.whose(task.owner, task.model),
-            usage.KEPT_MS,
-            *task_fields(task, document),
-        ],
+        script.arguments(named, *_gates(allowance), *task_fields(task, document)),
     )
 
 
 def swap_arguments(
+    script: Script,
     old: Task,
     new: Task,
     due_ms: int | None,
@@ -120,6 +121,26 @@ def swap_arguments(
     entries = _closing(new) if ends else ()
     counters = usage.counters(new, is_refused=refused) if ends else ()
     line = None if event is None else _ending(new, event) if ends else _entry(new, event)
+    named: dict[str, Arg] = {
+        "id": new.id,
+        "version": old.version,
+        "due_ms": "" if due_ms is None else due_ms,
+        "line": b"" if line is None else encode_line(line),
+        "most_lines": MAX_LINE_ENTRIES,
+        "channel": keys.CHANNEL,
+        "message": _message(new),
+        "life_ms": retention_ms if new.stage.is_final else "",
+        "oldest_ms": new.updated_ms - retention_s * 1000 - _LONGEST_OPEN_MS,
+        "frees": 2 if refused else int(never_sent),
+        "hook": "" if hook is None else hook.name,
+        "now_ms": new.updated_ms,
+        "hook_document": b"" if hook is None else encode_hook(hook),
+        "flights": len(keys.holders(new.token_id, new.owner, new.model)),
+        "ends": int(ends),
+        "held_micro": new.hold_micro,
+        "cost_micro": new.settled_micro or 0,
+        "day": keys.day(new.created_ms),
+    }
     return (
         (
             *_keys_of(new),
@@ -128,31 +149,9 @@ def swap_arguments(
             keys.ledger(new.owner, keys.month(new.updated_ms)),
             *_places(new),
         ),
-        [
-            new.id,
-            old.version,
-            "" if due_ms is None else due_ms,
-            b"" if line is None else encode_line(line),
-            MAX_LINE_ENTRIES,
-            keys.CHANNEL,
-            _message(new),
-            retention_ms if new.stage.is_final else "",
-            new.updated_ms - retention_s * 1000 - _LONGEST_OPEN_MS,
-            2 if refused else int(never_sent),
-            "" if hook is None else hook.name,
-            new.updated_ms,
-            b"" if hook is None else encode_hook(hook),
-            len(keys.holders(new.token_id, new.owner, new.model)),
-            int(ends),
-            new.hold_micro,
-            new.settled_micro or 0,
-            len(entries),
-            *entries,
-            keys.day(new.created_ms),
-            len(counters) // 2,
-            *counters,
-            *task_fields(written),
-        ],
+        script.arguments(
+            named, len(entries), *entries, len(counters) // 2, *counters, *task_fields(written)
+        ),
     )
 
 

@@ -74,7 +74,7 @@ class Tasks:
         With `task.idempotency` the key decides; without one, `retries` > 0 (a retry the client
         announces) takes the oldest recent submit of the same fingerprint that has served fewer.
         """
-        names, arguments = reserve_arguments(task, due_ms, retries, allowance)
+        names, arguments = reserve_arguments(self._reserve, task, due_ms, retries, allowance)
         answer = await self._batch.run(self._reserve, names, arguments)
         if answer is None:
             self._observer.task_moved(None, task)
@@ -110,7 +110,14 @@ class Tasks:
         if new.id != old.id or new.version != old.version + 1:
             raise ValueError("a swap goes from one version of a task to the next")
         names, arguments = swap_arguments(
-            old, new, due_ms, event, retention_s, never_sent=never_sent, refused=refused
+            self._swap,
+            old,
+            new,
+            due_ms,
+            event,
+            retention_s,
+            never_sent=never_sent,
+            refused=refused,
         )
         answer = await self._batch.run(self._swap, names, arguments, durability=durability)
         if isinstance(answer, bytes):

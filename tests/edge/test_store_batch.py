@@ -218,3 +218,18 @@ async def test_every_script_stays_in_one_slot(recorder: Recorder) -> None:
             tags = {re.match(r"rw:\{(0[0-9a-f]|q:[^{}]+)\}:[a-z]+(:|$)", name) for name in names}
             slots = {match.group(1) for match in tags if match}
             assert (None not in tags and len(slots) == 1) or len(names) == 1
+
+
+@pytest.mark.parametrize("name", ["reserve", "swap"])
+def test_a_script_gets_every_argument_it_names_and_no_other(name: str) -> None:
+    """Both move money: an argument that is missing or misspelt never reaches the store."""
+    script = Script.load(name)
+    values: dict[str, int | str | bytes] = {word: word for word in reversed(script.named)}
+    assert script.arguments(values, "more") == [*script.named, "more"]
+    assert f"local NAMED, arg = {len(script.named)}, " in script.text
+    for word in script.named:
+        assert f"arg.{word}" in script.text
+        with pytest.raises(TypeError, match=name):
+            script.arguments({key: values[key] for key in values if key != word})
+    with pytest.raises(TypeError, match="misspelt"):
+        script.arguments({**values, "misspelt": ""})
