@@ -10,7 +10,8 @@ from pathlib import Path
 
 from proxy.gateway.relay.splice import KEPT_PIPES
 from proxy.sim import pattern
-from tests.rig.downloads import PROMPT, SIZE, TWO, connected, content, fetch, tiers, until
+from tests.rig.downloads import PROMPT, SIZE, TWO, connected, content, fetch, tiers
+from tests.rig.eventually import eventually
 from tests.rig.house import House
 
 LARGE = 24_000_000
@@ -43,7 +44,7 @@ async def die_early(house: House, path: str, take: int) -> None:
 
 async def quiet(house: House) -> None:
     """Until neither side has a download under way."""
-    await until(
+    await eventually(
         lambda: (
             not house.server.streams.total and all(entry.done for entry in house.sim.log.entries)
         )
@@ -58,7 +59,7 @@ def surplus(before: Counter[str]) -> Counter[str]:
 
 async def no_surplus(before: Counter[str]) -> None:
     with suppress(TimeoutError):
-        await until(lambda: not surplus(before))
+        await eventually(lambda: not surplus(before))
     assert not surplus(before)
 
 

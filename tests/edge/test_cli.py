@@ -18,7 +18,8 @@ from click.testing import CliRunner, Result
 from proxy.cli import main
 from proxy.cli.context import counted
 from proxy.signing import parse_token
-from tests.rig.programs import GUARD_S, ROOT, Program, ask, program, run, until
+from tests.rig.eventually import eventually_sync
+from tests.rig.programs import GUARD_S, ROOT, Program, ask, program, run
 
 COMMANDS = [
     *("demo", "serve", "check", "config", "routes", "models"),
@@ -683,7 +684,7 @@ def test_a_key_works_at_once_and_a_revoked_one_no_more(
     assert ask(f"{url}/v1/models", made["token"]).status == 200
     assert made["id"] in {key["id"] for key in told("token", "list", "--config", config_in_use)}
     told("token", "revoke", made["id"], "--config", config_in_use)
-    until(lambda: ask(f"{url}/v1/models", made["token"]).status == 401)
+    eventually_sync(lambda: ask(f"{url}/v1/models", made["token"]).status == 401)
 
 
 def test_a_busy_port_is_one_line_that_names_the_key(tmp_path: Path) -> None:

@@ -10,17 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from proxy.sim import pattern
-from tests.rig.downloads import (
-    KLING,
-    OPENAI,
-    PROMPT,
-    SIZE,
-    TWO,
-    add,
-    content,
-    fetch,
-    told,
-)
+from tests.rig.downloads import KLING, OPENAI, PROMPT, SIZE, TWO, add, content, fetch, told
 from tests.rig.house import House
 
 FILM = pattern(0, SIZE)

@@ -7,18 +7,7 @@ import asyncio
 import pytest
 
 from proxy.sim import Fault, pattern
-from tests.rig.downloads import (
-    KLING,
-    OPENAI,
-    PLACES,
-    PROMPT,
-    SIZE,
-    TWO,
-    add,
-    content,
-    fetch,
-    told,
-)
+from tests.rig.downloads import KLING, OPENAI, PLACES, PROMPT, SIZE, TWO, add, content, fetch, told
 from tests.rig.house import House
 
 # Every header a download may carry; a reply has nothing else.

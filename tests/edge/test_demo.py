@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from proxy.cli import main
+from tests.rig.eventually import eventually_sync
 from tests.rig.programs import (
     GUARD_S,
     ROOT,
@@ -29,7 +30,6 @@ from tests.rig.programs import (
     program,
     python,
     run,
-    until,
 )
 
 KEYS = ["url", "admin_url", "token", "access_key", "secret_key", "admin_token", "sim_url", "pid"]
@@ -73,7 +73,7 @@ def status_at_its_end(url: str, token: str) -> str:
     def status() -> str:
         return str(ask(url, token).json()["status"])
 
-    until(lambda: status() not in ("queued", "in_progress"))
+    eventually_sync(lambda: status() not in ("queued", "in_progress"))
     return status()
 
 
@@ -167,7 +167,7 @@ def test_after_kill_9_nothing_lives_on_and_the_next_start_knows_every_task(tmp_p
             for model in ("sora-2", "sora-2-on-kling", "sora-2-on-jimeng")
         ]
         running.kill()
-        until(lambda: not at_work_on(state))
+        eventually_sync(lambda: not at_work_on(state))
     assert_nothing_left(state)
 
     with demo(
@@ -199,10 +199,10 @@ def test_stopped_while_it_starts_it_leaves_nothing(
     must notice by itself."""
     state = tmp_path / "state"
     with demo("--json", "--state", str(state), cwd=tmp_path) as running:
-        until(lambda: bool(at_work_on(state, besides=running.pid)))
+        eventually_sync(lambda: bool(at_work_on(state, besides=running.pid)))
         running.signal(number)
         assert running.end().status == status
-        until(lambda: not at_work_on(state))
+        eventually_sync(lambda: not at_work_on(state))
 
 
 # Runs the demo step by step (a step is what it does between two waits), and sends itself SIGTERM
@@ -253,7 +253,7 @@ def test_sigterm_at_any_step_of_the_start_is_remembered(tmp_path: Path, landmark
     with python(*arguments, cwd=tmp_path, in_background=True) as running:
         ended = running.end()
     assert (ended.status, ended.out) == (128 + signal.SIGTERM, ""), ended
-    until(lambda: not at_work_on(state))
+    eventually_sync(lambda: not at_work_on(state))
 
 
 def test_sigterm_ends_what_a_script_started_in_the_background(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_sigterm_ends_what_a_script_started_in_the_background(tmp_path: Path) ->
     (tmp_path / "config.toml").write_text('[server]\nlisten = "127.0.0.1:0"\n')
     lock = tmp_path / ".reelway" / "lock"
     with program("serve", cwd=tmp_path, in_background=True) as running:
-        until(lock.exists)
+        eventually_sync(lock.exists)
         running.signal(signal.SIGTERM)
         assert running.end().status in (0, 128 + signal.SIGTERM)
     assert_nothing_left(lock.parent)

@@ -24,9 +24,6 @@ from proxy.store import Store
 from proxy.store.capabilities import Finding, findings
 from tests.rig.house import House
 from tests.rig.programs import run
-from tests.rig.valkey import store, valkey
-
-__all__ = ["store", "valkey"]
 
 
 async def levels(store: Store, durability: Any = "local") -> dict[str, str]:

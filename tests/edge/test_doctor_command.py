@@ -24,9 +24,6 @@ from proxy.store.capabilities import latency
 from tests.rig.house import House
 from tests.rig.programs import Ended, run
 from tests.rig.relay import make_certificate
-from tests.rig.valkey import store, valkey
-
-__all__ = ["store", "valkey"]
 
 SECRET = b"x" * 32
 

@@ -161,7 +161,7 @@ async def test_the_embedded_store_can_write_to_disk_before_each_submit(
     open_house: OpenHouse,
 ) -> None:
     """Not within the second that an everysec fsync may take: at once, every time."""
-    async with open_house(Plan(redis='durability = "fsync"')) as house:
+    async with open_house(Plan(redis='durability = "fsync"', embedded=True)) as house:
         for number in range(10):
             reply = await create(house, f"key {number}")
             assert reply.status == 200, reply.body

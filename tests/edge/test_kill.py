@@ -16,8 +16,8 @@ from aiohttp import ClientError
 
 from proxy.model import Stage
 from proxy.sim import Fault
+from tests.rig.eventually import eventually
 from tests.rig.site import GUARD_S, MODELS, Gate, Site, open_site
-from tests.rig.valkey import until
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])  # it is other processes that die
 
@@ -231,7 +231,7 @@ async def test_a_store_killed_inside_a_submit_loses_and_repeats_nothing(
         await gate.reached()
     assert site.valkey.pid is not None
     os.kill(site.valkey.pid, signal.SIGKILL)
-    await until(lambda: not site.valkey.is_running)
+    await eventually(lambda: not site.valkey.is_running)
     if gate is not None:
         gate.cut()
     held.release()

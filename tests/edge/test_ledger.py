@@ -21,9 +21,7 @@ from proxy.server.embedded_store import Embedded
 from proxy.store import Allowance, NotReserved, NotReservedWhy, Store, keys
 from proxy.store.codec import encode_task
 from tests.rig.ledger_play import Play
-from tests.rig.valkey import NOW, new_task, store, valkey
-
-__all__ = ["store", "valkey"]
+from tests.rig.tasks import NOW, new_task
 
 OPERATIONS = 2000
 T = TypeVar("T")

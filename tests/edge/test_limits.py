@@ -20,9 +20,7 @@ from proxy.tokens import MadeToken
 from tests.rig.downloads import OPENAI, PROMPT, add, connected_to, content
 from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.refusals import DOORS, JSON, WAIT_S, error_of, head_of, peer_of
-from tests.rig.valkey import NOW, own_valkey, store, valkey
-
-__all__ = ["own_valkey", "store", "valkey"]
+from tests.rig.tasks import NOW
 
 BODY = b'{"prompt":"a cat"}'
 TOLD = ("limit", "remaining", "reset")

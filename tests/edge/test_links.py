@@ -16,17 +16,7 @@ from proxy.signing import sign_link
 from proxy.sim import pattern
 from proxy.store import OwnerRecord, TokenRecord
 from proxy.store.cache import ReadCache
-from tests.rig.downloads import (
-    KLING,
-    PLACES,
-    PROMPT,
-    SIZE,
-    WAIT_S,
-    Heard,
-    content,
-    fetch,
-    told,
-)
+from tests.rig.downloads import KLING, PLACES, PROMPT, SIZE, WAIT_S, Heard, content, fetch, told
 from tests.rig.house import House
 
 FILM = pattern(0, SIZE)

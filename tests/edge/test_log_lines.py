@@ -17,7 +17,8 @@ from proxy.signing import sign_probe
 from proxy.sim import Fault
 from proxy.telemetry.metric_definitions import STORE_FAILURES
 from tests.edge.test_metrics import frozen_store
-from tests.rig.downloads import PLACES, content, some_work, told, until
+from tests.rig.downloads import PLACES, content, some_work, told
+from tests.rig.eventually import eventually
 from tests.rig.house import Answer, House, OpenHouse, Plan
 from tests.rig.refusals import log_of as lines_of
 from tests.rig.refusals import until_logged
@@ -55,7 +56,7 @@ def stands_in(task: asyncio.Task[Any], name: str) -> bool:
 async def test_a_submit_s_line_and_reply_say_who_was_waited_for(house: House) -> None:
     held = house.sim.faults.add(Fault("hold", service="openai", operation="submit"))
     asking = asyncio.create_task(house.post("/v1/videos", json={"prompt": PROMPT}))
-    await until(lambda: held.hits > 0)
+    await eventually(lambda: held.hits > 0)
     held_ms = await some_work(house)
     held.release()
     reply = await asking
@@ -96,9 +97,9 @@ async def test_whoever_asks_again_waits_for_the_first_one_s_upstream(house: Hous
     key = {"Idempotency-Key": "once"}
     body = {"prompt": PROMPT}
     both = [asyncio.create_task(house.post("/v1/videos", json=body, headers=key))]
-    await until(lambda: held.hits > 0)
+    await eventually(lambda: held.hits > 0)
     both.append(asyncio.create_task(house.post("/v1/videos", json=body, headers=key)))
-    await until(lambda: any(stands_in(task, "_earlier") for task in asyncio.all_tasks()))
+    await eventually(lambda: any(stands_in(task, "_earlier") for task in asyncio.all_tasks()))
     held_ms = await some_work(house)
     held.release()
     first, second = [await asked for asked in both]
@@ -281,7 +282,7 @@ async def test_a_store_that_is_down_is_logged_once_by_each_part_and_its_return_t
         await house.create()
         failures = house.server.metrics.counter(STORE_FAILURES)
         async with frozen_store(house):
-            await until(lambda: failures.n >= 25)
+            await eventually(lambda: failures.n >= 25)
         parts = ("tracker", "queue", "webhooks")
         for part in parts:
             over = await until_logged(house, "store reachable again", part=part)

@@ -23,9 +23,9 @@ from tests.rig.downloads import (
     fetch,
     some_work,
     told,
-    until,
 )
-from tests.rig.house import IMPATIENT, House, OpenHouse, Plan
+from tests.rig.eventually import eventually
+from tests.rig.house import EMBEDDED, IMPATIENT, House, OpenHouse, Plan
 from tests.rig.refusals import store_pid
 
 WAIT_S = 20.0  # only a hang gets here
@@ -112,7 +112,7 @@ async def test_latency_is_measured_without_the_upstream_s(house: House) -> None:
     before = await page(house)
     held = house.sim.faults.add(Fault("hold", service="openai", operation="submit"))
     asking = asyncio.create_task(house.create())
-    await until(lambda: held.hits > 0)
+    await eventually(lambda: held.hits > 0)
     held_s = await some_work(house) / 1000 - ROUNDED_S
     held.release()
     await asking
@@ -138,7 +138,7 @@ async def test_a_long_poll_adds_no_latency(open_house: OpenHouse) -> None:
         assert task is not None
         assert task.upstream_id is not None
         asking = asyncio.create_task(house.get(f"/v1/videos/{task_id}?wait=60"))
-        await until(lambda: house.server.changes.waiters > 0)
+        await eventually(lambda: house.server.changes.waiters > 0)
         waited_s = await some_work(house) / 1000 - ROUNDED_S
         house.sim.finish(task.upstream_id)
         assert (await asking).json()["status"] == "completed"
@@ -165,7 +165,7 @@ async def test_streams_and_their_bytes_are_seen_while_they_move(house: House) ->
         tiers = [key for key in found if key.startswith("reelway_content_bytes_total")]
         assert sum(found[key] - before[key] for key in tiers) >= 2_000_000
         assert requests("content") not in found
-    await until(lambda: house.server.streams.total == 0)
+    await eventually(lambda: house.server.streams.total == 0)
     assert (await page(house))["reelway_streams_open"] == 0
 
 
@@ -253,7 +253,7 @@ async def test_the_oldest_task_is_none_as_soon_as_the_last_has_ended(open_house:
     async with open_house(Plan(manual=True)) as house:
         task_id = await house.create()
         oldest_tasks = house.server.tracker.oldest_tasks
-        await until(lambda: oldest_tasks.first() is not None)
+        await eventually(lambda: oldest_tasks.first() is not None)
         await house.server.gauges.refresh()
         assert (await page(house))["reelway_oldest_task_age_seconds"] > 0
         task = await house.server.store.tasks.get(task_id)
@@ -279,6 +279,7 @@ async def test_a_reload_that_failed_is_seen_until_one_has_not(house: House) -> N
     assert (await page(house))["reelway_config_reload_failed"] == 0
 
 
+@EMBEDDED
 async def test_a_killed_embedded_store_is_counted(house: House) -> None:
     pid = await store_pid(house)
     assert (await page(house))["reelway_store_restarts_total"] == 0

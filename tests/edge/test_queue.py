@@ -21,7 +21,7 @@ from proxy.sim.settings import Account
 from proxy.store import StoreDown
 from proxy.tokens import MadeToken
 from tests.rig.house import Answer, House, OpenHouse, Plan
-from tests.rig.valkey import new_task
+from tests.rig.tasks import new_task
 
 WAIT_S = 20.0  # only a hang gets here
 UP = "sim-kling"

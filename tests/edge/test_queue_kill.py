@@ -20,8 +20,8 @@ from aiohttp import ClientError, FormData
 from proxy.model import Stage
 from proxy.sim import Entry, Fault
 from proxy.sim.log import SUBMITS
+from tests.rig.eventually import eventually
 from tests.rig.site import GUARD_S, Gate, Site, Worker, open_site
-from tests.rig.valkey import until
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])  # it is other processes that die
 
@@ -235,7 +235,7 @@ async def test_a_store_killed_while_tasks_wait_has_them_when_it_is_back(site: Si
     tasks = [await waits(site, worker, key) for key in ("k1", "k2")]
     assert site.valkey.pid is not None
     os.kill(site.valkey.pid, signal.SIGKILL)
-    await until(lambda: not site.valkey.is_running)
+    await eventually(lambda: not site.valkey.is_running)
     await site.valkey.revive()
     for number in (1, 2, 3):
         await finish_next(site, number)
@@ -262,7 +262,7 @@ async def test_a_store_killed_at_the_mark_sends_a_waiting_task_at_most_once(
             await asyncio.sleep(0.005)
     assert site.valkey.pid is not None
     os.kill(site.valkey.pid, signal.SIGKILL)
-    await until(lambda: not site.valkey.is_running)
+    await eventually(lambda: not site.valkey.is_running)
     mark.cut()
     await site.valkey.revive()
     async with asyncio.timeout(GUARD_S):
@@ -292,7 +292,7 @@ async def test_a_store_killed_as_a_task_comes_to_wait_leaves_no_task_in_doubt(si
     await mark.reached()
     assert site.valkey.pid is not None
     os.kill(site.valkey.pid, signal.SIGKILL)
-    await until(lambda: not site.valkey.is_running)
+    await eventually(lambda: not site.valkey.is_running)
     mark.cut()
     status, video = await post
     assert (status, video["status"]) == (200, "queued")

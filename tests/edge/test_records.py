@@ -26,7 +26,7 @@ from proxy.tasks.task_writer import TaskWriter
 from proxy.telemetry.exchange import Exchange, Head
 from proxy.upstream import Deadlines, Upstreams
 from tests.rig.house import House
-from tests.rig.valkey import new_task
+from tests.rig.tasks import new_task
 
 UP = "sim-kling"
 RETENTION_S = 60

@@ -30,9 +30,7 @@ from tests.rig.house import Answer, House, OpenHouse, Plan
 from tests.rig.receivers import allowing, receiving
 from tests.rig.refusals import DOORS, error_of
 from tests.rig.retention import check_nothing_is_left
-from tests.rig.valkey import NOW, new_task, store, valkey
-
-__all__ = ["store", "valkey"]
+from tests.rig.tasks import NOW, new_task
 
 T = TypeVar("T")
 WAIT_S = 40.0  # only a hang gets here
@@ -155,7 +153,7 @@ async def test_the_webhooks_that_are_kept_have_a_bound(store: Store) -> None:
 @pytest.fixture
 async def manual(open_house: OpenHouse) -> AsyncIterator[House]:
     """A poll whose outcome the store did not take is made again when its lease ends: soon."""
-    async with open_house(Plan(manual=True, timeouts="lease_s = 1")) as house:
+    async with open_house(Plan(manual=True, timeouts="lease_s = 1", embedded=True)) as house:
         yield house
 
 

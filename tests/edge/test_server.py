@@ -27,7 +27,7 @@ from proxy.server.worker import Server
 from proxy.sim import Fault, pattern_sha256
 from proxy.sim.faults import Active
 from proxy.telemetry.logs import make_logger
-from tests.rig.house import House, OpenHouse, Plan
+from tests.rig.house import EMBEDDED, House, OpenHouse, Plan
 
 GUARD_S = 20.0  # only a hang gets here
 SIZE = 700_001
@@ -48,6 +48,7 @@ async def until_ok(house: House, path: str) -> bytes:
 # ---------------------------------------------------------------- the embedded store
 
 
+@EMBEDDED
 async def test_a_killed_store_comes_back_with_what_it_knew(house: House) -> None:
     """kill -9 of the embedded server costs no task and no key: soon another process answers,
     and the gateway goes on as before."""

@@ -373,7 +373,7 @@ async def test_tasks_survive_the_end_of_every_worker(open_house: OpenHouse) -> N
 async def test_a_store_that_dies_and_comes_back_has_lost_nothing(open_house: OpenHouse) -> None:
     """Meanwhile clients are told to come back; afterwards the task goes on where it was."""
     # A poll under way at the kill is not recorded; its lease has to end within the test.
-    async with open_house(Plan(manual=True, timeouts="lease_s = 2")) as house:
+    async with open_house(Plan(manual=True, timeouts="lease_s = 2", embedded=True)) as house:
         task = await watched(house, "openai")
         task.step("in_progress", 30)
         await task.until("in_progress", 30)

@@ -36,9 +36,7 @@ from proxy.store.tasks import Tasks
 from proxy.store.tokens import Tokens
 from proxy.store.transport import Arg
 from proxy.store.webhooks import Webhooks
-from tests.rig.valkey import NOW, new_task, own_valkey, second, store, valkey
-
-__all__ = ["own_valkey", "second", "store", "valkey"]
+from tests.rig.tasks import NOW, new_task
 
 
 class Recorder(Pipeline):

@@ -10,9 +10,6 @@ import pytest
 from proxy.server.embedded_store import Embedded
 from proxy.store import Store
 from proxy.store.deadline import deadline
-from tests.rig.valkey import valkey
-
-__all__ = ["valkey"]
 
 
 async def test_a_loop_that_stood_still_keeps_the_answer_that_came_meanwhile(

@@ -15,9 +15,8 @@ from redis._parsers.base import BaseParser
 from proxy.server.embedded_store import Embedded
 from proxy.store import Store, StoreDown, StoreFault, StoreFull, StoreUnusable, keys
 from proxy.store.client import connect, translate
-from tests.rig.valkey import GUARD_S, NOW, new_task, own_valkey, store, until, valkey
-
-__all__ = ["own_valkey", "store", "valkey"]
+from tests.rig.eventually import GUARD_S, eventually
+from tests.rig.tasks import NOW, new_task
 
 
 @asynccontextmanager
@@ -89,7 +88,7 @@ async def test_a_restarted_store_is_found_again(own_valkey: Embedded) -> None:
     store = await Store.open(own_valkey.url)
     assert own_valkey.pid is not None
     os.kill(own_valkey.pid, signal.SIGKILL)
-    await until(lambda: not own_valkey.is_running)
+    await eventually(lambda: not own_valkey.is_running)
     with pytest.raises(StoreDown):
         await store.ping()
     await own_valkey.revive()

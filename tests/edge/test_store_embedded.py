@@ -21,16 +21,9 @@ from proxy.server.embedded_store import Embedded, find_server, open_store
 from proxy.store import Store, StoreUnusable
 from proxy.store.capabilities import parse_version
 from proxy.store.codec import encode_task
-from tests.rig.valkey import (
-    GUARD_S,
-    NOW,
-    bundled_server,
-    new_task,
-    own_valkey,
-    until,
-)
-
-__all__ = ["own_valkey"]
+from tests.rig.eventually import GUARD_S, eventually
+from tests.rig.tasks import NOW, new_task
+from tests.rig.valkey import bundled_server
 
 BINARY = bundled_server()
 
@@ -91,7 +84,7 @@ async def test_a_killed_server_comes_back_with_its_data(own_valkey: Embedded) ->
     await store.tasks.reserve(task, NOW)
     assert own_valkey.pid is not None
     os.kill(own_valkey.pid, signal.SIGKILL)
-    await until(lambda: not own_valkey.is_running)
+    await eventually(lambda: not own_valkey.is_running)
     await own_valkey.revive()
     assert await store.tasks.get(task.id) == task
     await store.close()
@@ -144,7 +137,7 @@ async def test_the_server_goes_with_its_parent(tmp_path: Path) -> None:
         assert not is_gone(pid)
         process.kill()
         process.wait()
-        await until(lambda: is_gone(pid))
+        await eventually(lambda: is_gone(pid))
     server = await Embedded.start(state, binary=BINARY)
     store = await Store.open(server.url)
     found = await store.tasks.get(task.id)

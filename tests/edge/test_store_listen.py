@@ -12,18 +12,8 @@ import pytest
 from proxy.model import Stage
 from proxy.server.embedded_store import Embedded
 from proxy.store import Store, StoreDown, TokenRecord, keys
-from tests.rig.valkey import (
-    GUARD_S,
-    NOW,
-    new_task,
-    own_valkey,
-    second,
-    store,
-    until,
-    valkey,
-)
-
-__all__ = ["own_valkey", "second", "store", "valkey"]
+from tests.rig.eventually import GUARD_S, eventually
+from tests.rig.tasks import NOW, new_task
 
 
 class Ear:
@@ -78,9 +68,9 @@ async def test_a_killed_store_is_one_loss_and_is_heard_again(own_valkey: Embedde
     os.kill(own_valkey.pid, signal.SIGKILL)
     assert await ear.next() is None
     assert not worker.is_listening
-    await until(lambda: not own_valkey.is_running)
+    await eventually(lambda: not own_valkey.is_running)
     await own_valkey.revive()
-    await until(lambda: worker.is_listening)
+    await eventually(lambda: worker.is_listening)
     task = new_task()
     await worker.tasks.reserve(task, NOW)
     assert await ear.next() == ("task", task.id, 1)
@@ -102,7 +92,7 @@ async def test_a_store_that_stops_answering_is_a_loss(own_valkey: Embedded) -> N
         assert not worker.is_listening
     finally:
         os.kill(own_valkey.pid, signal.SIGCONT)
-    await until(lambda: worker.is_listening)
+    await eventually(lambda: worker.is_listening)
     assert ear.is_empty
     await worker.close()
 
@@ -131,7 +121,7 @@ async def test_a_deaf_start_says_so(own_valkey: Embedded) -> None:
     worker = await Store.open(own_valkey.url, timeout_s=0.1)
     assert own_valkey.pid is not None
     os.kill(own_valkey.pid, signal.SIGKILL)
-    await until(lambda: not own_valkey.is_running)
+    await eventually(lambda: not own_valkey.is_running)
     ear = Ear()
     with pytest.raises(StoreDown):
         await worker.listen(ear.hear, ear.lose)

@@ -9,9 +9,7 @@ from proxy.model import Result, Stage, Task, TaskError
 from proxy.store import Place, Store, keys
 from proxy.store.listing import MOST_LOOKED_AT, WINDOW, Walk
 from proxy.store.usage import Use
-from tests.rig.valkey import NOW, new_task, store, valkey
-
-__all__ = ["store", "valkey"]
+from tests.rig.tasks import NOW, new_task
 
 DAY_MS = 24 * 3600 * 1000
 

@@ -12,9 +12,7 @@ from proxy.errors import Invalid, NotFound
 from proxy.model import Kind, Stage, Task
 from proxy.store import NotReserved, NotReservedWhy, Store, StoreFault, keys
 from proxy.store.claim import share_out
-from tests.rig.valkey import NOW, new_task, second, store, valkey
-
-__all__ = ["second", "store", "valkey"]
+from tests.rig.tasks import NOW, new_task
 
 LEASE_MS = 30_000
 RETENTION_S = 3600

@@ -9,9 +9,7 @@ import pytest
 from proxy.errors import Conflict
 from proxy.model import Limits, Principal
 from proxy.store import Store, TokenRecord, keys, principal
-from tests.rig.valkey import NOW, second, store, valkey
-
-__all__ = ["second", "store", "valkey"]
+from tests.rig.tasks import NOW
 
 DAY_MS = 24 * 3600 * 1000
 FAR_MS = 4_000_000_000_000  # an expiry this machine's clock has not reached

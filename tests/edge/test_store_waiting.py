@@ -14,9 +14,7 @@ from proxy.dialects.media import MemoryBlob
 from proxy.model import Media, Operation, Role, Task, VideoRequest
 from proxy.store import Store, keys
 from proxy.store.queued_requests import MAX_BYTES, PIECE_BYTES, pack
-from tests.rig.valkey import NOW, new_task, second, store, valkey
-
-__all__ = ["second", "store", "valkey"]
+from tests.rig.tasks import NOW, new_task
 
 UP = "sim-kling"
 LEASE_MS = 30_000

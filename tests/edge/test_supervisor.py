@@ -23,7 +23,8 @@ import pytest
 from proxy.sim import Fault, pattern_sha256
 from proxy.sim.faults import Active
 from tests.rig.downloads import OPENAI, PROMPT, SIZE
-from tests.rig.site import GUARD_S, ROOT, Site, Worker, children, open_site, until
+from tests.rig.eventually import eventually
+from tests.rig.site import GUARD_S, ROOT, Site, Worker, children, open_site
 
 HELD_AT = 200_000
 ASKERS = 8
@@ -131,7 +132,7 @@ async def test_a_killed_worker_is_replaced_and_its_waiting_connections_are_answe
     assert children(gateway.process.pid) == [second, came["pid"]]
     assert await series(site, gateway, "reelway_worker_deaths_total") == 1
     gateway.process.send_signal(signal.SIGUSR2)
-    await until(lambda: sum(line["event"] == "serving" for line in gateway.log) == 2)
+    await eventually(lambda: sum(line["event"] == "serving" for line in gateway.log) == 2)
     assert await series(site, gateway, "reelway_worker_deaths_total") == 1
 
 
@@ -160,7 +161,7 @@ async def test_requests_are_counted_over_all_workers(site: Site) -> None:
     assert await counted() == [30.0]
     before = children(gateway.process.pid)
     gateway.process.send_signal(signal.SIGUSR2)
-    await until(lambda: not any(is_alive(pid) for pid in before))
+    await eventually(lambda: not any(is_alive(pid) for pid in before))
     assert await models(gateway.url, site.bearer) == 200
     assert await counted() == [31.0]
 
@@ -176,7 +177,7 @@ async def test_a_reload_reaches_every_worker_and_a_bad_file_none(site: Site) -> 
     assert await admin(site, gateway, "GET", "/readyz")
     site.config.write_text(good.replace('model = "sora-2"', 'model = "renamed"'))
     gateway.process.send_signal(signal.SIGHUP)
-    await until(lambda: sum(line["event"] == "reloaded" for line in gateway.log) == 3)
+    await eventually(lambda: sum(line["event"] == "reloaded" for line in gateway.log) == 3)
     pids = [line["pid"] for line in gateway.log if line["event"] == "reloaded"]
     supervisor = gateway.process.pid
     assert sorted(pids) == sorted([supervisor, *children(supervisor)])
@@ -198,7 +199,7 @@ async def test_a_reload_cuts_no_download(site: Site) -> None:
     async with AsyncExitStack() as stack:
         download = await begun(site, gateway, stack)
         gateway.process.send_signal(signal.SIGHUP)
-        await until(lambda: sum(line["event"] == "reloaded" for line in gateway.log) == 3)
+        await eventually(lambda: sum(line["event"] == "reloaded" for line in gateway.log) == 3)
         download.stall.release()
         assert await download.is_whole()
     assert await gateway.stop() == 0
@@ -223,18 +224,18 @@ async def test_an_upgrade_under_load_fails_no_request_and_cuts_no_download(site:
         download = await begun(site, gateway, stack)
         before = children(gateway.process.pid)
         async with asking(site, gateway) as statuses:
-            await until(lambda: len(statuses) > 50)
+            await eventually(lambda: len(statuses) > 50)
             gateway.process.send_signal(signal.SIGUSR2)
             await gateway.said(lambda line: line["event"] == "upgrading")
-            await until(lambda: sum(line["event"] == "serving" for line in gateway.log) == 2)
+            await eventually(lambda: sum(line["event"] == "serving" for line in gateway.log) == 2)
             seen = len(statuses)
-            await until(lambda: len(statuses) > seen + 50)
+            await eventually(lambda: len(statuses) > seen + 50)
         assert set(statuses) == {200}
         download.stall.release()
         assert await download.is_whole()
-    await until(lambda: not any(is_alive(pid) for pid in before))
+    await eventually(lambda: not any(is_alive(pid) for pid in before))
     # One that has ended is a child until the new program has asked how.
-    await until(lambda: len(children(gateway.process.pid)) == 2)
+    await eventually(lambda: len(children(gateway.process.pid)) == 2)
     assert await gateway.stop() == 0
 
 
@@ -251,7 +252,7 @@ async def test_signals_during_an_upgrade_wait_until_they_can_be_heeded(site: Sit
             await asyncio.sleep(0.02)
     assert told > 2
     await gateway.said(lambda line: line["event"] == "reloaded")
-    await until(lambda: sum(line["event"] == "serving" for line in gateway.log) > 2)
+    await eventually(lambda: sum(line["event"] == "serving" for line in gateway.log) > 2)
     assert await models(gateway.url, site.bearer) == 200
     assert await gateway.stop() == 0
 
@@ -293,7 +294,7 @@ async def test_an_upgrade_is_not_refused_for_what_it_would_serve_without(
     await gateway.said(lambda line: "reelway[otel]" in line["event"])
     gateway.process.send_signal(signal.SIGUSR2)
     await gateway.said(lambda line: line["event"] == "upgrading")
-    await until(lambda: sum(line["event"] == "serving" for line in gateway.log) == 2)
+    await eventually(lambda: sum(line["event"] == "serving" for line in gateway.log) == 2)
     assert await models(gateway.url, site.bearer) == 200
 
 
@@ -312,7 +313,7 @@ async def test_sigterm_lets_downloads_finish_in_every_worker(site: Site) -> None
                 return True
             return False
 
-        await until(nobody_listens)
+        await eventually(nobody_listens)
         download.stall.release()
         assert await download.is_whole()
     assert await ending == 0
@@ -326,7 +327,7 @@ async def test_nothing_outlives_a_killed_supervisor(site: Site) -> None:
     workers = children(gateway.process.pid)
     assert len(workers) == 3  # and the store
     await gateway.kill()
-    await until(lambda: not any(is_alive(pid) for pid in workers))
+    await eventually(lambda: not any(is_alive(pid) for pid in workers))
     again = await site.worker()
     assert len(children(again.process.pid)) == 3
     assert await again.stop() == 0
@@ -338,12 +339,14 @@ async def test_a_killed_embedded_store_comes_back_under_a_supervisor(site: Site)
     site.config.write_text(text.replace(f'url = "{site.valkey.url}"', 'url = "embedded"'))
     gateway = await site.worker()
     gateway.process.send_signal(signal.SIGUSR2)
-    await until(lambda: sum(line["event"] == "serving" for line in gateway.log) == 2)
+    await eventually(lambda: sum(line["event"] == "serving" for line in gateway.log) == 2)
     state = site.config.parent / "state"
     killed = json.loads((state / "lock").read_bytes())["server"]
     os.kill(killed, signal.SIGKILL)
     await gateway.said(lambda line: "starting it again" in line["event"])
-    await until(lambda: json.loads((state / "lock").read_bytes() or b"{}").get("server") != killed)
+    await eventually(
+        lambda: json.loads((state / "lock").read_bytes() or b"{}").get("server") != killed
+    )
 
     async with asyncio.timeout(GUARD_S):
         while json.loads(await admin(site, gateway, "GET", "/readyz"))["status"] != "ready":  # noqa: ASYNC110 - of a process
@@ -462,10 +465,10 @@ async def test_metrics_are_there_while_an_old_worker_finishes(site: Site) -> Non
     post.cancel()
     before = children(gateway.process.pid)
     gateway.process.send_signal(signal.SIGUSR2)
-    await until(lambda: sum(line["event"] == "serving" for line in gateway.log) == 2)
+    await eventually(lambda: sum(line["event"] == "serving" for line in gateway.log) == 2)
     await gateway.said(lambda line: line["event"] == "draining")
     for _ in range(3):
         async with site.client.get(f"{gateway.admin_url}/metrics") as reply:
             assert reply.status == 200
     held.release()
-    await until(lambda: not any(is_alive(pid) for pid in before))
+    await eventually(lambda: not any(is_alive(pid) for pid in before))

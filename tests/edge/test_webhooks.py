@@ -468,7 +468,7 @@ async def test_a_hook_survives_the_worker_that_was_to_send_it(
     """kill -9 between the change and its telling: whoever serves next tells it, once."""
     receiver.answers.append(503)
     sections = allowing(receiver, first_pause_s=3)
-    async with open_house(Plan(sections=sections)) as house:
+    async with open_house(Plan(sections=sections, embedded=True)) as house:
         config = tmp_path / "killed" / "config.toml"
         config.parent.mkdir()
         text = house.config_path.read_text()

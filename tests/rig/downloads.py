@@ -237,15 +237,6 @@ async def line_of(house: House, reply: Heard | Raw) -> Mapping[str, object]:
     return await house.line(lambda line: line["request_id"] == request_id)
 
 
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for what sends no event; raises TimeoutError when it never comes."""
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            if is_so():
-                return
-            await asyncio.sleep(0.01)
-
-
 async def some_work(house: House) -> float:
     """Does a few requests while something else is held, and returns the milliseconds they took:
     what is held was waited for as long at least. No sleep, and no guess at a length."""

@@ -33,8 +33,10 @@ from proxy.server.worker import Server
 from proxy.sim import Settings, Simulator
 from proxy.telemetry.logs import make_logger
 from proxy.tokens import MadeToken, NewToken, create_token
+from tests.rig.valkey import Valkeys
 
 WAIT_S = 20.0  # only a hang gets here
+SECRET = "a signing secret of at least 32 bytes"
 LIMITS = tuple(item.name for item in fields(Limits))
 
 CONFIG = Template("""\
@@ -42,10 +44,12 @@ CONFIG = Template("""\
 listen = "$listen"
 public_url = "http://$listen"
 state_dir = "$state_dir"
+$secrets
 [admin]
 listen = "127.0.0.1:0"
 token = "admin-secret"
 [redis]
+$store
 $redis
 [timeouts]
 $poll
@@ -210,7 +214,8 @@ class Plan:
     """How a test's house differs from the usual one. Text parts are TOML; `poll` is how often
     its tasks are asked after, the rest of `[timeouts]` is in `timeouts`; the store's patience is a
     loaded machine's, but where a test makes it stand still; `openai` are more keys of
-    the OpenAI-style upstream, with `$cdn` for the file host."""
+    the OpenAI-style upstream, with `$cdn` for the file host. `embedded`: with a store of its own,
+    started by the gateway itself, in the state directory."""
 
     poll: str = "poll_first_s = 0.02\npoll_interval_s = 0.03\npoll_max_s = 0.05"
     speed: float = 500
@@ -222,6 +227,7 @@ class Plan:
     sections: str = ""
     routes: str = ""
     openai: str = ""
+    embedded: bool = False
 
 
 class OpenHouse(Protocol):
@@ -231,18 +237,25 @@ class OpenHouse(Protocol):
 
 
 # For tests in which the store stands still.
+EMBEDDED = pytest.mark.parametrize("house", [Plan(embedded=True)], indirect=True, ids=["embedded"])
 IMPATIENT = pytest.mark.parametrize(
     "house", [Plan(redis="timeout_s = 0.5")], indirect=True, ids=["impatient"]
 )
 
 
-def write_config(path: Path, plan: Plan, sim: Simulator, listen: str) -> None:
+def write_config(
+    path: Path, plan: Plan, sim: Simulator, listen: str, store_url: str | None
+) -> None:
+    """`store_url`: None for the embedded store."""
     keys = sim.credentials
+    secrets_line = "" if store_url is None else f'secrets = ["{SECRET}"]'
     path.write_text(
         CONFIG.substitute(
             listen=listen,
             state_dir=path.parent / "state",
             poll=plan.poll,
+            secrets=secrets_line,
+            store="" if store_url is None else f'url = "{store_url}"',
             redis=plan.redis,
             timeouts=plan.timeouts,
             limits=plan.limits,
@@ -262,7 +275,7 @@ def write_config(path: Path, plan: Plan, sim: Simulator, listen: str) -> None:
 
 
 @asynccontextmanager
-async def start_house(folder: Path, plan: Plan = Plan()) -> AsyncIterator[House]:
+async def start_house(folder: Path, valkeys: Valkeys, plan: Plan) -> AsyncIterator[House]:
     """The simulator, the gateway's worker, a token and a client."""
     async with AsyncExitStack() as stack:
         settings = Settings(speed=plan.speed, manual=plan.manual, seed=1, **plan.sim)
@@ -271,7 +284,10 @@ async def start_house(folder: Path, plan: Plan = Plan()) -> AsyncIterator[House]
         stack.callback(front.close)
         stack.callback(back.close)
         path = folder / "config.toml"
-        write_config(path, plan, sim, address_of(front))
+        store_url = None
+        if not plan.embedded:
+            store_url = (await stack.enter_async_context(valkeys.lend())).url
+        write_config(path, plan, sim, address_of(front), store_url)
         log_file = stack.enter_context((folder / "gateway.log").open("a"))
         server = await stack.enter_async_context(
             Server(load(path, {}, PROVIDERS), make_logger(log_file), sockets=(front, back))

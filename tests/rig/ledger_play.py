@@ -22,7 +22,7 @@ from proxy.providers.outcomes import Accepted
 from proxy.store import Allowance, Store
 from proxy.tasks import lifecycle
 from proxy.tasks.pricing import price_micro
-from tests.rig.valkey import NOW, new_task
+from tests.rig.tasks import NOW, new_task
 
 PRICE: dict[str, Json] = {
     "per_second": {"720p": "0.051", "other": "0.0703337"},

@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,14 +163,6 @@ def at_work_on(state: Path, besides: int = 0) -> list[int]:
         if os.fsencode(state) in words or folder == state:
             found.append(int(entry.name))
     return found
-
-
-def until(predicate: Callable[[], bool]) -> None:
-    """Look until it holds: for what other processes do, which nobody tells us of."""
-    deadline = time.monotonic() + GUARD_S
-    while not predicate():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def is_locked(path: Path) -> bool:

@@ -176,12 +176,6 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in text.split()]
 
 
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(GUARD_S):
-        while not true():  # noqa: ASYNC110 - of processes
-            await asyncio.sleep(0.01)
-
-
 # ---------------------------------------------------------------- between it and its store
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import proxy
-from proxy.server.bootstrap import signing_secrets
-from tests.rig.downloads import until
+from tests.rig.eventually import eventually
 from tests.rig.house import House
 
 READ_BYTES = 1 << 20
@@ -50,12 +49,10 @@ async def worker(
     text = house.config_path.read_text()
     own = urlsplit(house.url).netloc
     state = house.server.config.server.state_dir
-    secret = signing_secrets(house.server.config)[0].decode()
-    text = text.replace(f'listen = "{own}"', f'listen = "127.0.0.1:0"\nsecrets = ["{secret}"]')
+    text = text.replace(f'listen = "{own}"', 'listen = "127.0.0.1:0"')
     text = text.replace(f'"{state}"', f'"{folder / "worker"}"')
     text = text.replace("[limits]", f"[limits]\n{limits}", 1)
     text = text.replace("[timeouts]", f"[timeouts]\n{timeouts}", 1)
-    text = text.replace("[redis]", f'[redis]\nurl = "{house.server.store_url}"', 1)
     path = folder / "worker.toml"
     path.write_text(text)
     log = folder / "worker.log"  # no pipe: nobody reads it, and the worker would stand at it
@@ -69,7 +66,7 @@ async def worker(
             stderr=log_file,
         )
     try:
-        await until(lambda: SERVING in log.read_bytes() or process.poll() is not None)
+        await eventually(lambda: SERVING in log.read_bytes() or process.poll() is not None)
         assert process.poll() is None, log.read_text()
         [serving] = [line for line in log.read_bytes().splitlines() if SERVING in line]
         yield Worker(json.loads(serving)["url"], process.pid)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from proxy.store import Store
 from tests.rig.ledger_play import BUDGET_MICRO, Play
-from tests.rig.valkey import store, valkey
-
-__all__ = ["store", "valkey"]
 
 OPERATIONS = 100_000
 

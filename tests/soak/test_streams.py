@@ -15,17 +15,8 @@ import pytest
 
 from proxy.gateway.relay.splice import KEPT_PIPES
 from proxy.sim import pattern
-from tests.rig.downloads import (
-    KLING,
-    OPENAI,
-    PROMPT,
-    SIZE,
-    TIERS,
-    Raw,
-    connected_to,
-    content,
-    until,
-)
+from tests.rig.downloads import KLING, OPENAI, PROMPT, SIZE, TIERS, Raw, connected_to, content
+from tests.rig.eventually import eventually
 from tests.rig.house import OpenHouse, Plan
 from tests.rig.worker import Worker, drain_away, worker
 
@@ -69,7 +60,7 @@ async def back_to(beside: Worker, before: int) -> None:
     """Until the worker has no more open than it had, but for an upstream connection or two and
     some pipes, which are kept; fails after a while with the number."""
     try:
-        await until(lambda: beside.descriptors() <= before + KEPT)
+        await eventually(lambda: beside.descriptors() <= before + KEPT)
     except TimeoutError:
         assert beside.descriptors() <= before + KEPT
 

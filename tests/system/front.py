@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.rig.downloads import until
+from tests.rig.eventually import eventually
 from tests.system.ports import free_ports
 
 _AROUND = """\
@@ -78,7 +78,7 @@ async def nginx(
         stdin=asyncio.subprocess.DEVNULL,
     )
     try:
-        await until(lambda: process.returncode is not None or _listens(port))
+        await eventually(lambda: process.returncode is not None or _listens(port))
         assert process.returncode is None, log.read_text()
         yield Front(f"https://localhost:{port}", certificate[0], folder, process.pid)
     finally:

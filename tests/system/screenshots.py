@@ -33,7 +33,8 @@ from proxy.server.embedded_store import open_store
 from proxy.store import Store, new_task_id
 from proxy.tasks import lifecycle
 from proxy.tasks.pricing import price_micro
-from tests.rig.programs import ask, until
+from tests.rig.eventually import eventually_sync
+from tests.rig.programs import ask
 from tests.system.browser import Demo, chromium, demo
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
@@ -148,11 +149,11 @@ def make_videos(gateway: Demo) -> str:
         prompt: submit(gateway, keys[owner], model, prompt)
         for owner, (model, prompt) in zip(owners, PROMPTS, strict=True)
     }
-    until(lambda: all(status_of(gateway, task) == "completed" for task in ids.values()))
+    eventually_sync(lambda: all(status_of(gateway, task) == "completed" for task in ids.values()))
     refused = submit(gateway, keys["lab"], "sora-2", "A video that its provider gives up on")
     upstream_id = show(gateway, refused)["upstream_id"]
     ask(f"{gateway.sim_url}/tasks/{upstream_id}/fail", body={"code": "moderation_blocked"})
-    until(lambda: status_of(gateway, refused) == "failed")
+    eventually_sync(lambda: status_of(gateway, refused) == "failed")
     ask(f"{gateway.sim_url}/settings", body={"speed": 0.7})
     submit(gateway, keys["acme-film"], *PROMPTS[1])
     submit(gateway, keys["studio-north"], *PROMPTS[0])

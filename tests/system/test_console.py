@@ -24,7 +24,8 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from tests.rig.programs import ask, until
+from tests.rig.eventually import eventually_sync
+from tests.rig.programs import ask
 from tests.system.browser import CLIP, Demo, chromium, demo
 
 PATIENCE_MS = 30_000  # only met by a hang
@@ -273,7 +274,7 @@ def test_a_task_no_upstream_took_is_not_sent_for_good(signed_in: Console) -> Non
 def test_it_works_under_a_path_of_a_front_proxy(browser: Browser, gateway: Demo) -> None:
     """A proxy that takes its own path off is all it needs: files, API and videos are found."""
     task = make_task(gateway, "seen from afar")
-    until(lambda: status_of(gateway, task) == "completed")
+    eventually_sync(lambda: status_of(gateway, task) == "completed")
     with tab(browser, gateway) as console:
         page, front = console.page, "http://ops.example/reelway/"
 
@@ -374,17 +375,17 @@ def test_a_token_is_disabled_enabled_rotated_and_revoked(signed_in: Console) -> 
 
     do("Disable")
     expect(page.get_by_text("Disabled", exact=True)).to_be_visible()
-    until(lambda: ask(models, made["token"]).status == 401)
+    eventually_sync(lambda: ask(models, made["token"]).status == 401)
     do("Enable")
     expect(page.get_by_text("Active", exact=True)).to_be_visible()
-    until(lambda: ask(models, made["token"]).status == 200)
+    eventually_sync(lambda: ask(models, made["token"]).status == 200)
 
     page.get_by_role("main").get_by_role("button", name="New secrets").click()
     dialog.get_by_label("The old token stays good for").select_option("0")
     dialog.get_by_role("button", name="New secrets").click()
     renewed = dialog.locator("[data-secret=token] code").text_content() or ""
     dialog.get_by_role("button", name="I have saved them").click()
-    until(lambda: ask(models, made["token"]).status == 401)
+    eventually_sync(lambda: ask(models, made["token"]).status == 401)
     assert ask(models, renewed).status == 200
 
     page.get_by_role("main").get_by_role("button", name="Revoke").click()
@@ -393,7 +394,7 @@ def test_a_token_is_disabled_enabled_rotated_and_revoked(signed_in: Console) -> 
     do("Revoke")
     expect(page.get_by_text("Revoked", exact=True)).to_be_visible()
     expect(page.get_by_role("main").get_by_role("button", name="Revoke")).to_have_count(0)
-    until(lambda: ask(models, renewed).status == 401)
+    eventually_sync(lambda: ask(models, renewed).status == 401)
 
 
 def test_a_key_that_was_revoked_is_not_offered_to_try(signed_in: Console) -> None:
@@ -587,7 +588,7 @@ def test_the_usage_chart_is_read_by_keyboard_and_has_its_table(signed_in: Consol
     """Every day of the chart is said in words; the ledger is found in balance."""
     page, gateway = signed_in.page, signed_in.gateway
     task = make_task(gateway, "one for the books")
-    until(lambda: status_of(gateway, task) == "completed")
+    eventually_sync(lambda: status_of(gateway, task) == "completed")
     signed_in.visit("usage")
     days = page.get_by_role("slider", name="Spend: choose a day")
     expect(days).to_have_attribute("aria-valuenow", "30")
@@ -869,7 +870,7 @@ def test_no_page_is_wider_than_a_small_phone(browser: Browser, gateway: Demo, lo
     """360 px: no page scrolls sideways, nor does a dialog or the menu."""
     task = make_task(gateway, "a long prompt without any end " * 12 + "x" * 200)
     token = make_token(gateway, "n" * 60)["id"]
-    until(lambda: status_of(gateway, task) == "completed")
+    eventually_sync(lambda: status_of(gateway, task) == "completed")
     with tab(browser, gateway, locale=locale, viewport=NARROW) as console:
         page = console.page
         console.open()

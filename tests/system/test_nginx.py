@@ -28,7 +28,8 @@ from proxy.server.bootstrap import signing_secrets
 from proxy.server.worker import Server
 from proxy.signing import sign_probe
 from proxy.sim import Fault, pattern, pattern_sha256
-from tests.rig.downloads import OPENAI, PROMPT, SIZE, add, content, until
+from tests.rig.downloads import OPENAI, PROMPT, SIZE, add, content
+from tests.rig.eventually import eventually
 from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.site import Site, open_site
 from tests.rig.worker import worker
@@ -347,7 +348,7 @@ async def test_an_upload_reaches_the_gateway_while_it_is_sent(house: House, fron
             "Content-Length: 10000000\r\n\r\n"
         )
         writer.write(head.encode() + b'{"prompt": "' + b"a" * 2_000_000)
-        await until(lambda: house.server.listener.connections == 1)
+        await eventually(lambda: house.server.listener.connections == 1)
     finally:
         writer.transport.abort()
     line = await house.line(lambda line: line["operation"] == "create")

@@ -17,7 +17,8 @@ import aiohttp
 import pytest
 
 from proxy.sim.pattern import pattern_sha256
-from tests.rig.site import GUARD_S, Worker, children, open_site, until
+from tests.rig.eventually import eventually
+from tests.rig.site import GUARD_S, Worker, children, open_site
 from tests.system.test_systemd import Unit
 
 ONE_LOOP = pytest.mark.asyncio(loop_factories=["uvloop"])  # what is tested runs elsewhere
@@ -113,7 +114,7 @@ async def live(gateway: Worker, config: Path, client: aiohttp.ClientSession, siz
     await gateway.said(lambda line: line["event"] == "reloaded")
     before = children(gateway.process.pid)
     os.kill(before[-1], signal.SIGKILL)  # a worker: the store is the oldest
-    await until(lambda: len(set(children(gateway.process.pid)) - set(before)) == 1)
+    await eventually(lambda: len(set(children(gateway.process.pid)) - set(before)) == 1)
     gateway.process.send_signal(signal.SIGUSR2)
-    await until(lambda: sum(line["event"] == "serving" for line in gateway.log) == 2)
+    await eventually(lambda: sum(line["event"] == "serving" for line in gateway.log) == 2)
     assert await gateway.stop() == 0
