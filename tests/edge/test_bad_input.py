@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from proxy.model import DialectName
+from tests.rig.eventually import eventually
 from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.refusals import (
     DOORS,
@@ -466,9 +467,7 @@ async def test_a_client_that_leaves_inside_its_form_leaves_nothing_behind(
         peer.send(head_of("POST", "/v1/videos", **framed, **FORM, **house.bearer))
         peer.send(body)
         await peer.writer.drain()
-        async with asyncio.timeout(10):
-            while house.server.spool.held_bytes < 290_000:  # noqa: ASYNC110 -- no event for it
-                await asyncio.sleep(0.005)
+        await eventually(lambda: house.server.spool.held_bytes >= 290_000)
     line = await house.line(lambda line: line["operation"] == "create")
     assert line["reason"] == "client_gone"
     assert "task_id" not in line

@@ -20,6 +20,7 @@ from proxy.gateway.idempotency import fingerprint
 from proxy.http.documents import json_fields
 from proxy.model import Call, DialectName, Operation
 from proxy.tasks.offload import LARGE_BYTES, offload
+from tests.rig.eventually import eventually
 from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.refusals import (
     DOORS,
@@ -126,13 +127,6 @@ async def test_nobody_waits_for_a_large_body(house: House) -> None:
     assert quoted.result().status == 200
     assert served
     assert ticker.longest_s < alone_s, (ticker.longest_s, alone_s, ticker.ticks)
-
-
-async def eventually(is_so: Callable[[], bool]) -> None:
-    """Wait for something that no event tells of."""
-    async with asyncio.timeout(WAIT_S):
-        while not is_so():  # noqa: ASYNC110 -- no event for it
-            await asyncio.sleep(0.005)
 
 
 # ---------------------------------------------------------------- made to cost more than they weigh

@@ -17,6 +17,7 @@ from proxy.model import Stage
 from proxy.server.worker import Server
 from proxy.sim import Fault, pattern
 from proxy.store import Store, keys
+from tests.rig.eventually import eventually
 from tests.rig.house import IMPATIENT, Answer, House, OpenHouse, Plan
 from tests.rig.refusals import store_pid
 from tests.rig.site import Site, Worker, open_site
@@ -177,18 +178,14 @@ async def frozen(house: House) -> AsyncIterator[None]:
     pid = await store_pid(house)
     os.kill(pid, signal.SIGSTOP)
     try:
-        async with asyncio.timeout(WAIT_S):
-            while house.server.store.is_listening:  # noqa: ASYNC110 -- no event for it
-                await asyncio.sleep(0.01)
+        await eventually(lambda: not house.server.store.is_listening)
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
 
 
 async def listening(server: Server) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not server.store.is_listening:  # noqa: ASYNC110 -- no event for it
-            await asyncio.sleep(0.01)
+    await eventually(lambda: server.store.is_listening)
 
 
 @IMPATIENT

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import FormData
 
 from proxy.sim import Fault
+from tests.rig.eventually import eventually
 
 BODY = {"model": "sora-2", "prompt": "a cat"}
 
@@ -149,9 +150,7 @@ async def test_two_workers_share_one_outcome(
     other = asyncio.create_task(
         house.post("/v1/videos", json=BODY, headers=keyed("w"), base=second.url)
     )
-    async with asyncio.timeout(10):
-        while not second.watch.waiters:  # noqa: ASYNC110 -- there is no event for it
-            await asyncio.sleep(0.005)
+    await eventually(lambda: second.watch.waiters)
     held.release()
     one, two = await asyncio.gather(first, other)
     assert one.status == two.status == 200

@@ -18,6 +18,7 @@ from proxy.store.stream_leases import LEASE_MS
 from proxy.telemetry.logs import make_logger
 from proxy.tokens import MadeToken
 from tests.rig.downloads import OPENAI, PROMPT, add, connected_to, content
+from tests.rig.eventually import eventually
 from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.refusals import DOORS, JSON, WAIT_S, error_of, head_of, peer_of
 from tests.rig.tasks import NOW
@@ -222,8 +223,7 @@ async def test_a_stream_of_events_takes_a_place_like_a_download(open_house: Open
                 assert refused.json()["error"]["code"] == "too_many_streams"
                 raw.kill()
             async with asyncio.timeout(WAIT_S), connected_to(house.url) as raw:
-                while house.server.streams.total:  # noqa: ASYNC110 -- no event for it
-                    await asyncio.sleep(0.01)
+                await eventually(lambda: not house.server.streams.total)
                 await raw.send(events, bearer(made))
                 assert await raw.head() == 200
                 raw.kill()

@@ -31,6 +31,7 @@ from proxy.gateway.listener import (
     cut,
     read_body,
 )
+from tests.rig.eventually import eventually
 from tests.rig.relay import on_both_loops
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -709,8 +710,7 @@ async def test_a_kept_connection_may_be_used_once_more_while_draining() -> None:
             peer.send(GET)
             await peer.reply()
         drain = asyncio.create_task(at.listener.wait_idle(WAIT_S, WAIT_S))
-        while not at.listener.draining:  # noqa: ASYNC110  # it begins with its first step
-            await asyncio.sleep(0)
+        await eventually(lambda: at.listener.draining)
         used.send(post(b"abc"))
         assert "Connection: close\r\n" in (await used.reply())[0]
         assert await used.rest() == b""

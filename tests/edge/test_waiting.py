@@ -25,6 +25,7 @@ from proxy.tasks.changes import TaskChanges
 from proxy.telemetry.exchange import Exchange, Head
 from proxy.telemetry.logs import make_logger
 from tests.rig.downloads import Raw, connected, connected_to, line_of, told
+from tests.rig.eventually import eventually
 from tests.rig.house import House, OpenHouse, Plan
 
 WAIT_S = 20.0  # only a hang gets here
@@ -47,9 +48,7 @@ async def upstream_id(house: House, task_id: str) -> str:
 
 async def waiting(house: House, count: int) -> None:
     """Until so many wait in the worker."""
-    async with asyncio.timeout(WAIT_S):
-        while house.server.changes.waiters < count:  # noqa: ASYNC110 -- there is no event for it
-            await asyncio.sleep(0.005)
+    await eventually(lambda: house.server.changes.waiters >= count)
 
 
 # ---------------------------------------------------------------- long polls
@@ -501,8 +500,7 @@ async def test_without_chunks_the_connection_ends_the_stream() -> None:
     async with Scene().open() as scene, connected_to(scene.url) as raw:
         await opened(raw, version="1.0")
         assert "Transfer-Encoding" not in raw.headers
-        while scene.changes.waiters == 0:  # noqa: ASYNC110 -- there is no event for it
-            await asyncio.sleep(0)
+        await eventually(lambda: scene.changes.waiters != 0)
         scene.move(stage=Stage.FAILED)
         body, whole = await raw.body()
         assert whole

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 GUARD_S = 40.0  # only a hang gets here
 PAUSE_S = 0.005
 
 
-async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Wait until the condition holds. TimeoutError when it never does."""
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait until the condition, or what it awaits, is true. TimeoutError when it never is."""
     async with asyncio.timeout(GUARD_S):
         while True:
-            holds = condition()
-            if holds if isinstance(holds, bool) else await holds:
+            answer = condition()
+            if await answer if inspect.isawaitable(answer) else answer:
                 return
             await asyncio.sleep(PAUSE_S)
 
 
-def eventually_sync(condition: Callable[[], bool]) -> None:
+def eventually_sync(condition: Callable[[], object]) -> None:
     """`eventually` for a test without a loop."""
     deadline = time.monotonic() + GUARD_S
     while not condition():

@@ -35,6 +35,7 @@ from proxy.gateway.relay import (
     move,
 )
 from proxy.upstream import socket_factory
+from tests.rig.eventually import eventually
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 WAIT_S = 30
@@ -293,8 +294,7 @@ async def base_fds() -> int:
 
 async def wait_fds(base: int) -> None:
     """Until no more files are open than before; the test's own deadline ends it."""
-    while open_fds() > base:  # noqa: ASYNC110  # nothing tells of a closed file
-        await asyncio.sleep(0.01)
+    await eventually(lambda: open_fds() <= base)
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:

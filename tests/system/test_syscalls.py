@@ -18,7 +18,7 @@ import pytest
 
 from proxy.sim.pattern import pattern_sha256
 from tests.rig.eventually import eventually
-from tests.rig.site import GUARD_S, Worker, children, open_site
+from tests.rig.site import Worker, children, open_site
 from tests.system.test_systemd import Unit
 
 ONE_LOOP = pytest.mark.asyncio(loop_factories=["uvloop"])  # what is tested runs elsewhere
@@ -77,9 +77,7 @@ async def test_a_whole_life_makes_no_call_that_the_service_may_not(
         finally:
             if gateway.process.returncode is None:
                 await gateway.kill()
-    async with asyncio.timeout(GUARD_S):  # it writes when the last process has ended
-        while not told.exists() or "total" not in told.read_text():  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    await eventually(lambda: not (not told.exists() or "total" not in told.read_text()))
     calls = made(told.read_text())
     assert {"splice", "ftruncate", "sendto", "execve"} <= calls, calls  # it saw them all
     assert calls - allowed(said, Unit(deploy / "systemd" / "reelway.service")) == set()
