@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -10,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 
+from tests.rig.eventually import read_until
 from tests.rig.house import IMPATIENT, Answer, House
-from tests.rig.refusals import WAIT_S, store_pid
+from tests.rig.refusals import store_pid
 
 ADMIN = {"Authorization": "Bearer admin-secret"}
 
@@ -107,9 +107,7 @@ async def test_a_worker_whose_store_hangs_is_not_ready(house: House) -> None:
         assert (await admin(house, "/metrics")).status == 200
     finally:
         os.kill(pid, signal.SIGCONT)
-    async with asyncio.timeout(WAIT_S):
-        while (await admin(house, "/readyz")).status != 200:  # noqa: ASYNC110 -- nor an event
-            await asyncio.sleep(0.01)
+    await read_until(lambda: admin(house, "/readyz"), lambda found: found.status == 200)
 
 
 async def test_a_gateway_whose_store_was_emptied_is_not_ready(house: House) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
 from proxy.store import keys
 from tests.rig.admin_client import done, got, pages, refused
+from tests.rig.eventually import read_until
 from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.receivers import allowing, receiving
-from tests.rig.refusals import WAIT_S
 
 PRICED = '[[routes]]\nmodel = "priced"\nupstream = "sim-openai"\nprice = { per_second = "0.1" }'
 
@@ -108,12 +107,10 @@ def _made(**counts: float) -> dict[str, float]:
 
 async def hooks_in(house: House, state: str, count: int) -> list[Any]:
     """Those in this state, once there are so many that were tried."""
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            found = await pages(house, f"/api/webhooks?state={state}", 2)
-            if len([hook for hook in found if hook["log"]]) >= count:
-                return found
-            await asyncio.sleep(0.01)
+    return await read_until(
+        lambda: pages(house, f"/api/webhooks?state={state}", 2),
+        lambda found: len([hook for hook in found if hook["log"]]) >= count,
+    )
 
 
 async def test_webhooks_are_listed_by_state_and_sent_again(open_house: OpenHouse) -> None:

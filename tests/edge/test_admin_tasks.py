@@ -11,6 +11,7 @@ from proxy.sim.faults import Fault
 from proxy.sim.pattern import pattern
 from tests.rig.admin_client import ask, done, got, pages, refused
 from tests.rig.downloads import PROMPT, SIZE
+from tests.rig.eventually import read_until
 from tests.rig.house import Answer, House, OpenHouse, Plan
 from tests.rig.refusals import WAIT_S
 
@@ -158,9 +159,7 @@ async def test_only_the_signed_address_lets_in(house: House) -> None:
     assert (await video(house, f"{url}&exp=1")).status == 400
     assert (await video(house, url, "POST")).status in (401, 405)
     assert await house.server.store.tokens.revoke(house.made.record.id, 1)
-    async with asyncio.timeout(WAIT_S):
-        while await status() != 403:  # noqa: ASYNC110 -- no event for it
-            await asyncio.sleep(0.005)
+    await read_until(status, lambda found: found == 403)
 
 
 async def test_a_video_that_breaks_off_never_looks_whole(open_house: OpenHouse) -> None:

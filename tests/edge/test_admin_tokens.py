@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
 import pytest
 
 from tests.rig.admin_client import ask, done, got, pages, refused
+from tests.rig.eventually import read_until
 from tests.rig.house import House, OpenHouse, Plan
-from tests.rig.refusals import WAIT_S
 
 LIMITS = (
     *("requests_per_minute", "submits_per_minute", "max_in_flight", "max_streams"),
@@ -25,9 +24,7 @@ async def client_status(house: House, token: str) -> int:
 
 async def until_client(house: House, token: str, status: int) -> None:
     """The worker hears of a change by the store's channel: ask until it has."""
-    async with asyncio.timeout(WAIT_S):
-        while await client_status(house, token) != status:  # noqa: ASYNC110 -- no event for it
-            await asyncio.sleep(0.005)
+    await read_until(lambda: client_status(house, token), lambda found: found == status)
 
 
 async def test_a_key_made_here_lets_its_client_in(house: House) -> None:
@@ -247,9 +244,9 @@ async def test_an_owner_is_held_to_what_is_set_here(house: House) -> None:
     assert (changed["name"], changed["tokens"]) == ("acme / film", 1)
     assert changed["models"] == body["models"]
     assert changed["limits"]["requests_per_minute"] == 1
-    async with asyncio.timeout(WAIT_S):
-        while (await house.get("/v1/videos", headers=headers)).status != 429:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await read_until(
+        lambda: house.get("/v1/videos", headers=headers), lambda found: found.status == 429
+    )
     lifted = await done(house, "PATCH", path, {"limits": {"requests_per_minute": None}})
     assert lifted["limits"]["budget_month_micro"] == 7
     assert lifted["models"] == body["models"]

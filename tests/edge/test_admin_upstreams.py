@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,8 +14,8 @@ from proxy.tasks.credential_test import SKEW_S, CredentialCheck, probe
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream import Deadlines, Upstreams
 from tests.rig.admin_client import done, got, refused
+from tests.rig.eventually import read_until
 from tests.rig.house import House, OpenHouse, Plan
-from tests.rig.refusals import WAIT_S
 
 UPSTREAMS = ("sim-openai", "sim-kling", "sim-jimeng")
 
@@ -73,9 +72,7 @@ async def test_what_stands_against_a_key_is_shown_and_forgotten_on_demand(
             assert (found["until_ms"] is None) == (found["mood"] == "well")
             return found["mood"], found["strikes"], found["code"]
 
-        async with asyncio.timeout(WAIT_S):
-            while (await standing())[0] != "out":  # noqa: ASYNC110 -- no event for it
-                await asyncio.sleep(0.005)
+        await read_until(standing, lambda found: found[0] == "out")
         assert await standing() == ("out", 1, "1102")
         item = await done(house, "POST", f"{path}/restore")
         assert item["credentials"][0]["standing"]["mood"] == "well"

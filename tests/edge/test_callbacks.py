@@ -13,6 +13,7 @@ from proxy.model import Stage, Task
 from proxy.sim import Fault
 from proxy.sim.log import Entry
 from tests.rig.downloads import connected, line_of
+from tests.rig.eventually import read_until
 from tests.rig.house import Answer, House, OpenHouse, Plan
 
 WAIT_S = 20.0  # only a hang gets here
@@ -88,11 +89,7 @@ async def test_a_callback_brings_the_end_without_the_schedule(house: House, outc
 async def test_each_change_is_asked_after(house: House) -> None:
     task_id, upstream_id = await created(house)
     house.sim.step(upstream_id, "in_progress")
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            if (await stored(house, task_id)).stage is Stage.IN_PROGRESS:
-                break
-            await asyncio.sleep(0.01)
+    await read_until(lambda: stored(house, task_id), lambda found: found.stage is Stage.IN_PROGRESS)
     house.sim.finish(upstream_id)
     assert await ended(house, task_id) == "completed"
     assert len(polls(house)) == 2

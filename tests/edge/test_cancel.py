@@ -14,6 +14,7 @@ from proxy.sim import Fault
 from proxy.sim.faults import Kind
 from proxy.sim.log import Entry
 from proxy.store import keys
+from tests.rig.eventually import read_until
 from tests.rig.house import Answer, House, OpenHouse, Plan
 
 WAIT_S = 20.0  # only a hang gets here
@@ -49,12 +50,7 @@ async def stored(house: House, task_id: str) -> Task:
 
 async def staged(house: House, task_id: str, stage: Stage) -> Task:
     """The task once it has come this far."""
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            task = await stored(house, task_id)
-            if task.stage is stage:
-                return task
-            await asyncio.sleep(0.01)
+    return await read_until(lambda: stored(house, task_id), lambda task: task.stage is stage)
 
 
 async def delete(house: House, task_id: str) -> Answer:

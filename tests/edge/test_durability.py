@@ -17,7 +17,7 @@ from proxy.model import Stage
 from proxy.server.worker import Server
 from proxy.sim import Fault, pattern
 from proxy.store import Store, keys
-from tests.rig.eventually import eventually
+from tests.rig.eventually import eventually, read_until
 from tests.rig.house import IMPATIENT, Answer, House, OpenHouse, Plan
 from tests.rig.refusals import store_pid
 from tests.rig.site import Site, Worker, open_site
@@ -75,9 +75,7 @@ async def create(house: House, key: str = "k") -> Answer:
 
 async def all_closed(store: Store) -> None:
     """No task is open any more."""
-    async with asyncio.timeout(WAIT_S):
-        while await store.tasks.open_count():  # noqa: ASYNC110 -- no event for it
-            await asyncio.sleep(0.01)
+    await read_until(store.tasks.open_count, lambda found: not found)
 
 
 async def refused_as_unsafe(site: Site, worker: Worker, key: str) -> None:
@@ -232,9 +230,7 @@ async def test_a_token_revoked_after_the_return_is_refused_at_once(house: House)
     await listening(house.server)
     now_ms = round(time.time() * 1000)
     assert await house.server.store.tokens.revoke(house.made.record.id, now_ms)
-    async with asyncio.timeout(WAIT_S):  # the message is on its way
-        while (await house.get(f"/v1/videos/{done}")).status == 200:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+    await read_until(lambda: house.get(f"/v1/videos/{done}"), lambda found: found.status != 200)
     async with frozen(house):
         reply = await house.get(f"/v1/videos/{done}")
         assert reply.status in (401, 503), "never let in again by what was known before"

@@ -16,8 +16,8 @@ from aiohttp import ClientError
 
 from proxy.model import Stage
 from proxy.sim import Fault
-from tests.rig.eventually import eventually
-from tests.rig.site import GUARD_S, MODELS, Gate, Site, open_site
+from tests.rig.eventually import eventually, read_until
+from tests.rig.site import MODELS, Gate, Site, open_site
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])  # it is other processes that die
 
@@ -267,6 +267,4 @@ async def test_a_store_killed_inside_a_submit_loses_and_repeats_nothing(
 
 
 async def until_async(count: Callable[[], Awaitable[int]]) -> None:
-    async with asyncio.timeout(GUARD_S):
-        while await count():  # noqa: ASYNC110 -- there is no event for it
-            await asyncio.sleep(0.01)
+    await read_until(count, lambda found: not found)

@@ -17,6 +17,7 @@ from proxy.sim import Fault
 from proxy.store import keys
 from tests.edge.test_tracker import change, metric, upstream_id
 from tests.rig.admin_client import ask, got, refused
+from tests.rig.eventually import read_until
 from tests.rig.house import House, OpenHouse, Plan
 
 WAIT_S = 20.0  # only a hang gets here
@@ -63,28 +64,18 @@ async def stored(house: House, task_id: str) -> Task:
 async def counted(server: Server, how: str) -> None:
     """Wait until one lost task was counted."""
     line = f'reelway_tasks_lost_total{{upstream="sim-openai",how="{how}"}}'
-    async with asyncio.timeout(WAIT_S):
-        while await metric(server, line) != 1:  # noqa: ASYNC110 -- no event for it
-            await asyncio.sleep(0.01)
+    await read_until(lambda: metric(server, line), lambda found: found == 1)
 
 
 async def missing(house: House, task_id: str) -> Task:
     """The task once its upstream has said that it does not know it."""
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            task = await stored(house, task_id)
-            if task.missing_ms is not None:
-                return task
-            await asyncio.sleep(0.01)
+    return await read_until(
+        lambda: stored(house, task_id), lambda task: task.missing_ms is not None
+    )
 
 
 async def ended(house: House, task_id: str) -> Task:
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            task = await stored(house, task_id)
-            if task.stage.is_final:
-                return task
-            await asyncio.sleep(0.01)
+    return await read_until(lambda: stored(house, task_id), lambda task: task.stage.is_final)
 
 
 async def events(house: House, task_id: str) -> list[str]:

@@ -24,7 +24,7 @@ from tests.rig.downloads import (
     some_work,
     told,
 )
-from tests.rig.eventually import eventually
+from tests.rig.eventually import eventually, read_until
 from tests.rig.house import EMBEDDED, IMPATIENT, House, OpenHouse, Plan
 from tests.rig.refusals import store_pid
 
@@ -59,11 +59,7 @@ async def grown(house: House, before: dict[str, float]) -> dict[str, float]:
 
 
 async def above_zero(house: House, series: str) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            if (await page(house))[series] > 0:
-                return
-            await asyncio.sleep(0.05)
+    await read_until(lambda: page(house), lambda found: found[series] > 0)
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ from proxy.tasks.runtime import Runtime
 from proxy.tasks.task_writer import TaskWriter
 from proxy.telemetry.exchange import Exchange, Head
 from proxy.upstream import Deadlines, Upstreams
+from tests.rig.eventually import read_until
 from tests.rig.house import House
 from tests.rig.tasks import new_task
 
@@ -233,9 +234,7 @@ async def test_a_submit_that_cannot_be_written_out_keeps_no_place(
         await dispatcher.submit_new(Exchange("r", head, 0), task, SubmitPlan([attempt], {}, 0))
     store = house.server.store
     assert await store.credentials.in_flight(f"{UP}/a", 0) == 0
-    async with asyncio.timeout(WAIT_S):
-        while await store.tasks.open_count():  # noqa: ASYNC110 -- there is no event for it
-            await asyncio.sleep(0.005)
+    await read_until(store.tasks.open_count, lambda found: not found)
     ended = await known(house, task)
     assert (ended.stage, ended.deleted) == (Stage.FAILED, True)
     assert ended.error == TaskError(
@@ -258,9 +257,9 @@ async def test_a_look_at_a_submit_that_is_under_way_changes_nothing(house: House
     shard = keys.shard_of_task(task.id)
     assert shard is not None
     batch = house.server.store.batch
-    async with asyncio.timeout(WAIT_S):
-        while await batch.call("ZSCORE", keys.due(shard), task.id) != settled_ms:  # noqa: ASYNC110 -- ditto
-            await asyncio.sleep(0.005)
+    await read_until(
+        lambda: batch.call("ZSCORE", keys.due(shard), task.id), lambda found: found == settled_ms
+    )
     assert await known(house, task) == task
     held.release()
     reply = await post

@@ -15,6 +15,7 @@ import pytest
 from proxy.sim.faults import Fault
 from proxy.sim.log import Entry
 from proxy.sim.tasks import State
+from tests.rig.eventually import read_until
 from tests.rig.house import House, OpenHouse, Plan
 from tests.rig.refusals import (
     JIMENG,
@@ -62,12 +63,10 @@ class Watched:
         return video
 
     async def until(self, status: str, progress: int | None = None) -> dict[str, Any]:
-        async with asyncio.timeout(WAIT_S):
-            while True:
-                video = await self.look()
-                if video["status"] == status and progress in (None, video["progress"]):
-                    return video
-                await asyncio.sleep(0.005)
+        return await read_until(
+            self.look,
+            lambda video: video["status"] == status and progress in (None, video["progress"]),
+        )
 
     def is_poll(self, entry: Entry) -> bool:
         """Asked for our task; Jimeng's polls name it in the body, read only if all goes well."""
@@ -323,9 +322,7 @@ async def test_a_deleted_task_is_followed_to_its_end(open_house: OpenHouse) -> N
         await task.polled()
         assert await house.server.store.tasks.open_count() == 1
         task.step("completed")
-        async with asyncio.timeout(WAIT_S):
-            while await house.server.store.tasks.open_count():  # noqa: ASYNC110 -- no event for it
-                await asyncio.sleep(0.005)
+        await read_until(house.server.store.tasks.open_count, lambda found: not found)
         assert (await house.get(f"/v1/videos/{task.task_id}")).status == 404
         ended = await house.server.store.tasks.get(task.task_id)
         assert ended is not None

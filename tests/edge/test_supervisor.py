@@ -23,7 +23,7 @@ import pytest
 from proxy.sim import Fault, pattern_sha256
 from proxy.sim.faults import Active
 from tests.rig.downloads import OPENAI, PROMPT, SIZE
-from tests.rig.eventually import eventually
+from tests.rig.eventually import eventually, read_until
 from tests.rig.site import GUARD_S, ROOT, Site, Worker, children, open_site
 
 HELD_AT = 200_000
@@ -185,9 +185,7 @@ async def test_a_reload_reaches_every_worker_and_a_bad_file_none(site: Site) -> 
     async def is_well() -> bool:
         return await series(site, gateway, "reelway_config_reload_failed") == 0
 
-    async with asyncio.timeout(GUARD_S):
-        while not await is_well():  # noqa: ASYNC110 - the supervisor waits for its workers' word
-            await asyncio.sleep(0.01)
+    await read_until(is_well, bool)
     for _ in range(12):  # either worker
         url = gateway.url + "/v1/models"
         async with aiohttp.ClientSession() as client, client.get(url, headers=site.bearer) as got:
@@ -348,9 +346,10 @@ async def test_a_killed_embedded_store_comes_back_under_a_supervisor(site: Site)
         lambda: json.loads((state / "lock").read_bytes() or b"{}").get("server") != killed
     )
 
-    async with asyncio.timeout(GUARD_S):
-        while json.loads(await admin(site, gateway, "GET", "/readyz"))["status"] != "ready":  # noqa: ASYNC110 - of a process
-            await asyncio.sleep(0.01)
+    await read_until(
+        lambda: admin(site, gateway, "GET", "/readyz"),
+        lambda found: json.loads(found)["status"] == "ready",
+    )
     assert await series(site, gateway, "reelway_store_restarts_total") == 1
     assert await gateway.stop() == 0
 

@@ -25,7 +25,7 @@ from proxy.tasks.changes import TaskChanges
 from proxy.telemetry.exchange import Exchange, Head
 from proxy.telemetry.logs import make_logger
 from tests.rig.downloads import Raw, connected, connected_to, line_of, told
-from tests.rig.eventually import eventually
+from tests.rig.eventually import eventually, read_until
 from tests.rig.house import House, OpenHouse, Plan
 
 WAIT_S = 20.0  # only a hang gets here
@@ -264,11 +264,10 @@ async def test_events_tell_a_tasks_life(manual: House) -> None:
         assert raw.headers["Cache-Control"] == "no-store"
         await waiting(manual, 1)
         manual.sim.step(made, "in_progress", 40)
-        async with asyncio.timeout(WAIT_S):
-            while True:
-                if (await manual.get(f"/v1/videos/{task_id}")).json()["progress"] == 40:
-                    break
-                await asyncio.sleep(0.01)
+        await read_until(
+            lambda: manual.get(f"/v1/videos/{task_id}"),
+            lambda found: found.json()["progress"] == 40,
+        )
         manual.sim.finish(made)
         body, whole = await raw.body()
         assert whole
@@ -364,9 +363,9 @@ async def test_a_revoked_keys_events_and_long_polls_end_without_the_result(
         assert await raw.head() == 200
         await waiting(manual, 2)
         await manual.server.store.tokens.revoke(made.record.id, int(time.time() * 1000))
-        async with asyncio.timeout(WAIT_S):
-            while (await manual.get(path, headers=bearer)).status != 401:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await read_until(
+            lambda: manual.get(path, headers=bearer), lambda found: found.status == 401
+        )
         manual.sim.finish(await upstream_id(manual, task_id))
         body, whole = await raw.body()
     assert whole

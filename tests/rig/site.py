@@ -26,6 +26,7 @@ from proxy.sim import Settings, Simulator
 from proxy.store import Store, keys
 from proxy.store.pipeline import Script
 from proxy.tokens import MadeToken, NewToken, create_token
+from tests.rig.eventually import read_until
 from tests.rig.valkey import bundled_server
 
 GUARD_S = 40.0  # only a hang gets here
@@ -339,12 +340,10 @@ class Site:
 
     async def ended(self, worker: Worker, task_id: str) -> dict[str, Any]:
         """The Video object of a task that has ended, waited for."""
-        async with asyncio.timeout(GUARD_S):
-            while True:
-                video = await self.get(worker, task_id)
-                if video["status"] in ("completed", "failed"):
-                    return video
-                await asyncio.sleep(0.02)
+        return await read_until(
+            lambda: self.get(worker, task_id),
+            lambda video: video["status"] in ("completed", "failed"),
+        )
 
     async def tasks(self) -> list[Task]:
         """Every task of the test's token, the oldest first, deleted ones too."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
@@ -13,6 +12,7 @@ from proxy.model import Operation
 from proxy.sim import Entry
 from proxy.sim.log import SUBMITS
 from proxy.sim.tasks import State
+from tests.rig.eventually import read_until
 from tests.rig.house import House, OpenHouse, Plan
 
 _WAIT_S = 20.0  # only a hang gets here
@@ -90,11 +90,10 @@ def moved() -> Moved:
             house.sim.fail(task.upstream_id, code)
         else:
             house.sim.step(task.upstream_id, state)
-        async with asyncio.timeout(_WAIT_S):
-            while True:
-                if (await house.get(f"/v1/videos/{task_id}")).json()["status"] == state:
-                    return
-                await asyncio.sleep(0.01)
+        await read_until(
+            lambda: house.get(f"/v1/videos/{task_id}"),
+            lambda found: found.json()["status"] == state,
+        )
 
     return move
 
