@@ -42,7 +42,7 @@ from proxy.dialects import DIALECTS
 from proxy.gateway import aiohttp_internals
 from proxy.gateway.endpoints import EndpointTable
 from proxy.server import systemd
-from proxy.server.signals import EARLY, hold
+from proxy.server.bootstrap import EARLY, hold
 from proxy.server.supervisor import Supervisor, Upgrade, handed_over
 from proxy.server.worker import Server
 from proxy.server.worker_process import order_of, run_worker

@@ -1,4 +1,4 @@
-"""What a process stands on before it serves: its directory, its secret, its sockets, its loop.
+"""What a process needs before it serves: its directory, secret, sockets, event loop and signals.
 
 Shared by a worker, the supervisor, the demo and the commands.
 """
@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import os
 import secrets
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import structlog
 from aiohttp import web
@@ -20,15 +21,9 @@ from aiohttp import web
 from proxy.config import Config
 from proxy.gateway.listener import address_of, bind
 from proxy.server.admin_port import open_port, options_of
-from proxy.server.embedded_store import Embedded
-from proxy.store import StoreDown, StoreUnusable
-from proxy.telemetry.metric_definitions import STORE_RESTARTS
-from proxy.telemetry.metrics import Metrics
-from proxy.telemetry.rate_limited_log import RateLimitedLog
 
 T = TypeVar("T")
 
-REVIVE_S = 0.25  # how often the embedded store is looked at
 SECRET_BYTES = 32  # the least a signing secret may have
 
 
@@ -135,21 +130,20 @@ async def serve_admin(
     return url_of(address_of(bound))
 
 
-async def keep_alive(
-    embedded: Embedded, metrics: Metrics, log: structlog.stdlib.BoundLogger
-) -> None:
-    """Start the embedded server again whenever it died, and count it; its file has what it
-    knew."""
-    troubles = RateLimitedLog(log)
-    while True:
-        await asyncio.sleep(REVIVE_S)
-        if embedded.is_running:
-            continue
-        troubles.warning("embedded store died; starting it again")
-        try:
-            await embedded.revive()
-        except (StoreUnusable, StoreDown, OSError) as error:
-            troubles.error("embedded store does not start", why=str(error))
-        else:
-            troubles.ended("embedded store died; starting it again", "embedded store started again")
-            metrics.count(STORE_RESTARTS)
+# ---------------------------------------------------------------- signals
+
+# Signals that a starting program cannot handle yet, and would die of. Held, they wait.
+EARLY: Final = (signal.SIGHUP, signal.SIGUSR2)
+# These wait too while a program replaces itself.
+ALL: Final = (*EARLY, signal.SIGTERM, signal.SIGINT)
+
+
+def hold(numbers: Iterable[signal.Signals]) -> None:
+    """Keep these signals waiting, also across an `execve`, until `let_go`. A child process
+    inherits this: it lets go before it begins (`child_process.die_with_parent`)."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+
+def let_go() -> None:
+    """Deliver the signals that wait: for when the handlers are in place."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ALL)

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable
 from typing import Final
 
-from proxy.server.signals import let_go
+from proxy.server.bootstrap import let_go
 
 _PR_SET_PDEATHSIG: Final = 1
 

@@ -32,10 +32,12 @@ from proxy.config.reload import Reloaded, has_failed, read_again
 from proxy.gateway.listener import address_of, bind_shared
 from proxy.server import systemd
 from proxy.server.bootstrap import (
+    ALL,
     CannotServe,
     bound,
-    keep_alive,
+    hold,
     lacking,
+    let_go,
     listen_on,
     make_state_dir,
     serve_admin,
@@ -44,7 +46,7 @@ from proxy.server.bootstrap import (
 )
 from proxy.server.control_channel import LineCut
 from proxy.server.embedded_store import Embedded
-from proxy.server.signals import ALL, hold, let_go
+from proxy.server.store_jobs import keep_alive
 from proxy.server.worker import CUT_S
 from proxy.server.worker_pool import Crew, inheritable
 from proxy.store import Store

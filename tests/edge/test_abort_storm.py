@@ -46,7 +46,8 @@ async def quiet(house: House) -> None:
     """Until neither side has a download under way."""
     await eventually(
         lambda: (
-            not house.server.streams.total and all(entry.done for entry in house.sim.log.entries)
+            not house.server.parts.streams.total
+            and all(entry.done for entry in house.sim.log.entries)
         )
     )
 
@@ -84,6 +85,6 @@ async def test_clients_killed_after_their_first_bytes_leave_nothing(house: House
         await no_surplus(before)
         reasons = Counter(str(line["reason"]) for line in house.lines)
         assert reasons == {"client_gone": CLIENTS * WAVES}, tier
-        assert house.server.streams.total == 0
+        assert house.server.parts.streams.total == 0
         assert all(entry.aborted for entry in house.sim.log.entries)
         assert (await fetch(house, content(short))).body == pattern(0, SIZE)

@@ -467,7 +467,7 @@ async def test_a_client_that_leaves_inside_its_form_leaves_nothing_behind(
         peer.send(head_of("POST", "/v1/videos", **framed, **FORM, **house.bearer))
         peer.send(body)
         await peer.writer.drain()
-        await eventually(lambda: house.server.spool.held_bytes >= 290_000)
+        await eventually(lambda: house.server.parts.spool.held_bytes >= 290_000)
     line = await house.line(lambda line: line["operation"] == "create")
     assert line["reason"] == "client_gone"
     assert "task_id" not in line

@@ -160,7 +160,7 @@ async def test_a_body_made_to_cost_more_than_it_weighs_reaches_nobody(
     error = error_of(dialect, reply.headers, reply.body)
     assert (reply.status, error["code"]) == (400, "invalid_value"), error
     await assert_untouched(house)
-    assert house.server.spool.bodies.held_bytes == 0
+    assert house.server.parts.spool.bodies.held_bytes == 0
 
 
 @pytest.mark.parametrize("kind", sorted(bombs().keys() - {"JSON text", "a name a little shorter"}))
@@ -207,7 +207,7 @@ async def test_bodies_above_the_budget_are_503_until_others_have_ended(
 ) -> None:
     """Half-sent ones count with what has come of them; whoever leaves gives it back."""
     async with open_house(Plan(limits=SMALL)) as house, AsyncExitStack() as stack:
-        held = house.server.spool.bodies
+        held = house.server.parts.spool.bodies
         peers: list[Peer] = []
         for _ in range(3):
             peer = await stack.enter_async_context(peer_of(house))
@@ -236,7 +236,7 @@ async def test_bodies_above_the_budget_are_503_until_others_have_ended(
 async def test_what_a_body_weighed_is_given_back_however_it_ends(
     house: House, dialect: DialectName
 ) -> None:
-    door, held = DOORS[dialect], house.server.spool.bodies
+    door, held = DOORS[dialect], house.server.parts.spool.bodies
     for body, status in (
         (json.dumps(door.body()).encode(), 200),
         (b'{"prompt":', 400),

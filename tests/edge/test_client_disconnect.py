@@ -47,7 +47,7 @@ async def test_before_the_upstream_answered(house: House, place: Place) -> None:
             line = await house.line(of(task_id))
         assert (line["reason"], line.get("bytes", 0)) == ("client_gone", 0)
         assert await left(house, place) == 0
-        assert house.server.streams.total == 0
+        assert house.server.parts.streams.total == 0
         house.lines.clear()
         house.sim.log.clear()
 
@@ -68,7 +68,7 @@ async def test_in_the_middle_of_the_body(house: House) -> None:
             assert (line["status"], line["reason"]) == (200, "client_gone")
             assert (line["bytes"], line["tier"]) == (200_000, tier)
             assert await left(house, place) == 200_000
-            assert house.server.streams.total == 0
+            assert house.server.parts.streams.total == 0
 
 
 async def test_while_the_client_was_waited_for(house: House) -> None:
@@ -85,7 +85,7 @@ async def test_while_the_client_was_waited_for(house: House) -> None:
             line = await line_of(house, raw)
         assert (line["reason"], line["tier"]) == ("client_gone", tier)
         assert await left(house, OPENAI) < LARGE
-        assert house.server.streams.total == 0
+        assert house.server.parts.streams.total == 0
 
 
 async def test_while_the_upstream_was_taken_up_again(house: House) -> None:
@@ -104,7 +104,7 @@ async def test_while_the_upstream_was_taken_up_again(house: House) -> None:
             line = await line_of(house, raw)
         assert (line["reason"], line["bytes"]) == ("client_gone", 150_000)
         assert await left(house, KLING) == 0
-        assert house.server.streams.total == 0
+        assert house.server.parts.streams.total == 0
 
 
 async def test_a_download_beside_it_goes_on(house: House) -> None:

@@ -54,7 +54,7 @@ async def test_an_edit_whose_length_cannot_be_measured_is_a_400_in_words(
         assert "cannot be measured" in error["message"]
         assert "MP4 or MOV" in error["message"]
         assert not house.sim.log.entries
-        assert house.server.spool.held_bytes == 0
+        assert house.server.parts.spool.held_bytes == 0
         assert [line["status"] for line in house.lines] == [400]
 
 

@@ -175,7 +175,7 @@ async def test_a_picture_by_its_address_arrives_as_a_file(
         assert upload.filename == "picture.png"
         assert str(site.port) not in repr(entry.body)
         assert (line_of(house)["status"], line_of(house)["upstream"]) == (200, "own")
-        assert house.server.spool.held_bytes == 0
+        assert house.server.parts.spool.held_bytes == 0
 
 
 FAILS = {
@@ -207,7 +207,7 @@ async def test_a_picture_that_cannot_be_had_is_a_400_and_no_render(
         task = await house.server.store.tasks.get(str(line["task_id"]))
         assert task is not None
         assert (task.stage, task.attempt, task.settled_micro) == (Stage.FAILED, 0, 0)
-        assert house.server.spool.held_bytes == 0
+        assert house.server.parts.spool.held_bytes == 0
         assert inside.connections == 0
         assert await house.server.store.tasks.open_count() == 0
         again = await submit(house, f"http://127.0.0.1:{site.port}/cat.png", **key)
@@ -271,7 +271,7 @@ async def test_a_client_that_leaves_while_its_picture_is_fetched_changes_nothing
         assert (reply.status, reply.headers["idempotent-replayed"]) == (200, "true")
         assert site.heard == ["/held"]
         assert (house.sim.submits("openai"), house.sim.renders("openai")) == (1, 1)
-        assert house.server.spool.held_bytes == 0
+        assert house.server.parts.spool.held_bytes == 0
 
 
 async def test_a_task_that_waits_has_its_picture_fetched_in_its_turn(
@@ -290,7 +290,7 @@ async def test_a_task_that_waits_has_its_picture_fetched_in_its_turn(
         assert site.heard == ["/cat.png"] * 2
         house.sim.finish(house.sim.tasks.of("openai")[1].id)
         assert (await house.finished(second))["status"] == "completed"
-        assert house.server.spool.held_bytes == 0
+        assert house.server.parts.spool.held_bytes == 0
 
 
 async def test_what_is_fetched_at_a_time_is_bounded(open_own: Any, site: Site) -> None:
@@ -307,4 +307,4 @@ async def test_what_is_fetched_at_a_time_is_bounded(open_own: Any, site: Site) -
         assert (await first).status == 200
         assert (await second).status == 200
         assert site.heard == ["/held", "/cat.png"]
-        assert house.server.spool.held_bytes == 0
+        assert house.server.parts.spool.held_bytes == 0

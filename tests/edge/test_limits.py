@@ -223,7 +223,7 @@ async def test_a_stream_of_events_takes_a_place_like_a_download(open_house: Open
                 assert refused.json()["error"]["code"] == "too_many_streams"
                 raw.kill()
             async with asyncio.timeout(WAIT_S), connected_to(house.url) as raw:
-                await eventually(lambda: not house.server.streams.total)
+                await eventually(lambda: not house.server.parts.streams.total)
                 await raw.send(events, bearer(made))
                 assert await raw.head() == 200
                 raw.kill()

@@ -168,12 +168,12 @@ async def test_a_silence_outlives_the_worker_that_met_it(held: House) -> None:
     await held.sim.wait_for(lambda e: e.operation == "poll" and e.status == 404, count=4)
     assert (await stored(held, task_id)).version == first.version, "no write per poll"
     second = await held.another_worker()
-    await held.server.tracker.aclose()
+    await held.server.parts.tracker.aclose()
     task = await second.store.tasks.get(task_id)
     assert task is not None
     assert (task.missing_ms, task.stage.is_final) == (first.missing_ms, False)
     change(second, forgotten_after_s=0.0001)
-    second.tracker.ask_now(task_id)
+    second.parts.tracker.ask_now(task_id)
     assert (await ended(held, task_id)).stage is Stage.FAILED
 
 
@@ -185,7 +185,7 @@ async def test_its_owner_s_delete_ends_a_task_that_is_not_there(held: House) -> 
     task_id = await held.create()
     settle(held.server)
     held.sim.forget(await upstream_id(held, task_id))
-    held.server.tracker.ask_now(task_id)
+    held.server.parts.tracker.ask_now(task_id)
     await missing(held, task_id)
     fault.release()
     held.sim.faults.clear()

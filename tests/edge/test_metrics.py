@@ -134,7 +134,7 @@ async def test_a_long_poll_adds_no_latency(open_house: OpenHouse) -> None:
         assert task is not None
         assert task.upstream_id is not None
         asking = asyncio.create_task(house.get(f"/v1/videos/{task_id}?wait=60"))
-        await eventually(lambda: house.server.changes.waiters > 0)
+        await eventually(lambda: house.server.parts.changes.waiters > 0)
         waited_s = await some_work(house) / 1000 - ROUNDED_S
         house.sim.finish(task.upstream_id)
         assert (await asking).json()["status"] == "completed"
@@ -161,7 +161,7 @@ async def test_streams_and_their_bytes_are_seen_while_they_move(house: House) ->
         tiers = [key for key in found if key.startswith("reelway_content_bytes_total")]
         assert sum(found[key] - before[key] for key in tiers) >= 2_000_000
         assert requests("content") not in found
-    await eventually(lambda: house.server.streams.total == 0)
+    await eventually(lambda: house.server.parts.streams.total == 0)
     assert (await page(house))["reelway_streams_open"] == 0
 
 
@@ -225,7 +225,7 @@ async def test_credential_states_and_breakers_are_those_of_the_store(open_house:
         )
         assert await known.swap("sim-openai", HEALTHY, CredentialHealth("broken", 5, 0, "cut"))
         assert await known.swap("sim-kling/a", HEALTHY, CredentialHealth("cooling", 1, 0, "1303"))
-        await house.server.gauges.refresh()
+        await house.server.parts.gauges.refresh()
         found = await page(house)
         assert found[series.format("out")] == 1
         assert found[series.format("ok")] == 0
@@ -239,7 +239,7 @@ async def test_open_tasks_are_counted_in_the_store(open_house: OpenHouse) -> Non
     async with open_house(Plan(manual=True)) as house:
         for _ in range(3):
             await house.create()
-        await house.server.gauges.refresh()
+        await house.server.parts.gauges.refresh()
         assert (await page(house))["reelway_tasks_open"] == 3
         await above_zero(house, "reelway_oldest_task_age_seconds")
 
@@ -248,9 +248,9 @@ async def test_the_oldest_task_is_none_as_soon_as_the_last_has_ended(open_house:
     """Also of one whose end this worker has not seen."""
     async with open_house(Plan(manual=True)) as house:
         task_id = await house.create()
-        oldest_tasks = house.server.tracker.oldest_tasks
+        oldest_tasks = house.server.parts.tracker.oldest_tasks
         await eventually(lambda: oldest_tasks.first() is not None)
-        await house.server.gauges.refresh()
+        await house.server.parts.gauges.refresh()
         assert (await page(house))["reelway_oldest_task_age_seconds"] > 0
         task = await house.server.store.tasks.get(task_id)
         assert task is not None
@@ -259,7 +259,7 @@ async def test_the_oldest_task_is_none_as_soon_as_the_last_has_ended(open_house:
         await house.finished(task_id)
         assert oldest_tasks.first() is None
         oldest_tasks.note(task_id, 0)  # as it would stand with a worker that has not seen the end
-        await house.server.gauges.refresh()
+        await house.server.parts.gauges.refresh()
         found = await page(house)
         assert found["reelway_tasks_open"] == found["reelway_oldest_task_age_seconds"] == 0
 
@@ -288,10 +288,10 @@ async def test_a_killed_embedded_store_is_counted(house: House) -> None:
 async def test_a_store_that_does_not_answer_keeps_no_scrape_waiting(house: House) -> None:
     """The page says so, and says nothing of what it cannot know."""
     await house.create()
-    await house.server.gauges.refresh()
+    await house.server.parts.gauges.refresh()
     assert (await page(house))["reelway_store_up"] == 1
     async with frozen_store(house):
-        await house.server.gauges.refresh()
+        await house.server.parts.gauges.refresh()
         found = await page(house)
         assert found["reelway_store_up"] == 0
         gone = (
@@ -307,7 +307,7 @@ async def test_a_store_that_does_not_answer_keeps_no_scrape_waiting(house: House
         await above_zero(house, "reelway_store_failures_total")
     async with asyncio.timeout(WAIT_S):
         while True:
-            await house.server.gauges.refresh()
+            await house.server.parts.gauges.refresh()
             found = await page(house)
             if found["reelway_store_up"] == 1:
                 break
@@ -326,7 +326,7 @@ async def test_a_reload_brings_new_names_to_the_page(house: House) -> None:
         )
     )
     assert house.server.reload().ok
-    await house.server.gauges.refresh()
+    await house.server.parts.gauges.refresh()
     found = await page(house)
     assert found['reelway_queue_length{upstream="renamed"}'] == 0
     assert 'reelway_queue_length{upstream="sim-jimeng"}' not in found

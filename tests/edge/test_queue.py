@@ -415,7 +415,7 @@ async def test_an_upload_waits_with_its_request_and_arrives_as_it_was(
     assert reply.status == 200, reply.body
     task_id = reply.json()["id"]
     assert (await known(house, task_id)).is_waiting
-    assert house.server.spool.held_bytes == 0, "it waits in the store"
+    assert house.server.parts.spool.held_bytes == 0, "it waits in the store"
     for number in (1, 2):
         await finish_next(house, number)
     assert (await house.finished(task_id))["status"] == "completed"

@@ -55,7 +55,7 @@ async def dispatcher(house: House) -> AsyncIterator[Dispatcher]:
         runtime_of(house),
         server.store,
         upstreams,
-        Fetcher(upstreams, server.spool, lambda: server.config.media),
+        Fetcher(upstreams, server.parts.spool, lambda: server.config.media),
     )
     yield made
     await made.aclose()

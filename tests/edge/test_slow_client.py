@@ -133,7 +133,7 @@ async def test_a_token_has_only_so_many_downloads_at_once(house: House) -> None:
         for raw in busy:
             await raw.send(path, house.bearer)
             assert await raw.head() == 200
-        assert house.server.streams.total == 2
+        assert house.server.parts.streams.total == 2
         refused, line = await told(house, path)
         assert (refused.status, line["reason"]) == (429, "too_many_streams")
         assert refused.headers["Retry-After"] == "2"
@@ -147,7 +147,7 @@ async def test_a_token_has_only_so_many_downloads_at_once(house: House) -> None:
         stall.release()
         assert (await busy[1].body())[1]
     await house.line(lambda line: line["reason"] == "done" and line.get("bytes") == SIZE)
-    assert house.server.streams.total == 0
+    assert house.server.parts.streams.total == 0
 
 
 async def test_an_address_has_only_so_many_downloads_at_once(house: House) -> None:

@@ -299,7 +299,7 @@ async def test_clients_that_ask_never_make_us_ask(open_house: OpenHouse) -> None
         task = await watched(house, "openai")
         task.step("in_progress", 10)
         await task.until("in_progress", 10)
-        await house.server.tracker.aclose()
+        await house.server.parts.tracker.aclose()
         before = task.polls
         for path in (
             f"/v1/videos/{task.task_id}",
@@ -338,7 +338,7 @@ async def test_another_worker_takes_over_the_polls_of_one_that_died(open_house: 
         house.sim.faults.add(Fault("hold", "openai", "poll"))
         task = await watched(house, "openai")
         await house.sim.wait_for(lambda entry: entry.stalled)
-        await house.server.tracker.aclose()
+        await house.server.parts.tracker.aclose()
         worker = await house.another_worker()
         await task.polled()
         task.step("completed")
@@ -352,7 +352,7 @@ async def test_tasks_survive_the_end_of_every_worker(open_house: OpenHouse) -> N
     """A restart of the only worker: what was rendering meanwhile is found again."""
     async with open_house(Plan(manual=True)) as house:
         worker = await house.another_worker()
-        await house.server.tracker.aclose()
+        await house.server.parts.tracker.aclose()
         task = await watched(house, "kling")
         await task.polled()
         await worker.__aexit__()

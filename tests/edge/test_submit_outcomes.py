@@ -555,19 +555,19 @@ async def test_an_upload_is_given_back_whatever_becomes_of_its_submit(
         if name != "cut":  # which it is at once, held or not
             held += 1
             await house.sim.wait_for(lambda entry: entry.stalled, count=held)
-            assert house.server.spool.held_bytes == len(PNG), name
+            assert house.server.parts.spool.held_bytes == len(PNG), name
         hold.release()
         assert (await asked).status == status, name
-        assert house.server.spool.held_bytes == 0, name
+        assert house.server.parts.spool.held_bytes == 0, name
         house.sim.faults.clear()
     whole = [e for e in house.sim.log.entries if is_submit(service)(e) and e.status == 200]
     assert {upload.size for entry in whole for upload in entry.uploads} == {len(PNG)}
 
     await house.sim.refuse(service)
     reply = await house.post("/v1/videos", data=picture_form(MODELS[service]))
-    assert (reply.status, house.server.spool.held_bytes) == (502, 0)
+    assert (reply.status, house.server.parts.spool.held_bytes) == (502, 0)
     reply = await house.post("/v1/videos", data=picture_form("nobody's"))
-    assert (reply.status, house.server.spool.held_bytes) == (404, 0)
+    assert (reply.status, house.server.parts.spool.held_bytes) == (404, 0)
 
 
 async def test_a_full_spool_is_503_before_anything_is_submitted(open_house: OpenHouse) -> None:
@@ -584,7 +584,7 @@ async def test_a_full_spool_is_503_before_anything_is_submitted(open_house: Open
         hold.release()
         assert (await first).status == 200
         assert house.sim.submits("openai") == 1
-        assert house.server.spool.held_bytes == 0
+        assert house.server.parts.spool.held_bytes == 0
         again = await house.post("/v1/videos", data=picture_form("sora-2", "another"))
         assert again.status == 200
 

@@ -252,7 +252,7 @@ async def test_another_worker_ends_the_trace_the_first_began(open_house: OpenHou
     async with collecting() as collector:
         wanted = Plan(sections=tracing(collector.url), manual=True)
         async with open_house(wanted) as house:
-            await house.server.tracker.aclose()  # it looks at no task any more
+            await house.server.parts.tracker.aclose()  # it looks at no task any more
             await house.post("/v1/videos", json={"prompt": PROMPT}, headers=TRACED)
             await collector.named("submit")
             await house.another_worker()

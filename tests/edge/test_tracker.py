@@ -168,7 +168,7 @@ async def test_a_worker_that_leaves_gives_its_tasks_back(held: House) -> None:
     held.sim.faults.add(Fault("hold", "openai", "poll"))
     task_id = await held.create()
     await held.sim.wait_for(_stands)
-    await held.server.tracker.aclose()
+    await held.server.parts.tracker.aclose()
     held.sim.finish(await upstream_id(held, task_id))
     await held.another_worker()
     assert (await held.finished(task_id))["status"] == "completed"
@@ -282,7 +282,7 @@ async def test_one_account_is_asked_so_much_at_a_time_and_holds_up_no_other(held
 
 async def test_an_account_that_hangs_puts_its_tasks_off_and_keeps_them(held: House) -> None:
     """Its places stay taken for longer than a task may wait: the task goes back to the queue."""
-    bulkhead = held.server.tracker.calls.bulkhead
+    bulkhead = held.server.parts.tracker.calls.bulkhead
     change(held.server, poll_s=0.4, lease_s=0.6)  # patience: a tenth of a second
     entered = asyncio.Event()
 
@@ -419,7 +419,7 @@ async def test_a_due_time_of_a_wrong_clock_is_pulled_back(held: House) -> None:
     now_ms = int(time.time() * 1000)
     day_ms = 24 * 3600 * 1000
     render = await upstream_id(held, task_id)
-    await held.server.tracker.aclose()
+    await held.server.parts.tracker.aclose()
     await tasks.reschedule(task_id, now_ms + 2 * day_ms)
     assert await tasks.pull_back(now_ms, 3 * day_ms) == 0
     assert await due_ms(held, task_id) == now_ms + 2 * day_ms

@@ -48,7 +48,7 @@ async def upstream_id(house: House, task_id: str) -> str:
 
 async def waiting(house: House, count: int) -> None:
     """Until so many wait in the worker."""
-    await eventually(lambda: house.server.changes.waiters >= count)
+    await eventually(lambda: house.server.parts.changes.waiters >= count)
 
 
 # ---------------------------------------------------------------- long polls
@@ -143,7 +143,7 @@ async def test_a_wait_that_is_over_tells_the_state_as_it_is(manual: House) -> No
     reply = await manual.get(f"/v1/videos/{task_id}?wait=1")
     assert (reply.status, reply.json()["status"]) == (200, "queued")
     assert int(reply.headers["openai-poll-after-ms"]) > 0
-    assert manual.server.changes.waiters == 0
+    assert manual.server.parts.changes.waiters == 0
 
 
 async def test_what_has_ended_is_not_waited_for(house: House) -> None:
@@ -195,7 +195,7 @@ async def test_a_client_that_leaves_leaves_nothing(manual: House) -> None:
         raw.kill()
     line = await manual.line(lambda line: line["operation"] == "get")
     assert line["reason"] == "client_gone"
-    assert manual.server.changes.waiters == 0
+    assert manual.server.parts.changes.waiters == 0
 
 
 async def test_a_drain_ends_every_wait_at_once(manual: House) -> None:
@@ -592,4 +592,4 @@ async def test_two_thousand_waiters_cost_one_poll_at_a_time(large: House) -> Non
         video = json.loads(body) if number % 2 else parsed(body)[-1][2]
         assert video["status"] == "completed", number
     assert large.sim.log.select("openai", "poll") == [], "no waiter asked the upstream"
-    assert large.server.changes.waiters == 0
+    assert large.server.parts.changes.waiters == 0

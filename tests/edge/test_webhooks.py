@@ -144,7 +144,7 @@ async def test_a_rotated_signing_secret_breaks_no_receiver(
     on, and so does who already has the new one."""
     fresh = b"a fresh signing secret of 32 bytes or more"
     secrets = [fresh, *signing_secrets(house.server.config)]
-    monkeypatch.setattr(house.server.webhook_sender, "_secrets", tuple(secrets))
+    monkeypatch.setattr(house.server.parts.webhook_sender, "_secrets", tuple(secrets))
     record = house.made.record
     await house.create(webhook=receiver.url)
     [told] = await receiver.heard(1)

@@ -150,7 +150,7 @@ class House:
         front, back = bind("127.0.0.1:0"), bind("127.0.0.1:0")
         self.stack.callback(front.close)
         self.stack.callback(back.close)
-        redis = self.server.config.redis.model_copy(update={"url": self.server.store_url})
+        redis = self.server.config.redis.model_copy(update={"url": self.server.parts.store_url})
         config = replace(self.server.config, redis=redis)
         worker = Server(config, self.server.log, sockets=(front, back))
         worker.access_log.watch(self.take)

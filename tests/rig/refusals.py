@@ -96,7 +96,7 @@ async def assert_untouched(house: House) -> None:
     """No upstream heard of anything, no task is open, no upload is held."""
     assert [entry.target for entry in house.sim.log.entries] == []
     assert await house.server.store.tasks.open_count() == 0
-    assert house.server.spool.held_bytes == 0
+    assert house.server.parts.spool.held_bytes == 0
 
 
 def log_of(house: House) -> list[dict[str, Any]]:

@@ -365,7 +365,7 @@ async def test_a_download_that_is_aborted_is_let_go_upstream(house: House, place
         lambda e: (e.service, e.operation) == (place.service, place.operation) and e.aborted
     )
     assert entry.bytes_sent == 1_000_000
-    assert house.server.streams.total == 0
+    assert house.server.parts.streams.total == 0
 
 
 @pytest.mark.parametrize("name", TWO)

@@ -325,7 +325,7 @@ async def test_what_a_drain_cuts_is_resumed_where_it_broke(
         assert got == pattern(0, 200_000)
 
         config = house.server.config
-        redis = config.redis.model_copy(update={"url": house.server.store_url})
+        redis = config.redis.model_copy(update={"url": house.server.parts.store_url})
         sockets = (bind(address(house.url)), bind("127.0.0.1:0"))
         for sock in sockets:
             stack.callback(sock.close)
@@ -348,7 +348,7 @@ async def test_an_upload_reaches_the_gateway_while_it_is_sent(house: House, fron
             "Content-Length: 10000000\r\n\r\n"
         )
         writer.write(head.encode() + b'{"prompt": "' + b"a" * 2_000_000)
-        await eventually(lambda: house.server.listener.connections == 1)
+        await eventually(lambda: house.server.parts.listener.connections == 1)
     finally:
         writer.transport.abort()
     line = await house.line(lambda line: line["operation"] == "create")

@@ -41,7 +41,7 @@ from proxy.tasks import pricing
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = "python -m tests.tools.config_reference > docs/configuration.md"
 LONGEST_DEFAULT: Final = 60  # characters; a longer one stands below its table
-SERVER: Final = ROOT / "proxy" / "server" / "worker.py"
+WIRING: Final = ROOT / "proxy" / "server" / "wiring.py"
 
 # What each validator of `proxy.config.values` accepts. One that is not here stops the generator.
 ACCEPTS: Final[Mapping[str, str]] = {
@@ -248,8 +248,8 @@ def in_plain_units(name: str, value: object) -> str:
 
 def read_at_start() -> frozenset[str]:
     """Dotted keys outside the sections of `WAIT` that a worker takes while it starts and does not
-    look at again: `config.timeouts.connect_s` in `Server`, where `config` is a local."""
-    found = re.findall(r"(?<![.\w])config\.(\w+)\.(\w+)", SERVER.read_text(encoding="utf-8"))
+    look at again: `config.timeouts.connect_s` in `build`, where `config` is a local."""
+    found = re.findall(r"(?<![.\w])config\.(\w+)\.(\w+)", WIRING.read_text(encoding="utf-8"))
     return frozenset(
         f"{section}.{key}" for section, key in found if section in SECTIONS and section not in WAIT
     )

@@ -36,8 +36,6 @@ MOST_LINES = 450
 # Still longer than that, by the lines they have; none may grow, and none may be added.
 LONG = {
     "gateway/content": 472,
-    "server/embedded_store": 462,
-    "server/worker": 560,
 }
 
 # These decide and never act. `config/source.py` is the one that reads files.
