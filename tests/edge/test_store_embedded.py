@@ -17,7 +17,8 @@ import pytest
 
 import proxy
 from proxy.server import embedded_store
-from proxy.server.embedded_store import Embedded, find_server, open_store
+from proxy.server.embedded_store import Embedded, open_store
+from proxy.server.store_program import find_server
 from proxy.store import Store, StoreUnusable
 from proxy.store.capabilities import parse_version
 from proxy.store.codec import encode_task
