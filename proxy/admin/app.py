@@ -32,13 +32,13 @@ from proxy.admin import (
     upstreams,
     webhooks,
 )
-from proxy.admin.auth import Gate
-from proxy.admin.context import Action, Asked, Desk
+from proxy.admin.auth import AdminAuth
+from proxy.admin.context import Action, AdminContext, AdminRequest
 from proxy.admin.data_port import DataPort
 from proxy.admin.openapi import document
 from proxy.admin.request import MAX_BODY_BYTES, read_body, read_query
 from proxy.admin.static import Console
-from proxy.admin.workers import Fleet
+from proxy.admin.workers import Workers
 from proxy.config import Config
 from proxy.errors import EndpointNotFound, MethodNotAllowed, ProxyError, Unavailable
 from proxy.store import Store
@@ -64,7 +64,7 @@ _METHODS: Final = ("GET", "HEAD", "POST", "PATCH")
 
 
 def make_app(
-    fleet: Fleet,
+    workers: Workers,
     config: Callable[[], Config],
     store: Store,
     *,
@@ -83,8 +83,8 @@ def make_app(
         now = config().timeouts
         return max(now.submit_s + now.connect_s, now.heal_s + now.idle_upstream_s) + 10.0
 
-    desk = Desk(
-        fleet,
+    context = AdminContext(
+        workers,
         config,
         store,
         clock,
@@ -100,10 +100,12 @@ def make_app(
         ),
         log,
     )
-    gate = Gate(admin.token, lambda: config().server.trusted_proxies, clock)
-    app = web.Application(middlewares=[_answers(log), _gated(gate)], client_max_size=MAX_BODY_BYTES)
+    auth = AdminAuth(admin.token, lambda: config().server.trusted_proxies, clock)
+    app = web.Application(
+        middlewares=[_answers(log), _authenticated(auth)], client_max_size=MAX_BODY_BYTES
+    )
     cors = aiohttp_cors.setup(app, defaults=dict.fromkeys(admin.origins, _options()))
-    for method, path, handler in _routes(desk):
+    for method, path, handler in _routes(context):
         cors.add(app.router.add_route(method, path, handler))
         if method == "GET":
             cors.add(app.router.add_route("HEAD", path, handler))
@@ -111,8 +113,8 @@ def make_app(
 
     async def closing(_app: web.Application) -> AsyncIterator[None]:
         yield
-        await desk.data_port.aclose()
-        await desk.upstreams.aclose()
+        await context.data_port.aclose()
+        await context.upstreams.aclose()
 
     app.cleanup_ctx.append(closing)
     return app
@@ -121,29 +123,29 @@ def make_app(
 # ---------------------------------------------------------------- routes
 
 
-def _routes(desk: Desk) -> list[tuple[str, str, Handler]]:
+def _routes(context: AdminContext) -> list[tuple[str, str, Handler]]:
     console = Console(resources.files("proxy.admin") / "console")
 
     async def healthz(_request: web.Request) -> web.Response:
         return _json({"status": "ok"})
 
     async def readyz(_request: web.Request) -> web.Response:
-        why_not = await desk.fleet.why_not_ready()
+        why_not = await context.workers.why_not_ready()
         if why_not is None:
-            out = await _unusable(desk)
+            out = await _unusable(context)
             return _json({"status": "ready", "unusable": out} if out else {"status": "ready"})
         return _json({"status": "not ready", "why": why_not}, 503)
 
     async def metrics(_request: web.Request) -> web.Response:
         return web.Response(
-            body=await desk.fleet.metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST}
+            body=await context.workers.metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
     async def openapi(_request: web.Request) -> web.Response:
         return web.Response(body=_described(), content_type="application/json")
 
     async def video(request: web.Request) -> web.StreamResponse:
-        return await content.stream(desk, request)
+        return await content.stream(context, request)
 
     return [
         ("GET", "/healthz", healthz),
@@ -153,7 +155,7 @@ def _routes(desk: Desk) -> list[tuple[str, str, Handler]]:
         ("GET", "/", console.serve),
         ("GET", "/console/{name:.+}", console.serve),
         ("GET", content.PATH, video),
-        *((action.method, action.path, _acted(desk, action)) for action in ACTIONS),
+        *((action.method, action.path, _acted(context, action)) for action in ACTIONS),
     ]
 
 
@@ -163,14 +165,14 @@ def _described() -> bytes:
     return document(ACTIONS)
 
 
-def _acted(desk: Desk, action: Action[Any, Any]) -> Handler:
+def _acted(context: AdminContext, action: Action[Any, Any]) -> Handler:
     async def act(request: web.Request) -> web.Response:
         query = read_query(request, action.query)
         body = action.body() if request.method in ("GET", "HEAD") else None
         if body is None:
-            idle_s = desk.config().timeouts.body_idle_s
+            idle_s = context.config().timeouts.body_idle_s
             body = await read_body(request, action.body, idle_s)
-        answer = await action.handle(desk, Asked(request.match_info, query, body))
+        answer = await action.handle(context, AdminRequest(request.match_info, query, body))
         return web.Response(
             body=answer.model_dump_json().encode(),
             status=action.status,
@@ -192,7 +194,7 @@ def _options() -> ResourceOptions:
 # ---------------------------------------------------------------- around every request
 
 
-def _gated(gate: Gate) -> Middleware:
+def _authenticated(auth: AdminAuth) -> Middleware:
     @web.middleware
     async def gated(request: web.Request, handler: Handler) -> web.StreamResponse:
         # Decided by the matched route, not by the path, so unknown paths also need the token: a
@@ -204,7 +206,7 @@ def _gated(gate: Gate) -> Middleware:
             and "Access-Control-Request-Method" in request.headers
         )
         if not is_preflight and (resource is None or resource.canonical not in OPEN):
-            gate.check(request)
+            auth.check(request)
         return await handler(request)
 
     return gated
@@ -267,11 +269,11 @@ async def _harden(request: web.Request, response: web.StreamResponse) -> None:
         headers.setdefault("Cache-Control", "no-store")
 
 
-async def _unusable(desk: Desk) -> dict[str, str]:
+async def _unusable(context: AdminContext) -> dict[str, str]:
     """The upstreams that take no submit now, and why: the gateway is ready all the same, for
     polls and downloads go on."""
     try:
-        found = await upstreams.wholes(desk)
+        found = await upstreams.wholes(context)
     except Unavailable:
         return {}
     return {name: whole.state for name, whole in found.items() if whole.state != "well"}

@@ -38,7 +38,7 @@ class NotAdmitted(ProxyError):
         return {"WWW-Authenticate": "Bearer"}
 
 
-class Gate:
+class AdminAuth:
     """`trusted` are the proxies whose X-Forwarded-For is believed; `clock` gives seconds."""
 
     def __init__(

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 from aiohttp import ClientError, web
 from multidict import CIMultiDict
 
-from proxy.admin.context import Desk
+from proxy.admin.context import AdminContext
 from proxy.errors import Invalid
 
 PATH: Final = "/api/tasks/{id}/content"
@@ -26,10 +26,10 @@ _TOLD: Final = (
 )
 
 
-async def stream(desk: Desk, request: web.Request) -> web.StreamResponse:
+async def stream(context: AdminContext, request: web.Request) -> web.StreamResponse:
     target = f"/v1/videos/{quote(request.match_info['id'], safe='')}/content?{_query(request)}"
     headers = {name: request.headers[name] for name in _ASKED if name in request.headers}
-    async with desk.data_port.ask(request.method, target, headers) as answer:
+    async with context.data_port.ask(request.method, target, headers) as answer:
         told = CIMultiDict((n, answer.headers[n]) for n in _TOLD if n in answer.headers)
         response = web.StreamResponse(status=answer.status, headers=told)
         await response.prepare(request)
@@ -38,7 +38,7 @@ async def stream(desk: Desk, request: web.Request) -> web.StreamResponse:
                 await response.write(chunk)
         except (ClientError, TimeoutError) as exc:
             if request.transport is not None and not request.transport.is_closing():
-                desk.log.warning(
+                context.log.warning(
                     "console video cut",
                     task_id=request.match_info["id"],
                     why=type(exc).__name__,

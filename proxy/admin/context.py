@@ -12,22 +12,22 @@ import structlog
 from pydantic import BaseModel
 
 from proxy.admin.data_port import DataPort
-from proxy.admin.schemas import Body, Item, NoBody, NoQuery, Query
-from proxy.admin.workers import Fleet
+from proxy.admin.schemas import Item, JsonBody, NoBody, NoQuery, Query
+from proxy.admin.workers import Workers
 from proxy.config import Config
 from proxy.store import Store
 from proxy.upstream import Upstreams
 
 _Q = TypeVar("_Q", bound=Query)
-_B = TypeVar("_B", bound=Body)
+_B = TypeVar("_B", bound=JsonBody)
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class AdminContext:
     """`clock` gives seconds since the epoch, `entropy(n)` n random bytes; `secret` is the
     gateway's first signing secret. `upstreams` asks providers, `data_port` our own other port."""
 
-    fleet: Fleet
+    workers: Workers
     config: Callable[[], Config]
     store: Store
     clock: Callable[[], float]
@@ -43,7 +43,7 @@ class Desk:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked(Generic[_Q, _B]):
+class AdminRequest(Generic[_Q, _B]):
     """A request, read and valid. `params` are those of the path, decoded."""
 
     params: Mapping[str, str]
@@ -59,7 +59,7 @@ class Action(Generic[_Q, _B]):
     method: str
     path: str
     summary: str
-    handle: Callable[[Desk, Asked[_Q, _B]], Awaitable[Item]]
+    handle: Callable[[AdminContext, AdminRequest[_Q, _B]], Awaitable[Item]]
     answer: type[BaseModel]
     query: type[_Q] = NoQuery  # type: ignore[assignment]  # the default of a generic field
     body: type[_B] = NoBody  # type: ignore[assignment]  # likewise

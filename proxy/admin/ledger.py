@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from annotated_types import Ge, Le
 from pydantic import Field
 
-from proxy.admin.context import Action, Asked, Desk
+from proxy.admin.context import Action, AdminContext, AdminRequest
 from proxy.admin.schemas import (
     Item,
     Listing,
@@ -79,11 +79,13 @@ class UsePage(Page):
     days: Annotated[int, Ge(1), Le(MOST_DAYS)] = 30
 
 
-async def entries(desk: Desk, asked: Asked[LedgerPage, NoBody]) -> Listing[BookingItem]:
+async def entries(
+    context: AdminContext, request: AdminRequest[LedgerPage, NoBody]
+) -> Listing[BookingItem]:
     """By owner; of each the latest first."""
-    query = asked.query
-    month = (query.month or "").replace("-", "") or keys.month(desk.now_ms())
-    ledger = desk.store.ledger
+    query = request.query
+    month = (query.month or "").replace("-", "") or keys.month(context.now_ms())
+    ledger = context.store.ledger
     owners = [
         owner for owner, months in (await ledger.months(query.owner)).items() if month in months
     ]
@@ -108,8 +110,8 @@ async def entries(desk: Desk, asked: Asked[LedgerPage, NoBody]) -> Listing[Booki
     )
 
 
-async def verify(desk: Desk, asked: Asked[Whose, NoBody]) -> CheckItem:
-    found = await desk.store.ledger.check(desk.now_ms(), asked.query.owner)
+async def verify(context: AdminContext, request: AdminRequest[Whose, NoBody]) -> CheckItem:
+    found = await context.store.ledger.check(context.now_ms(), request.query.owner)
     return CheckItem(
         ok=not found.problems,
         owners=found.owners,
@@ -119,9 +121,9 @@ async def verify(desk: Desk, asked: Asked[Whose, NoBody]) -> CheckItem:
     )
 
 
-async def usage(desk: Desk, asked: Asked[UsePage, NoBody]) -> Listing[UseItem]:
+async def usage(context: AdminContext, request: AdminRequest[UsePage, NoBody]) -> Listing[UseItem]:
     """The latest day first, by owner and model."""
-    query, now_ms = asked.query, desk.now_ms()
+    query, now_ms = request.query, context.now_ms()
     days = [keys.day(now_ms - back * DAY_MS) for back in range(query.days)]
     last: tuple[str, str, str] | None = None
     if query.cursor is not None:
@@ -130,7 +132,7 @@ async def usage(desk: Desk, asked: Asked[UsePage, NoBody]) -> Listing[UseItem]:
         days = [later for later in days if later <= day]
     found: list[Use] = []
     for day in days:
-        uses = await desk.store.usage.of_day(day, query.owner)
+        uses = await context.store.usage.of_day(day, query.owner)
         found += [
             use
             for use in uses

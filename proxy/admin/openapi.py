@@ -14,7 +14,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from proxy import __version__
 from proxy.admin import content
 from proxy.admin.context import Action
-from proxy.admin.schemas import Body, ErrorAnswer, NoBody, Query
+from proxy.admin.schemas import ErrorAnswer, JsonBody, NoBody, Query
 
 _Schema = dict[str, Any]
 
@@ -127,7 +127,7 @@ def _operation(
     return operation
 
 
-def _needs_body(body: type[Body]) -> bool:
+def _needs_body(body: type[JsonBody]) -> bool:
     return body is not NoBody and any(f.is_required() for f in body.model_fields.values())
 
 

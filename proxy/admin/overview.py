@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from pydantic import JsonValue
 
 from proxy import __version__
-from proxy.admin.context import Action, Asked, Desk
+from proxy.admin.context import Action, AdminContext, AdminRequest
 from proxy.admin.schemas import Item, Listing, Ms, NoBody, NoQuery, StandingItem
 from proxy.admin.upstreams import wholes
 from proxy.config.reload import Reloaded
@@ -95,19 +95,19 @@ class SettingsItem(Listing[SettingItem]):
     last_reload: ReloadItem | None
 
 
-async def overview(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> OverviewItem:
-    config, fleet = desk.config(), desk.fleet
-    why_not = await fleet.why_not_ready()
+async def overview(context: AdminContext, _request: AdminRequest[NoQuery, NoBody]) -> OverviewItem:
+    config, workers = context.config(), context.workers
+    why_not = await workers.why_not_ready()
     store: StoreItem | None = None
     tasks_open: int | None = None
     refused: dict[str, int] | None = None
     known: dict[str, CredentialHealth] = {}
     try:
         found, tasks_open, known, refused = await asyncio.gather(
-            facts(desk.store.batch),
-            desk.store.tasks.open_count(),
-            wholes(desk),
-            desk.store.refusals.counts(day(desk.now_ms())),
+            facts(context.store.batch),
+            context.store.tasks.open_count(),
+            wholes(context),
+            context.store.refusals.counts(day(context.now_ms())),
         )
         store = StoreItem(
             server=found.server,
@@ -119,17 +119,17 @@ async def overview(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> OverviewItem:
         )
     except Unavailable:
         tasks_open = None
-    workers = [WorkerItem(pid=w.pid, started_ms=w.started_ms) for w in fleet.workers()]
+    running = [WorkerItem(pid=w.pid, started_ms=w.started_ms) for w in workers.running()]
     return OverviewItem(
         version=__version__,
-        started_ms=min((w.started_ms for w in workers), default=desk.now_ms()),
-        now_ms=desk.now_ms(),
-        public_url=desk.public_url(),
-        api_url=desk.data_port.url,
+        started_ms=min((w.started_ms for w in running), default=context.now_ms()),
+        now_ms=context.now_ms(),
+        public_url=context.public_url(),
+        api_url=context.data_port.url,
         currency=config.billing.currency,
         ready=why_not is None,
         why_not=why_not,
-        workers=workers,
+        workers=running,
         store=store,
         tasks_open=tasks_open,
         refused_today=refused,
@@ -141,26 +141,26 @@ async def overview(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> OverviewItem:
         ],
         models=listed_models(config.routes, ()),
         dialects=[*DIALECTS],
-        last_reload=_last_reload(desk),
+        last_reload=_last_reload(context),
     )
 
 
-async def settings(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> SettingsItem:
+async def settings(context: AdminContext, _request: AdminRequest[NoQuery, NoBody]) -> SettingsItem:
     return SettingsItem(
         data=[
             SettingItem(key=key, value=json.loads(value), origin=origin)
-            for key, value, origin in desk.config().rows()
+            for key, value, origin in context.config().rows()
         ],
-        last_reload=_last_reload(desk),
+        last_reload=_last_reload(context),
     )
 
 
-async def reload(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> ReloadItem:
-    return ReloadItem.of(await desk.fleet.reload())
+async def reload(context: AdminContext, _request: AdminRequest[NoQuery, NoBody]) -> ReloadItem:
+    return ReloadItem.of(await context.workers.reload())
 
 
-def _last_reload(desk: Desk) -> ReloadItem | None:
-    last = desk.fleet.last_reload()
+def _last_reload(context: AdminContext) -> ReloadItem | None:
+    last = context.workers.last_reload()
     return None if last is None else ReloadItem.of(last)
 
 

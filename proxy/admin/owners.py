@@ -8,11 +8,11 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from proxy.admin.context import Action, Asked, Desk
+from proxy.admin.context import Action, AdminContext, AdminRequest
 from proxy.admin.schemas import (
-    Body,
     CountGiven,
     Item,
+    JsonBody,
     LimitsBody,
     LimitsItem,
     Listing,
@@ -37,7 +37,7 @@ class ModelLimitItem(Item):
     max_in_flight: int | None
 
 
-class ModelLimitBody(Body):
+class ModelLimitBody(JsonBody):
     model: Annotated[str, Field(min_length=1, max_length=GLOB_CHARS)]
     max_in_flight: CountGiven
 
@@ -56,62 +56,66 @@ class OwnerItem(Item):
     held_micro: Micro
 
 
-class OwnerChange(Body):
+class OwnerChange(JsonBody):
     """`limits` are changed one by one, `models` replaced whole."""
 
     limits: LimitsBody | None = None
     models: Annotated[list[ModelLimitBody], Field(max_length=MOST_ENTRIES)] | None = None
 
 
-async def list_owners(desk: Desk, asked: Asked[Page, NoBody]) -> Listing[OwnerItem]:
+async def list_owners(
+    context: AdminContext, request: AdminRequest[Page, NoBody]
+) -> Listing[OwnerItem]:
     """Those with limits of their own, and all that have a token."""
-    records, counts = await asyncio.gather(desk.store.owners.list(), _tokens(desk))
+    records, counts = await asyncio.gather(context.store.owners.list(), _tokens(context))
     known = {record.name: record for record in records}
     names = sorted({*known, *counts})
-    if asked.query.cursor is not None:
-        (last,) = place_of(asked.query.cursor, str)
+    if request.query.cursor is not None:
+        (last,) = place_of(request.query.cursor, str)
         names = [name for name in names if name > str(last)]
-    shown = names[: asked.query.limit]
-    items = (_item(desk, known.get(name) or OwnerRecord(name), counts[name]) for name in shown)
+    shown = names[: request.query.limit]
+    items = (_item(context, known.get(name) or OwnerRecord(name), counts[name]) for name in shown)
     return Listing[OwnerItem](
         data=await asyncio.gather(*items),
         next=cursor_of(shown[-1]) if len(names) > len(shown) else None,
     )
 
 
-async def show(desk: Desk, asked: Asked[NoQuery, NoBody]) -> OwnerItem:
+async def show(context: AdminContext, request: AdminRequest[NoQuery, NoBody]) -> OwnerItem:
     """Of any name: an owner nobody has spoken of may have anything."""
-    record, counts = await asyncio.gather(desk.store.owners.get(_name(asked)), _tokens(desk))
-    return await _item(desk, record, counts[record.name])
+    record, counts = await asyncio.gather(
+        context.store.owners.get(_name(request)), _tokens(context)
+    )
+    return await _item(context, record, counts[record.name])
 
 
-async def change(desk: Desk, asked: Asked[NoQuery, OwnerChange]) -> OwnerItem:
-    record = await desk.store.owners.get(_name(asked))
+async def change(context: AdminContext, request: AdminRequest[NoQuery, OwnerChange]) -> OwnerItem:
+    record = await context.store.owners.get(_name(request))
     models = record.models
-    if asked.body.models is not None:
+    if request.body.models is not None:
         models = tuple(
-            (item.model, Limits(max_in_flight=item.max_in_flight)) for item in asked.body.models
+            (item.model, Limits(max_in_flight=item.max_in_flight)) for item in request.body.models
         )
-    limits = (asked.body.limits or LimitsBody()).onto(record.limits)
+    limits = (request.body.limits or LimitsBody()).onto(record.limits)
     changed = OwnerRecord(record.name, limits, models)
-    await desk.store.owners.put(changed)
-    return await _item(desk, changed, (await _tokens(desk))[record.name])
+    await context.store.owners.put(changed)
+    return await _item(context, changed, (await _tokens(context))[record.name])
 
 
-def _name(asked: Asked[Any, Any]) -> str:
+def _name(request: AdminRequest[Any, Any]) -> str:
     try:
-        return checked_name(asked.params["name"])
+        return checked_name(request.params["name"])
     except ValueError as fault:
         raise Invalid(f"The owner's name {fault}", param="name") from fault
 
 
-async def _tokens(desk: Desk) -> Counter[str]:
-    return Counter(record.owner for record in await desk.store.tokens.list())
+async def _tokens(context: AdminContext) -> Counter[str]:
+    return Counter(record.owner for record in await context.store.tokens.list())
 
 
-async def _item(desk: Desk, record: OwnerRecord, tokens: int) -> OwnerItem:
+async def _item(context: AdminContext, record: OwnerRecord, tokens: int) -> OwnerItem:
     who = holders("", record.name, "")[1]
-    use = await desk.store.ledger.budget_use(record.name, who, desk.now_ms())
+    use = await context.store.ledger.budget_use(record.name, who, context.now_ms())
     return OwnerItem(
         name=record.name,
         limits=LimitsItem.of(record.limits),

@@ -9,8 +9,8 @@ from aiohttp import ClientError
 from annotated_types import Gt, Le
 from pydantic import Field, JsonValue
 
-from proxy.admin.context import Action, Asked, Desk
-from proxy.admin.schemas import Body, Item, NoQuery
+from proxy.admin.context import Action, AdminContext, AdminRequest
+from proxy.admin.schemas import Item, JsonBody, NoQuery
 from proxy.errors import Unavailable
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
@@ -20,7 +20,7 @@ _SHOWN: Final = (
 )
 
 
-class TryBody(Body):
+class TryBody(JsonBody):
     """`token` is a client's whole API key."""
 
     token: Annotated[str, Field(pattern=r"^[!-~]{1,4096}$", repr=False)]
@@ -38,17 +38,19 @@ class TryItem(Item):
     body: JsonValue
 
 
-async def attempt(desk: Desk, asked: Asked[NoQuery, TryBody]) -> TryItem:
-    wish = asked.body.model_dump(exclude={"token"}, exclude_none=True)
+async def attempt(context: AdminContext, request: AdminRequest[NoQuery, TryBody]) -> TryItem:
+    wish = request.body.model_dump(exclude={"token"}, exclude_none=True)
     if "seconds" in wish:
         wish["seconds"] = f"{wish['seconds']:g}"
     headers = {
-        "Authorization": f"Bearer {asked.body.token}",
+        "Authorization": f"Bearer {request.body.token}",
         "Content-Type": "application/json",
         "User-Agent": "reelway-console",
     }
     try:
-        async with desk.data_port.ask("POST", "/v1/videos", headers, orjson.dumps(wish)) as answer:
+        async with context.data_port.ask(
+            "POST", "/v1/videos", headers, orjson.dumps(wish)
+        ) as answer:
             raw = await answer.content.read(MAX_ANSWER_BYTES)
             return TryItem(
                 status=answer.status,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from proxy.admin.schemas import Body, Query
+from proxy.admin.schemas import JsonBody, Query
 from proxy.config.source import did_you_mean, dotted, message_of, say
 from proxy.errors import BodyTimeout, Invalid, TooLarge, UnsupportedMediaType
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 256 * 1024
 
 _Q = TypeVar("_Q", bound=Query)
-_B = TypeVar("_B", bound=Body)
+_B = TypeVar("_B", bound=JsonBody)
 
 
 def read_query(request: web.Request, shape: type[_Q]) -> _Q:

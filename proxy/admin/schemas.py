@@ -38,7 +38,7 @@ class Item(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Body(BaseModel):
+class JsonBody(BaseModel):
     """A request's JSON object."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -50,7 +50,7 @@ class Query(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class NoBody(Body):
+class NoBody(JsonBody):
     """None is expected; an empty object is none."""
 
 
@@ -121,7 +121,7 @@ class LimitsItem(Item):
         return cls(**{name: getattr(limits, name) for name in cls.model_fields})
 
 
-class LimitsBody(Body):
+class LimitsBody(JsonBody):
     """The limits to change: those not named stay, null lifts one."""
 
     requests_per_minute: CountGiven | None = None

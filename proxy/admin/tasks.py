@@ -13,11 +13,11 @@ from urllib.parse import urlencode
 from annotated_types import Ge, Le
 from pydantic import Field, JsonValue
 
-from proxy.admin.context import Action, Asked, Desk
+from proxy.admin.context import Action, AdminContext, AdminRequest
 from proxy.admin.schemas import (
     MOST_LISTED,
-    Body,
     Item,
+    JsonBody,
     Listing,
     Micro,
     Ms,
@@ -117,8 +117,10 @@ class TaskPage(Page):
     upstream: str | None = None
 
 
-async def list_tasks(desk: Desk, asked: Asked[TaskPage, NoBody]) -> Listing[TaskItem]:
-    query = asked.query
+async def list_tasks(
+    context: AdminContext, request: AdminRequest[TaskPage, NoBody]
+) -> Listing[TaskItem]:
+    query = request.query
 
     def is_wanted(task: Task) -> bool:
         return (
@@ -132,9 +134,9 @@ async def list_tasks(desk: Desk, asked: Asked[TaskPage, NoBody]) -> Listing[Task
     if query.cursor is not None:
         score, member = place_of(query.cursor, int, str)
         after = Place(int(score), str(member))
-    tasks, then = await desk.store.made.page(query.limit, after, query.owner, is_wanted)
+    tasks, then = await context.store.made.page(query.limit, after, query.owner, is_wanted)
     return Listing[TaskItem](
-        data=[TaskItem(**_fields(desk, task)) for task in tasks],
+        data=[TaskItem(**_fields(context, task)) for task in tasks],
         next=None if then is None else cursor_of(then.score, then.member),
     )
 
@@ -162,8 +164,10 @@ class RefusalQuery(Query):
     limit: Annotated[int, Ge(1), Le(MOST_LISTED)] = 50
 
 
-async def list_refusals(desk: Desk, asked: Asked[RefusalQuery, NoBody]) -> Listing[RefusalItem]:
-    latest = await desk.store.refusals.latest(asked.query.limit, asked.query.owner)
+async def list_refusals(
+    context: AdminContext, request: AdminRequest[RefusalQuery, NoBody]
+) -> Listing[RefusalItem]:
+    latest = await context.store.refusals.latest(request.query.limit, request.query.owner)
     return Listing[RefusalItem](
         data=[
             RefusalItem(
@@ -178,13 +182,13 @@ async def list_refusals(desk: Desk, asked: Asked[RefusalQuery, NoBody]) -> Listi
     )
 
 
-async def show(desk: Desk, asked: Asked[NoQuery, NoBody]) -> WholeTaskItem:
-    task = await desk.store.tasks.get(asked.params["id"])
+async def show(context: AdminContext, request: AdminRequest[NoQuery, NoBody]) -> WholeTaskItem:
+    task = await context.store.tasks.get(request.params["id"])
     if task is None:
-        raise NotFound(f"There is no task '{asked.params['id'][:80]}'; it may have expired.")
-    line = await desk.store.tasks.time_line(task.id)
+        raise NotFound(f"There is no task '{request.params['id'][:80]}'; it may have expired.")
+    line = await context.store.tasks.time_line(task.id)
     return WholeTaskItem(
-        **_fields(desk, task),
+        **_fields(context, task),
         version=task.version,
         attempt=task.attempt,
         route=task.route or None,
@@ -208,24 +212,24 @@ async def show(desk: Desk, asked: Asked[NoQuery, NoBody]) -> WholeTaskItem:
     )
 
 
-class FailBody(Body):
+class FailBody(JsonBody):
     """`reason` stands in the task's time line."""
 
     reason: str = Field(default="", max_length=200)
 
 
-async def fail(desk: Desk, asked: Asked[NoQuery, FailBody]) -> TaskItem:
+async def fail(context: AdminContext, request: AdminRequest[NoQuery, FailBody]) -> TaskItem:
     """Fail an open task by the operator's word. Its upstream is not asked to stop."""
     task = await fail_task(
-        desk.store,
-        asked.params["id"],
+        context.store,
+        request.params["id"],
         BY_OPERATOR,
-        ended_by_operator(asked.body.reason),
-        desk.now_ms(),
-        desk.config().limits.retention_s,
+        ended_by_operator(request.body.reason),
+        context.now_ms(),
+        context.config().limits.retention_s,
     )
-    desk.log.info("task ended by the operator", task_id=task.id)
-    return TaskItem(**_fields(desk, task))
+    context.log.info("task ended by the operator", task_id=task.id)
+    return TaskItem(**_fields(context, task))
 
 
 def content_urls(task: Task, secret: bytes) -> list[str]:
@@ -241,8 +245,8 @@ def content_urls(task: Task, secret: bytes) -> list[str]:
     return urls
 
 
-def _fields(desk: Desk, task: Task) -> dict[str, Any]:
-    error, urls = task.error, content_urls(task, desk.secret)
+def _fields(context: AdminContext, task: Task) -> dict[str, Any]:
+    error, urls = task.error, content_urls(task, context.secret)
     return {
         "id": task.id,
         "owner": task.owner,

@@ -10,10 +10,10 @@ from annotated_types import Ge, Le
 from pydantic import AfterValidator, Field, Strict
 
 from proxy import tokens
-from proxy.admin.context import Action, Asked, Desk
+from proxy.admin.context import Action, AdminContext, AdminRequest
 from proxy.admin.schemas import (
-    Body,
     Item,
+    JsonBody,
     LimitsBody,
     LimitsItem,
     Listing,
@@ -96,7 +96,7 @@ class NewTokenItem(TokenItem):
     webhook_secret: str
 
 
-class TokenChange(Body):
+class TokenChange(JsonBody):
     """What is not named stays. Lists and labels are replaced whole, limits one by one. An
     `expires_ms` in the past is now; null is never."""
 
@@ -119,7 +119,7 @@ class TokenBody(TokenChange):
     owner: Name | None = None
 
 
-class Overlap(Body):
+class Overlap(JsonBody):
     """How long the secret it has now stays good, in seconds."""
 
     overlap_s: Annotated[int, Strict(), Ge(0), Le(MOST_OVERLAP_S)] = OVERLAP_S
@@ -130,13 +130,15 @@ class TokenPage(Page):
     state: State | None = None
 
 
-async def list_tokens(desk: Desk, asked: Asked[TokenPage, NoBody]) -> Listing[TokenItem]:
-    query = asked.query
+async def list_tokens(
+    context: AdminContext, request: AdminRequest[TokenPage, NoBody]
+) -> Listing[TokenItem]:
+    query = request.query
     records = [
         record
-        for record in reversed(await desk.store.tokens.list())
+        for record in reversed(await context.store.tokens.list())
         if query.owner in (None, record.owner)
-        and query.state in (None, state_of(record, desk.now_ms()))
+        and query.state in (None, state_of(record, context.now_ms()))
     ]
     if query.cursor is not None:
         created_ms, token_id = place_of(query.cursor, int, str)
@@ -144,16 +146,16 @@ async def list_tokens(desk: Desk, asked: Asked[TokenPage, NoBody]) -> Listing[To
     shown = records[: query.limit]
     more = len(records) > query.limit
     return Listing[TokenItem](
-        data=await asyncio.gather(*(_item(desk, record) for record in shown)),
+        data=await asyncio.gather(*(_item(context, record) for record in shown)),
         next=cursor_of(shown[-1].created_ms, shown[-1].id) if more else None,
     )
 
 
-async def create(desk: Desk, asked: Asked[NoQuery, TokenBody]) -> NewTokenItem:
-    body, now_ms = asked.body, desk.now_ms()
+async def create(context: AdminContext, request: AdminRequest[NoQuery, TokenBody]) -> NewTokenItem:
+    body, now_ms = request.body, context.now_ms()
     if body.expires_ms is not None and body.expires_ms <= now_ms:
         raise Invalid("'expires_ms' must lie in the future.", param="expires_ms")
-    _check_webhook(desk, body.webhook)
+    _check_webhook(context, body.webhook)
     wanted = NewToken(
         name=body.name,
         owner=body.owner,
@@ -167,30 +169,30 @@ async def create(desk: Desk, asked: Asked[NoQuery, TokenBody]) -> NewTokenItem:
         shared=bool(body.shared),
         webhook=body.webhook,
     )
-    made = mint(desk.secret, wanted, desk.entropy(TOKEN_ENTROPY), now_ms)
-    await desk.store.tokens.create(made.record)
-    return await _with_secrets(desk, made)
+    made = mint(context.secret, wanted, context.entropy(TOKEN_ENTROPY), now_ms)
+    await context.store.tokens.create(made.record)
+    return await _with_secrets(context, made)
 
 
-async def show(desk: Desk, asked: Asked[NoQuery, NoBody]) -> TokenItem:
-    return await _item(desk, await find_token(desk.store, asked.params["id"]))
+async def show(context: AdminContext, request: AdminRequest[NoQuery, NoBody]) -> TokenItem:
+    return await _item(context, await find_token(context.store, request.params["id"]))
 
 
-async def change(desk: Desk, asked: Asked[NoQuery, TokenChange]) -> TokenItem:
-    return await _changed(desk, asked, lambda record: _changes(desk, asked.body, record))
+async def change(context: AdminContext, request: AdminRequest[NoQuery, TokenChange]) -> TokenItem:
+    return await _changed(context, request, lambda record: _changes(context, request.body, record))
 
 
-def _changes(desk: Desk, body: TokenChange, record: TokenRecord) -> tokens.Changes:
+def _changes(context: AdminContext, body: TokenChange, record: TokenRecord) -> tokens.Changes:
     changes: dict[str, Any] = {}
     for name in body.model_fields_set:
         value = getattr(body, name)
         if name == "limits":
             changes[name] = (value or LimitsBody()).onto(record.limits)
         elif name == "webhook":
-            _check_webhook(desk, value)
+            _check_webhook(context, value)
             changes[name] = value
         elif name == "expires_ms":
-            changes |= tokens.expire(value, desk.now_ms())
+            changes |= tokens.expire(value, context.now_ms())
         elif value is None:
             raise Invalid(f"'{name}' must not be null; leave it out to keep it.", param=name)
         else:
@@ -198,54 +200,56 @@ def _changes(desk: Desk, body: TokenChange, record: TokenRecord) -> tokens.Chang
     return changes
 
 
-async def rotate(desk: Desk, asked: Asked[NoQuery, Overlap]) -> NewTokenItem:
+async def rotate(context: AdminContext, request: AdminRequest[NoQuery, Overlap]) -> NewTokenItem:
     made = await rotate_token(
-        desk.store,
-        desk.secret,
-        asked.params["id"],
-        asked.body.overlap_s,
-        desk.entropy,
-        desk.clock,
+        context.store,
+        context.secret,
+        request.params["id"],
+        request.body.overlap_s,
+        context.entropy,
+        context.clock,
     )
-    return await _with_secrets(desk, made)
+    return await _with_secrets(context, made)
 
 
-async def revoke(desk: Desk, asked: Asked[NoQuery, NoBody]) -> TokenItem:
-    await tokens.revoke_token(desk.store, asked.params["id"], desk.now_ms())
-    return await show(desk, asked)
+async def revoke(context: AdminContext, request: AdminRequest[NoQuery, NoBody]) -> TokenItem:
+    await tokens.revoke_token(context.store, request.params["id"], context.now_ms())
+    return await show(context, request)
 
 
-async def disable(desk: Desk, asked: Asked[NoQuery, NoBody]) -> TokenItem:
-    return await _changed(desk, asked, lambda record: tokens.disable(record, desk.now_ms()))
+async def disable(context: AdminContext, request: AdminRequest[NoQuery, NoBody]) -> TokenItem:
+    return await _changed(context, request, lambda record: tokens.disable(record, context.now_ms()))
 
 
-async def enable(desk: Desk, asked: Asked[NoQuery, NoBody]) -> TokenItem:
-    return await _changed(desk, asked, tokens.enable)
+async def enable(context: AdminContext, request: AdminRequest[NoQuery, NoBody]) -> TokenItem:
+    return await _changed(context, request, tokens.enable)
 
 
 # ---------------------------------------------------------------- what they share
 
 
-def _check_webhook(desk: Desk, value: str | None) -> None:
+def _check_webhook(context: AdminContext, value: str | None) -> None:
     try:
-        check_webhook_target(value, desk.config().webhooks.allow)
+        check_webhook_target(value, context.config().webhooks.allow)
     except ValueError as fault:
         raise Invalid(f"'webhook' {fault}.", param="webhook") from fault
 
 
 async def _changed(
-    desk: Desk, asked: Asked[Any, Any], change: Callable[[TokenRecord], tokens.Changes]
+    context: AdminContext,
+    request: AdminRequest[Any, Any],
+    change: Callable[[TokenRecord], tokens.Changes],
 ) -> TokenItem:
-    return await _item(desk, await change_token(desk.store, asked.params["id"], change))
+    return await _item(context, await change_token(context.store, request.params["id"], change))
 
 
-async def _item(desk: Desk, record: TokenRecord) -> TokenItem:
-    return TokenItem(**await _fields(desk, record))
+async def _item(context: AdminContext, record: TokenRecord) -> TokenItem:
+    return TokenItem(**await _fields(context, record))
 
 
-async def _with_secrets(desk: Desk, made: MadeToken) -> NewTokenItem:
+async def _with_secrets(context: AdminContext, made: MadeToken) -> NewTokenItem:
     return NewTokenItem(
-        **await _fields(desk, made.record),
+        **await _fields(context, made.record),
         token=made.token,
         access_key=made.record.id,
         secret_key=made.secret_key,
@@ -253,10 +257,10 @@ async def _with_secrets(desk: Desk, made: MadeToken) -> NewTokenItem:
     )
 
 
-async def _fields(desk: Desk, record: TokenRecord) -> dict[str, Any]:
-    now_ms = desk.now_ms()
+async def _fields(context: AdminContext, record: TokenRecord) -> dict[str, Any]:
+    now_ms = context.now_ms()
     who = holders(record.id, record.owner, "")[0]
-    use = await desk.store.ledger.budget_use(record.owner, who, now_ms)
+    use = await context.store.ledger.budget_use(record.owner, who, now_ms)
     return {
         "id": record.id,
         "name": record.name,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, JsonValue
 
-from proxy.admin.context import Action, Asked, Desk
+from proxy.admin.context import Action, AdminContext, AdminRequest
 from proxy.admin.schemas import Item, Listing, NoBody, NoQuery, StandingItem
 from proxy.errors import NotFound
 from proxy.model import Credential, CredentialHealth, Upstream
@@ -81,7 +81,9 @@ class TestItem(Item):
     ms: int
 
 
-async def routes(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> Listing[RouteItem]:
+async def routes(
+    context: AdminContext, _request: AdminRequest[NoQuery, NoBody]
+) -> Listing[RouteItem]:
     return Listing[RouteItem](
         data=[
             RouteItem(
@@ -96,39 +98,41 @@ async def routes(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> Listing[RouteIte
                 remove=list(route.remove),
                 max_age_s=route.max_age_s,
             )
-            for route in desk.config().routes
+            for route in context.config().routes
         ]
     )
 
 
-async def list_upstreams(desk: Desk, _asked: Asked[NoQuery, NoBody]) -> Listing[UpstreamItem]:
-    upstreams = desk.config().upstreams.values()
-    opened = await _open(desk)
-    items = (_item(desk, upstream, opened) for upstream in upstreams)
+async def list_upstreams(
+    context: AdminContext, _request: AdminRequest[NoQuery, NoBody]
+) -> Listing[UpstreamItem]:
+    upstreams = context.config().upstreams.values()
+    opened = await _open(context)
+    items = (_item(context, upstream, opened) for upstream in upstreams)
     return Listing[UpstreamItem](data=await asyncio.gather(*items))
 
 
-async def restore(desk: Desk, asked: Asked[NoQuery, NoBody]) -> UpstreamItem:
+async def restore(context: AdminContext, request: AdminRequest[NoQuery, NoBody]) -> UpstreamItem:
     """The upstream, or one credential of it: what speaks against it is forgotten."""
-    upstream = _upstream(desk, asked)
+    upstream = _upstream(context, request)
     name = upstream.name
-    if "credential" in asked.params:
-        name = credential_name(upstream.name, _credential(upstream, asked).name)
-    if await desk.store.credentials.reset(name):
-        desk.log.info("credential restored", name=name, by="operator")
-    return await _item(desk, upstream, await _open(desk))
+    if "credential" in request.params:
+        name = credential_name(upstream.name, _credential(upstream, request).name)
+    if await context.store.credentials.reset(name):
+        context.log.info("credential restored", name=name, by="operator")
+    return await _item(context, upstream, await _open(context))
 
 
-async def test(desk: Desk, asked: Asked[NoQuery, NoBody]) -> TestItem:
+async def test(context: AdminContext, request: AdminRequest[NoQuery, NoBody]) -> TestItem:
     """One unpaid question to the provider; nothing is remembered of the answer."""
-    upstream = _upstream(desk, asked)
+    upstream = _upstream(context, request)
     finding = await probe(
         upstream,
-        _credential(upstream, asked),
-        model_for(desk.config().routes, upstream.name),
+        _credential(upstream, request),
+        model_for(context.config().routes, upstream.name),
         PROVIDERS[upstream.provider],
-        desk.upstreams,
-        desk.clock,
+        context.upstreams,
+        context.clock,
     )
     return TestItem(
         ok=finding.ok,
@@ -141,16 +145,16 @@ async def test(desk: Desk, asked: Asked[NoQuery, NoBody]) -> TestItem:
     )
 
 
-def _upstream(desk: Desk, asked: Asked[Any, Any]) -> Upstream:
-    name, upstreams = asked.params["name"], desk.config().upstreams
+def _upstream(context: AdminContext, request: AdminRequest[Any, Any]) -> Upstream:
+    name, upstreams = request.params["name"], context.config().upstreams
     if name not in upstreams:
         known = ", ".join(upstreams) or "none"
         raise NotFound(f"There is no upstream '{name[:80]}'; there is: {known}.")
     return upstreams[name]
 
 
-def _credential(upstream: Upstream, asked: Asked[Any, Any]) -> Credential:
-    wanted = asked.params["credential"]
+def _credential(upstream: Upstream, request: AdminRequest[Any, Any]) -> Credential:
+    wanted = request.params["credential"]
     for credential in upstream.credentials:
         if credential.name == wanted:
             return credential
@@ -158,23 +162,23 @@ def _credential(upstream: Upstream, asked: Asked[Any, Any]) -> Credential:
     raise NotFound(f"{upstream.name} has no credential '{wanted[:80]}'; it has: {known}.")
 
 
-async def standings(desk: Desk, names: list[str]) -> dict[str, StandingItem]:
+async def standings(context: AdminContext, names: list[str]) -> dict[str, StandingItem]:
     """Of upstreams, or of credentials by `upstream/credential`."""
-    found: tuple[CredentialHealth, ...] = await desk.store.credentials.health(names)
+    found: tuple[CredentialHealth, ...] = await context.store.credentials.health(names)
     return {name: StandingItem.of(standing) for name, standing in zip(names, found, strict=True)}
 
 
-async def wholes(desk: Desk) -> dict[str, CredentialHealth]:
+async def wholes(context: AdminContext) -> dict[str, CredentialHealth]:
     """Every upstream as a whole: as well as its best usable key."""
     names: list[str] = []
-    for upstream in desk.config().upstreams.values():
+    for upstream in context.config().upstreams.values():
         names += [upstream.name, *_usable(upstream)]
-    known = dict(zip(names, await desk.store.credentials.health(names), strict=True))
+    known = dict(zip(names, await context.store.credentials.health(names), strict=True))
     return {
         upstream.name: overall_health(
-            known[upstream.name], [known[name] for name in _usable(upstream)], desk.now_ms()
+            known[upstream.name], [known[name] for name in _usable(upstream)], context.now_ms()
         )
-        for upstream in desk.config().upstreams.values()
+        for upstream in context.config().upstreams.values()
     }
 
 
@@ -184,20 +188,22 @@ def _usable(upstream: Upstream) -> list[str]:
     ]
 
 
-async def _open(desk: Desk) -> Counter[str] | None:
+async def _open(context: AdminContext) -> Counter[str] | None:
     """Tasks under way by upstream; None when there are too many to count on the way."""
-    tasks = await desk.store.tasks.open(MOST_COUNTED)
+    tasks = await context.store.tasks.open(MOST_COUNTED)
     return None if tasks is None else Counter(task.upstream for task in tasks)
 
 
-async def _item(desk: Desk, upstream: Upstream, opened: Counter[str] | None) -> UpstreamItem:
+async def _item(
+    context: AdminContext, upstream: Upstream, opened: Counter[str] | None
+) -> UpstreamItem:
     keys = upstream.credentials
     names = [credential_name(upstream.name, key.name) for key in keys]
-    now_ms = desk.now_ms()
-    known = await standings(desk, [upstream.name, *names])
-    waiting = await desk.store.waiting.count(upstream.name)
+    now_ms = context.now_ms()
+    known = await standings(context, [upstream.name, *names])
+    waiting = await context.store.waiting.count(upstream.name)
     flights = await asyncio.gather(
-        *(desk.store.credentials.in_flight(name, now_ms) for name in names)
+        *(context.store.credentials.in_flight(name, now_ms) for name in names)
     )
     return UpstreamItem(
         name=upstream.name,
@@ -205,7 +211,7 @@ async def _item(desk: Desk, upstream: Upstream, opened: Counter[str] | None) -> 
         base_url=upstream.base_url,
         models=[
             route.model
-            for route in desk.config().routes
+            for route in context.config().routes
             if upstream.name in (name for name, _ in route.upstreams)
         ],
         open=None if opened is None else opened[upstream.name],

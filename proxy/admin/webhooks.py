@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from proxy.admin.context import Action, Asked, Desk
+from proxy.admin.context import Action, AdminContext, AdminRequest
 from proxy.admin.schemas import Item, Listing, Ms, NoBody, NoQuery, Page, cursor_of, place_of
 from proxy.store import Place
 from proxy.store.notice import Webhook
@@ -37,20 +37,22 @@ class HookPage(Page):
     state: HookState | None = None
 
 
-async def list_hooks(desk: Desk, asked: Asked[HookPage, NoBody]) -> Listing[HookItem]:
+async def list_hooks(
+    context: AdminContext, request: AdminRequest[HookPage, NoBody]
+) -> Listing[HookItem]:
     after = None
-    if asked.query.cursor is not None:
-        waits, score, member = place_of(asked.query.cursor, bool, int, str)
+    if request.query.cursor is not None:
+        waits, score, member = place_of(request.query.cursor, bool, int, str)
         after = (bool(waits), Place(int(score), str(member)))
-    hooks, then = await desk.store.webhooks.page(asked.query.limit, asked.query.state, after)
+    hooks, then = await context.store.webhooks.page(request.query.limit, request.query.state, after)
     return Listing[HookItem](
         data=[_item(hook) for hook in hooks],
         next=None if then is None else cursor_of(then[0], then[1].score, then[1].member),
     )
 
 
-async def again(desk: Desk, asked: Asked[NoQuery, NoBody]) -> HookItem:
-    return _item(await replay(desk.store, name_of(asked.params["id"]), desk.now_ms()))
+async def again(context: AdminContext, request: AdminRequest[NoQuery, NoBody]) -> HookItem:
+    return _item(await replay(context.store, name_of(request.params["id"]), context.now_ms()))
 
 
 def _item(hook: Webhook) -> HookItem:

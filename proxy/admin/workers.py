@@ -19,7 +19,7 @@ class WorkerInfo:
     started_ms: int
 
 
-class Fleet(Protocol):
+class Workers(Protocol):
     async def metrics(self) -> bytes:
         """Prometheus text of all workers together."""
         ...
@@ -34,11 +34,11 @@ class Fleet(Protocol):
         """The latest one by anyone, SIGHUP too; None when there was none."""
         ...
 
-    def workers(self) -> tuple[WorkerInfo, ...]: ...
+    def running(self) -> tuple[WorkerInfo, ...]: ...
 
 
-class Alone:
-    """The fleet of one process: itself."""
+class SingleProcess:
+    """One process, which is its own only worker."""
 
     def __init__(
         self,
@@ -66,5 +66,5 @@ class Alone:
     def last_reload(self) -> Reloaded | None:
         return self._last_reload()
 
-    def workers(self) -> tuple[WorkerInfo, ...]:
+    def running(self) -> tuple[WorkerInfo, ...]:
         return (self._info,)

@@ -45,7 +45,7 @@ from proxy.server import systemd
 from proxy.server.bootstrap import EARLY, hold
 from proxy.server.supervisor import Supervisor, Upgrade, handed_over
 from proxy.server.worker import Server
-from proxy.server.worker_process import order_of, run_worker
+from proxy.server.worker_process import inherited_spec, run_worker
 from proxy.telemetry.logs import capture, make_logger
 from proxy.telemetry.tracing import missing
 
@@ -133,9 +133,9 @@ def serve(config_path: Path | None) -> None:
     hold(EARLY)
     log = make_logger()
     capture(log)
-    order = order_of(os.environ)
-    if order is not None:
-        run(run_worker(order, log))
+    spec = inherited_spec(os.environ)
+    if spec is not None:
+        run(run_worker(spec, log))
         return
     config = load_config(config_path)
     try:

@@ -1,4 +1,4 @@
-"""Processes we have started: they die with us, and their end is an event.
+"""Child processes: they die with their parent, and their end is an event.
 
 Rule: start them from the main thread only. PR_SET_PDEATHSIG means the death of the *thread* that
 forked; a program that replaces itself (`execve`) stays the same parent.
@@ -34,8 +34,8 @@ def die_with_parent(parent: int) -> Callable[[], None]:
 
 
 class Adopted:
-    """A child that the program we were before has started. As much of `subprocess.Popen` as is
-    needed to end it."""
+    """A child that was started by the program this one replaced. It has as much of
+    `subprocess.Popen` as is needed to end it."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid

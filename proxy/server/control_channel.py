@@ -1,4 +1,4 @@
-"""The line between the supervisor and one of its workers: questions and answers, both ways.
+"""The channel between the supervisor and one of its workers: questions and answers, both ways.
 
 A frame is four bytes of length, big-endian, and a JSON document: `{"ask": word, "id": n}`, or
 `{"id": n, "said": value}`, or `{"id": n, "failed": text}`.
@@ -18,12 +18,13 @@ Answers = Mapping[str, Callable[[Any], Awaitable[Any]]]
 MAX_FRAME: Final = 64 * 1024 * 1024
 
 
-class LineCut(Exception):
-    """The other end is gone, or did not answer in time, or could not."""
+class ChannelClosed(Exception):
+    """The other end is gone, did not answer in time, or failed to answer."""
 
 
-class Line:
-    """One end. `run` hands questions to `answers` by their word, until the other end is gone."""
+class ControlChannel:
+    """One end. `run` passes each question to the entry of `answers` named by it, until the other
+    end is gone."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: Answers
@@ -31,31 +32,31 @@ class Line:
         self._reader = reader
         self._writer = writer
         self._answers = answers
-        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._pending: dict[int, asyncio.Future[Any]] = {}
         self._next = 0
         self._jobs: set[asyncio.Task[None]] = set()
         self._is_cut = False
 
     @classmethod
-    async def open(cls, sock: socket.socket, answers: Answers) -> Line:
+    async def open(cls, sock: socket.socket, answers: Answers) -> ControlChannel:
         reader, writer = await asyncio.open_connection(sock=sock)
         return cls(reader, writer, answers)
 
     async def ask(self, word: str, value: Any = None, seconds: float = 5.0) -> Any:
-        """What the other end says to that. Raises LineCut."""
+        """Ask the other end and return its answer. Raises ChannelClosed."""
         if self._is_cut:
-            raise LineCut("the other process is gone")
+            raise ChannelClosed("the other process is gone")
         self._next += 1
         number = self._next
-        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        answer = self._pending[number] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(seconds):
                 await self._send({"ask": word, "id": number, "value": value})
                 return await answer
         except (TimeoutError, OSError, RuntimeError) as error:  # uvloop's for a closed one
-            raise LineCut(f"no answer to '{word}' within {seconds:g} s") from error
+            raise ChannelClosed(f"no answer to '{word}' within {seconds:g} s") from error
         finally:
-            del self._asked[number]
+            del self._pending[number]
 
     async def run(self) -> None:
         """Returns when the other end is gone."""
@@ -68,9 +69,9 @@ class Line:
                     self._take(orjson.loads(await self._reader.readexactly(size)))
         finally:
             self._is_cut = True
-            for answer in self._asked.values():
+            for answer in self._pending.values():
                 if not answer.done():
-                    answer.set_exception(LineCut("the other process is gone"))
+                    answer.set_exception(ChannelClosed("the other process is gone"))
             for job in self._jobs:
                 job.cancel()
             self._writer.close()
@@ -81,11 +82,11 @@ class Line:
             self._jobs.add(job)
             job.add_done_callback(self._jobs.discard)
             return
-        answer = self._asked.get(frame["id"])
+        answer = self._pending.get(frame["id"])
         if answer is None or answer.done():
             return  # it came too late
         if "failed" in frame:
-            answer.set_exception(LineCut(frame["failed"]))
+            answer.set_exception(ChannelClosed(frame["failed"]))
         else:
             answer.set_result(frame["said"])
 
@@ -93,7 +94,7 @@ class Line:
         reply: dict[str, Any] = {"id": frame["id"]}
         try:
             reply["said"] = await self._answers[frame["ask"]](frame.get("value"))
-        except Exception as error:  # noqa: BLE001 -- told to whoever asked
+        except Exception as error:  # noqa: BLE001 -- the other end is told
             reply["failed"] = f"{type(error).__name__}: {error}"
         with suppress(OSError, RuntimeError):
             await self._send(reply)

@@ -44,11 +44,11 @@ from proxy.server.bootstrap import (
     signing_secrets,
     url_of,
 )
-from proxy.server.control_channel import LineCut
+from proxy.server.control_channel import ChannelClosed
 from proxy.server.embedded_store import Embedded
 from proxy.server.store_jobs import keep_alive
 from proxy.server.worker import CUT_S
-from proxy.server.worker_pool import Crew, inheritable
+from proxy.server.worker_pool import WorkerPool, inheritable
 from proxy.store import Store
 from proxy.telemetry.logs import tune
 from proxy.telemetry.metric_definitions import RELOAD_FAILED
@@ -71,9 +71,9 @@ class Upgrade(Exception):
 
     def execute(self) -> None:
         """Does not return. OSError when there is no such program any more."""
-        letter = os.memfd_create("handover", 0)  # it outlives the program; a variable is too small
-        os.write(letter, orjson.dumps(self.left))
-        os.environ[HANDOVER] = str(letter)
+        memfd = os.memfd_create("handover", 0)  # it outlives the program; a variable is too small
+        os.write(memfd, orjson.dumps(self.left))
+        os.environ[HANDOVER] = str(memfd)
         command = program()
         os.execv(command[0], command)  # noqa: S606 - ourselves
 
@@ -83,9 +83,9 @@ def handed_over(environ: MutableMapping[str, str]) -> dict[str, Any] | None:
     text = environ.pop(HANDOVER, None)
     if text is None:
         return None
-    with open(int(text), "rb") as letter:
-        letter.seek(0)
-        left: dict[str, Any] = orjson.loads(letter.read())
+    with open(int(text), "rb") as memfd:
+        memfd.seek(0)
+        left: dict[str, Any] = orjson.loads(memfd.read())
     return left
 
 
@@ -147,7 +147,7 @@ class Supervisor:
 
         def signalled() -> None:
             if self._draining:
-                self._crew.dismiss()
+                self._pool.stop()
             stop.set()
             woken.set()
 
@@ -188,10 +188,10 @@ class Supervisor:
         self._draining = True
         systemd.notify("STOPPING=1", "STATUS=draining")
         self._log.info("draining", seconds=self.config.timeouts.drain_s)
-        self._crew.dismiss()
+        self._pool.stop()
         for sock in self._fronts:
             sock.close()  # the workers have their own
-        await self._crew.gone(self.config.timeouts.drain_s + CUT_S + MARGIN_S)
+        await self._pool.gone(self.config.timeouts.drain_s + CUT_S + MARGIN_S)
 
     # ------------------------------------------------------------ putting it together
 
@@ -209,13 +209,13 @@ class Supervisor:
             url = self._embedded.url
         self.store = await Store.open(url, timeout_s=config.redis.timeout_s)
         stack.push_async_callback(self.store.close)
-        self._crew = Crew(
+        self._pool = WorkerPool(
             self._fronts, program(), url, lambda: self.config, self._metrics, self._log
         )
         stack.push_async_callback(self._end_workers)
         if left is not None:
-            self._crew.adopt(left["workers"])
-        if not await self._crew.start():
+            self._pool.adopt(left["workers"])
+        if not await self._pool.start():
             if left is None:
                 raise CannotServe("a worker could not start; it has said why")
             self._log.error("upgrade failed: the old workers go on")
@@ -269,9 +269,9 @@ class Supervisor:
 
     async def _end_workers(self) -> None:
         if not self._handed_over:
-            self._crew.dismiss()
-            await self._crew.gone(self.config.timeouts.drain_s + CUT_S + MARGIN_S)
-        await self._crew.aclose()
+            self._pool.stop()
+            await self._pool.gone(self.config.timeouts.drain_s + CUT_S + MARGIN_S)
+        await self._pool.aclose()
 
     # ------------------------------------------------------------ upgrade
 
@@ -298,29 +298,29 @@ class Supervisor:
         return True
 
     def _hand_over(self) -> dict[str, Any]:
-        self._log.info("upgrading", workers=len(self._crew.serving))
+        self._log.info("upgrading", workers=len(self._pool.serving))
         # What was counted here goes on counting, like what workers that are gone have counted.
-        self._crew.ended = merged([], [self._crew.ended, generate_latest(self._registry)])
+        self._pool.ended = merged([], [self._pool.ended, generate_latest(self._registry)])
         left = {
             "fronts": [inheritable(sock) for sock in self._fronts],
             "back": inheritable(self._back),
             "store": self._embedded.hand_over() if self._embedded is not None else None,
-            "workers": self._crew.hand_over(),
+            "workers": self._pool.hand_over(),
         }
         self._handed_over = True
         return left
 
-    # ------------------------------------------------------------ what the admin port asks (Fleet)
+    # ------------------------------------------------------------ what the admin port asks
 
     async def metrics(self) -> bytes:
         """Of the workers; and what only this process knows: deaths, and what came of a reload."""
-        pages = await self._crew.pages(ASK_S)
-        return merged([generate_latest(self._registry), *pages], [self._crew.ended])
+        pages = await self._pool.pages(ASK_S)
+        return merged([generate_latest(self._registry), *pages], [self._pool.ended])
 
     async def why_not_ready(self) -> str | None:
         if self._draining:
             return "draining"
-        if not self._crew.serving:
+        if not self._pool.serving:
             return "no worker serves"
         return lacking(self.config) or await self.store.trouble()
 
@@ -330,9 +330,9 @@ class Supervisor:
         self.config, reloaded = read_again(self.config, now_ms, self._log)
         tune(self._log, self.config)
         if reloaded.ok:
-            answers = await self._crew.ask("reload", RELOAD_S)
+            answers = await self._pool.ask("reload", RELOAD_S)
             behind = tuple(
-                f"worker {pid}: {said if isinstance(said, LineCut) else 'its log says why'}"
+                f"worker {pid}: {said if isinstance(said, ChannelClosed) else 'its log says why'}"
                 for pid, said in answers.items()
                 if said is not True
             )
@@ -350,8 +350,8 @@ class Supervisor:
     def last_reload(self) -> Reloaded | None:
         return self._last_reload
 
-    def workers(self) -> tuple[WorkerInfo, ...]:
-        return tuple(WorkerInfo(hand.pid, hand.started_ms) for hand in self._crew.serving)
+    def running(self) -> tuple[WorkerInfo, ...]:
+        return tuple(WorkerInfo(worker.pid, worker.started_ms) for worker in self._pool.serving)
 
 
 def _sockets(descriptors: Sequence[int]) -> list[socket.socket]:

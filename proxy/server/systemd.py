@@ -1,5 +1,5 @@
-"""What a service manager and a program tell each other: readiness by NOTIFY_SOCKET, listening
-sockets by LISTEN_FDS. Without a service manager both are silence.
+"""The service manager's protocols: readiness by NOTIFY_SOCKET, listening sockets by LISTEN_FDS.
+Without a service manager both do nothing.
 
 The protocols are those of sd_notify(3) and sd_listen_fds(3).
 """
@@ -17,7 +17,7 @@ FIRST_FD: Final = 3
 
 
 def notify(*lines: str) -> bool:
-    """Send `READY=1`, `STATUS=…` and the like; False when nobody wants to know."""
+    """Send `READY=1`, `STATUS=…` and the like; False without a service manager."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return False
@@ -50,10 +50,10 @@ def inherited(environ: MutableMapping[str, str] | None = None) -> dict[str, sock
     if meant_for != str(os.getpid()) or not count.isdecimal():
         return {}
     found: dict[str, socket.socket] = {}
-    for place in range(int(count)):
-        descriptor = FIRST_FD + place
+    for index in range(int(count)):
+        descriptor = FIRST_FD + index
         os.set_inheritable(descriptor, False)
-        name = names[place] if place < len(names) else ""
+        name = names[index] if index < len(names) else ""
         if name not in ("web", "admin"):
             name = "admin" if "web" in found else "web"
         sock = socket.socket(fileno=descriptor)

@@ -24,7 +24,7 @@ from prometheus_client import (
 )
 
 from proxy.admin.app import make_app
-from proxy.admin.workers import Alone, WorkerInfo
+from proxy.admin.workers import SingleProcess, WorkerInfo
 from proxy.config import Config
 from proxy.config.reload import Reloaded, has_failed, read_again
 from proxy.server import systemd
@@ -197,11 +197,11 @@ class Server:
 
     async def _start_admin(self, bound: socket.socket) -> None:
         info = WorkerInfo(os.getpid(), int(self._clock() * 1000))
-        fleet = Alone(
+        workers = SingleProcess(
             self.registry, self.why_not_ready, self.reload, lambda: self.last_reload, info
         )
         app = make_app(
-            fleet,
+            workers,
             self._config,
             self.store,
             clock=self._clock,

@@ -18,16 +18,17 @@ from prometheus_client import generate_latest
 
 from proxy.config import Config, load
 from proxy.providers import PROVIDERS
-from proxy.server.control_channel import Line, LineCut
+from proxy.server.control_channel import ChannelClosed, ControlChannel
 from proxy.server.worker import Server
 
-ORDER: Final = "REELWAY_WORKER"
+SPEC: Final = "REELWAY_WORKER"
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What a supervisor tells its worker before it starts: two descriptors, where the store is,
-    and the configuration in force, whatever its file has become since."""
+class WorkerSpec:
+    """What a supervisor passes to its worker at the start: the descriptors of the clients' socket
+    (`front`) and of the control channel, the store's URL, and the configuration in force, whatever
+    its file has become since. An older supervisor may have written it, so its keys stay."""
 
     front: int
     control: int
@@ -35,34 +36,34 @@ class Order:
     path: str | None
     text: str
 
-    def written(self) -> int:
-        """A descriptor to read it from; an environment variable would be too small."""
-        letter = os.memfd_create("order")
-        os.write(letter, orjson.dumps(self))
-        return letter
+    def to_memfd(self) -> int:
+        """Write it to a memory file; an environment variable would be too small."""
+        memfd = os.memfd_create("spec")
+        os.write(memfd, orjson.dumps(self))
+        return memfd
 
     def config(self) -> Config:
         path = None if self.path is None else Path(self.path)
         return load(path, os.environ, PROVIDERS, self.text)
 
 
-def order_of(environ: MutableMapping[str, str]) -> Order | None:
-    """The order this process was started with, taken away so that no child finds it."""
-    text = environ.pop(ORDER, None)
+def inherited_spec(environ: MutableMapping[str, str]) -> WorkerSpec | None:
+    """The spec this process was started with, taken away so that no child finds it."""
+    text = environ.pop(SPEC, None)
     if text is None:
         return None
-    with open(int(text), "rb") as letter:
-        letter.seek(0)
-        order = Order(**orjson.loads(letter.read()))
-    for descriptor in (order.front, order.control):
+    with open(int(text), "rb") as memfd:
+        memfd.seek(0)
+        spec = WorkerSpec(**orjson.loads(memfd.read()))
+    for descriptor in (spec.front, spec.control):
         os.set_inheritable(descriptor, False)
-    return order
+    return spec
 
 
-async def run_worker(order: Order, log: structlog.stdlib.BoundLogger) -> None:
+async def run_worker(spec: WorkerSpec, log: structlog.stdlib.BoundLogger) -> None:
     """Serve until SIGTERM, which also comes when the supervisor dies."""
-    config, front = order.config(), socket.socket(fileno=order.front)
-    async with Server(config, log, sockets=(front, None), supervised=order.store) as server:
+    config, front = spec.config(), socket.socket(fileno=spec.front)
+    async with Server(config, log, sockets=(front, None), supervised=spec.store) as server:
 
         async def metrics(_value: Any) -> str:
             return generate_latest(server.registry).decode()
@@ -70,16 +71,16 @@ async def run_worker(order: Order, log: structlog.stdlib.BoundLogger) -> None:
         async def reload(_value: Any) -> bool:
             return server.reload().ok
 
-        line = await Line.open(
-            socket.socket(fileno=order.control), {"metrics": metrics, "reload": reload}
+        channel = await ControlChannel.open(
+            socket.socket(fileno=spec.control), {"metrics": metrics, "reload": reload}
         )
-        listening = asyncio.create_task(line.run(), name="the supervisor's questions")
+        listening = asyncio.create_task(channel.run(), name="the supervisor's questions")
         try:
-            await line.ask("serving", server.url)
+            await channel.ask("serving", server.url)
             await server.run()
             try:
-                await line.ask("leaving", await metrics(None))
-            except LineCut:
+                await channel.ask("leaving", await metrics(None))
+            except ChannelClosed:
                 log.warning("supervisor gone: the last metrics of this worker are lost")
         finally:
             listening.cancel()
