@@ -75,6 +75,16 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
+class Caches:
+    """What workers read most, kept by each of them. `health`: whether the store answers."""
+
+    tokens: ReadCache[TokenRecord]
+    owners: ReadCache[OwnerRecord]
+    tasks: ReadCache[Task]
+    health: StoreHealth
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """The built parts that something outside them starts, asks or ends."""
 
@@ -121,20 +131,7 @@ async def build(process: Process, shared_store: str | None, stack: AsyncExitStac
     beside(stack, sweep(store, runtime), "sweep the store's indexes")
 
     # Caches of what every request reads.
-    health = StoreHealth()
-
-    def is_listening() -> bool:
-        return store.is_listening
-
-    def grace_s() -> float:
-        return process.config().timeouts.redis_grace_s
-
-    async def owner(name: str) -> OwnerRecord | None:
-        return await store.owners.get(name)
-
-    tokens = ReadCache(store.tokens.get, is_listening, TOKENS_KEPT, grace_s, health=health)
-    owners = ReadCache(owner, is_listening, OWNERS_KEPT, grace_s, health=health)
-    tasks = ReadCache(store.tasks.get, is_listening, TASKS_KEPT, grace_s, health=health)
+    caches = _caches(process, store)
 
     # Connections to providers.
     upstreams = Upstreams(
@@ -151,7 +148,7 @@ async def build(process: Process, shared_store: str | None, stack: AsyncExitStac
 
     # The life of a task: poll, submit, queue, webhooks.
     memos = RequestMemos()
-    auth = Authenticator(tokens, owners, signing, clock, memos)
+    auth = Authenticator(caches.tokens, caches.owners, signing, clock, memos)
 
     def callback_url(task_id: str) -> str | None:
         if process.config().server.public_url is None:
@@ -167,7 +164,7 @@ async def build(process: Process, shared_store: str | None, stack: AsyncExitStac
     calls = ProviderCalls(runtime, PROVIDERS, store, upstreams)
     tracker = Tracker(runtime, store, calls)
     stack.push_async_callback(tracker.aclose)
-    changes = TaskChanges(tasks.get)
+    changes = TaskChanges(caches.tasks.get)
     fetcher = Fetcher(upstreams, spool, lambda: process.config().media)
     dispatcher = Dispatcher(runtime, store, upstreams, fetcher)
     stack.push_async_callback(dispatcher.aclose)
@@ -194,7 +191,7 @@ async def build(process: Process, shared_store: str | None, stack: AsyncExitStac
     beside(stack, leases.run(), "renew the leases of downloads")
     streams = StreamLimits(runtime, leases)
     content = ContentServer(
-        runtime, PROVIDERS, auth, tasks, calls, upstreams, process.cut_bodies, streams
+        runtime, PROVIDERS, auth, caches.tasks, calls, upstreams, process.cut_bodies, streams
     )
     stack.callback(content.close)
     gateway = Gateway(
@@ -202,8 +199,8 @@ async def build(process: Process, shared_store: str | None, stack: AsyncExitStac
         DIALECTS,
         auth,
         store,
-        tasks,
-        health,
+        caches.tasks,
+        caches.health,
         spool,
         submitter,
         content,
@@ -249,7 +246,7 @@ async def build(process: Process, shared_store: str | None, stack: AsyncExitStac
         listener,
         gauges,
     )
-    await _follow(parts, tokens, owners, tasks)
+    await _follow(parts, caches)
     return parts
 
 
@@ -315,21 +312,36 @@ def _span_tracer(
     )
 
 
-async def _follow(
-    parts: Parts,
-    tokens: ReadCache[TokenRecord],
-    owners: ReadCache[OwnerRecord],
-    tasks: ReadCache[Task],
-) -> None:
+def _caches(process: Process, store: Store) -> Caches:
+    health = StoreHealth()
+
+    def is_listening() -> bool:
+        return store.is_listening
+
+    def grace_s() -> float:
+        return process.config().timeouts.redis_grace_s
+
+    async def owner(name: str) -> OwnerRecord | None:
+        return await store.owners.get(name)
+
+    return Caches(
+        ReadCache(store.tokens.get, is_listening, TOKENS_KEPT, grace_s, health=health),
+        ReadCache(owner, is_listening, OWNERS_KEPT, grace_s, health=health),
+        ReadCache(store.tasks.get, is_listening, TASKS_KEPT, grace_s, health=health),
+        health,
+    )
+
+
+async def _follow(parts: Parts, caches: Caches) -> None:
     """Keep the caches true by the store's channel, and wake what waits for a change."""
-    caches: dict[str, ReadCache[TokenRecord] | ReadCache[OwnerRecord] | ReadCache[Task]] = {
-        "token": tokens,
-        "owner": owners,
-        "task": tasks,
+    by_kind: dict[str, ReadCache[TokenRecord] | ReadCache[OwnerRecord] | ReadCache[Task]] = {
+        "token": caches.tokens,
+        "owner": caches.owners,
+        "task": caches.tasks,
     }
 
     def changed(kind: str, key: str, _version: int) -> None:
-        for name, cache in caches.items():
+        for name, cache in by_kind.items():
             if name == kind:
                 cache.invalidate(key)
             else:
@@ -342,7 +354,7 @@ async def _follow(
             parts.queue.wake()
 
     def lost() -> None:
-        for cache in caches.values():
+        for cache in by_kind.values():
             cache.invalidate_all()
         parts.changes.notify_all()
         parts.queue.wake()
