@@ -79,9 +79,16 @@ def commands_in(text: str) -> Iterator[list[str]]:
 
 
 def pages() -> list[Page]:
-    """README.md and its translation, SECURITY.md, deploy/README.md and everything under docs/."""
+    """The pages at the root and in deploy/, and everything under docs/."""
     readmes = [
-        ROOT / name for name in ("README.md", "README.zh.md", "SECURITY.md", "deploy/README.md")
+        ROOT / name
+        for name in (
+            "README.md",
+            "README.zh.md",
+            "SECURITY.md",
+            "CONTRIBUTING.md",
+            "deploy/README.md",
+        )
     ]
     files = [*readmes, *sorted(ROOT.glob("docs/**/*.md"))]
     return [Page(str(f.relative_to(ROOT)), f.read_text(encoding="utf-8")) for f in files]
