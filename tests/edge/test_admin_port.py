@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 
 from proxy.admin.request import read_body
-from proxy.admin.schemas import Body
+from proxy.admin.schemas import JsonBody
 from proxy.errors import BodyTimeout
 from proxy.gateway.listener import ListenerOptions, bind
 from proxy.server.admin_port import open_port
@@ -39,7 +39,7 @@ async def port(go_on: asyncio.Event, **limits: Any) -> AsyncIterator[int]:
 
     async def change(request: web.Request) -> web.Response:
         try:
-            await read_body(request, Body, 0.05)
+            await read_body(request, JsonBody, 0.05)
         except BodyTimeout as error:
             return web.Response(status=error.status, text=error.message)
         return web.Response(text="changed")
