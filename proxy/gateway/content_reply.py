@@ -14,7 +14,7 @@ from proxy.gateway.auth import bad_link
 from proxy.gateway.content_source import ObjectFacts, OpenBody
 from proxy.http import cors
 from proxy.http.ranges import (
-    Span,
+    ByteSpan,
     Wish,
     is_unmodified,
     precondition_fails,
@@ -76,7 +76,7 @@ class PromisedBody:
     `chunked`: we frame it."""
 
     facts: ObjectFacts
-    span: Span | None
+    span: ByteSpan | None
     chunked: bool
     is_range: bool = False
 
@@ -102,7 +102,7 @@ def promise(
     """The body for what was opened. Raises `UpstreamFailed` when that begins behind its start."""
     span = None
     if facts.size is not None:
-        span = wish.within(facts.size) if wish is not None else Span(0, facts.size)
+        span = wish.within(facts.size) if wish is not None else ByteSpan(0, facts.size)
     if opened.offset > (span.start if span is not None else 0):
         raise UpstreamFailed("The upstream sent another range than it was asked for.")
     # Where the upstream ends by closing, nobody can tell its end from a break: then we end by

@@ -79,8 +79,8 @@ class FormParser:
         self._open_blob = open_blob
         self._has_started = False
         self._text_bytes = 0
-        self._part: _Part | None = None
-        self._ended: list[tuple[_Part, Blob | None]] = []
+        self._part: _OpenPart | None = None
+        self._ended: list[tuple[_OpenPart, Blob | None]] = []
 
     @property
     def text_bytes(self) -> int:
@@ -151,7 +151,7 @@ class FormParser:
             if not done:
                 self.discard()
 
-    def _open_part(self, segment: MultipartSegment) -> _Part:
+    def _open_part(self, segment: MultipartSegment) -> _OpenPart:
         seen = [name for name, _ in segment.headerlist]
         for header in ("Content-Disposition", "Content-Type"):
             if seen.count(header) > 1:
@@ -168,7 +168,7 @@ class FormParser:
         if filename is None:
             filename = _extended_filename(segment["Content-Disposition"], name)
         content_type = _media_type(segment.content_type)
-        return _Part(name, path, filename, content_type, segment.charset, bytearray())
+        return _OpenPart(name, path, filename, content_type, segment.charset, bytearray())
 
     def _write(self, data: bytes) -> None:
         part = self._part
@@ -192,7 +192,7 @@ class FormParser:
             )
         self._writer(part).write(data)
 
-    def _writer(self, part: _Part) -> BlobWriter:
+    def _writer(self, part: _OpenPart) -> BlobWriter:
         if part.writer is None:
             part.writer = self._open_blob(_safe_filename(part.filename or ""), part.content_type)
         return part.writer
@@ -212,7 +212,7 @@ class FormParser:
 
 
 @dataclass(slots=True)
-class _Part:
+class _OpenPart:
     name: str
     path: tuple[str, ...]
     filename: str | None  # None: a text part
@@ -284,7 +284,7 @@ def path_of(name: str, depth: int) -> tuple[str, ...]:
     return path
 
 
-def _fold(fields: dict[str, object], part: _Part, value: object) -> None:
+def _fold(fields: dict[str, object], part: _OpenPart, value: object) -> None:
     """Put one value at its path, creating the objects and lists on the way."""
     path, name = part.path, part.name
     here: dict[str, object] = fields
@@ -340,7 +340,7 @@ def _conflict(name: str, key: str) -> Invalid:
     return Invalid(f"'{name}' conflicts with another use of '{key}' in the form.", param=name)
 
 
-def _text(part: _Part) -> str:
+def _text(part: _OpenPart) -> str:
     name = part.name
     is_wide = (part.charset or "").lower().startswith(("utf-16", "utf-32"))
     if (
@@ -398,7 +398,7 @@ def _limit_message(fault: str, limits: FormLimits) -> str:
     return "The headers of a form part are too large."
 
 
-def _fault_message(fault: Exception, part: _Part | None) -> str:
+def _fault_message(fault: Exception, part: _OpenPart | None) -> str:
     """The parser's complaint in our own words; its own may hold Python's."""
     said = str(fault.args[0]) if fault.args else ""
     if "end of multipart stream" in said and "after" not in said:

@@ -47,7 +47,7 @@ class Wish:
             return f"bytes=-{self.suffix}"
         return f"bytes={self.first}-{'' if self.last is None else self.last}"
 
-    def within(self, size: int) -> Span:
+    def within(self, size: int) -> ByteSpan:
         """The bytes of a file of `size`; raises RangeNotSatisfiable when there are none."""
         if self.suffix is not None:
             start, stop = max(0, size - self.suffix), size
@@ -55,11 +55,11 @@ class Wish:
             start, stop = self.first, size if self.last is None else min(self.last + 1, size)
         if start >= stop:
             raise RangeNotSatisfiable(f"The range lies outside the {size} bytes of the file.", size)
-        return Span(start, stop)
+        return ByteSpan(start, stop)
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ByteSpan:
     """Bytes `start` up to, not including, `stop`."""
 
     start: int
@@ -95,7 +95,7 @@ def _position(digits: str) -> int:
     return int(digits or "0") if length <= _MOST_DIGITS else _BEYOND
 
 
-def read_content_range(value: str | None) -> tuple[Span, int | None] | None:
+def read_content_range(value: str | None) -> tuple[ByteSpan, int | None] | None:
     """A 206's Content-Range: the bytes it holds and the whole size (None: not said)."""
     match = _CONTENT_RANGE.fullmatch(value.strip()) if value else None
     if match is None:
@@ -104,7 +104,7 @@ def read_content_range(value: str | None) -> tuple[Span, int | None] | None:
     whole = None if size == "*" else int(size)
     if last < first or (whole is not None and last >= whole):
         return None
-    return Span(first, last + 1), whole
+    return ByteSpan(first, last + 1), whole
 
 
 def read_unsatisfied(value: str | None) -> int | None:

@@ -23,7 +23,7 @@ from proxy.store.errors import StoreDown, StoreFault, StoreFull, StoreUnsafe, St
 from proxy.store.expiry import ExpirySweep
 from proxy.store.keys import new_task_id, shard_of, shard_of_task
 from proxy.store.ledger import Balance, BudgetUse, Ledger, LedgerCheck
-from proxy.store.listing import Listing, Place
+from proxy.store.listing import Place, TaskListing
 from proxy.store.observer import NOBODY, Observer
 from proxy.store.owners import Owners
 from proxy.store.pipeline import Answer, Durability, Pipeline, texts_or_empty
@@ -97,7 +97,7 @@ class Store:
         self.streams = Streams(self.batch)
         self.webhooks = Webhooks(self.batch)
         self.ended = ExpirySweep(self.batch)
-        self.made = Listing(self.batch, self.tasks)
+        self.made = TaskListing(self.batch, self.tasks)
         self.usage = Usage(self.batch)
         self.refusals = RefusedSubmits(self.batch)
         self.rates = Rates(self.batch)

@@ -76,7 +76,7 @@ class Walk:
         return place.score, name
 
 
-class Listing:
+class TaskListing:
     def __init__(self, batch: Pipeline, tasks: Tasks) -> None:
         self._batch = batch
         self._tasks = tasks

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.model import Stage, Task
-from proxy.providers.openai import Options
+from proxy.providers.openai import OpenAIOptions
 from proxy.sim import Fault
 from proxy.sim.faults import Kind
 from proxy.sim.log import Entry
@@ -23,7 +23,7 @@ WAIT_S = 20.0  # only a hang gets here
 def served_by(house: House, kind: str) -> None:
     """The OpenAI-style upstream is this software."""
     config = house.server.config
-    options = Options.model_validate({"server": kind})
+    options = OpenAIOptions.model_validate({"server": kind})
     upstream = replace(config.upstreams["sim-openai"], options=options)
     house.server.config = replace(config, upstreams={**config.upstreams, "sim-openai": upstream})
 

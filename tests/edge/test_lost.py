@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.model import Stage, Task
-from proxy.providers.openai import Options
+from proxy.providers.openai import OpenAIOptions
 from proxy.server.worker import Server
 from proxy.sim import Fault
 from proxy.store import keys
@@ -27,7 +27,9 @@ def served_by(server: Server, kind: str) -> None:
     """The OpenAI-style upstream is this software, with one place for a task."""
     upstream = server.config.upstreams["sim-openai"]
     keys = tuple(replace(key, max_in_flight=1) for key in upstream.credentials)
-    changed = replace(upstream, options=Options.model_validate({"server": kind}), credentials=keys)
+    changed = replace(
+        upstream, options=OpenAIOptions.model_validate({"server": kind}), credentials=keys
+    )
     server.config = replace(
         server.config, upstreams={**server.config.upstreams, "sim-openai": changed}
     )

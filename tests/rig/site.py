@@ -53,6 +53,7 @@ secrets = ["$secret"]
 listen = "127.0.0.1:0"
 [redis]
 url = "$redis"
+timeout_s = 2  # of a busy machine
 $redis_options
 [timeouts]
 $timeouts

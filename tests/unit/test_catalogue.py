@@ -14,7 +14,7 @@ from proxy.model import Credential, Media, Operation, Role, Route, Upstream, Vid
 from proxy.providers import PROVIDERS, globs
 from proxy.providers.catalogue.listing import video_of
 from proxy.providers.catalogue.row import ModelRow
-from proxy.providers.openai import Options
+from proxy.providers.openai import OpenAIOptions
 from proxy.tasks.models import served_by, video_member
 
 KEY = Credential("a", api_key="x", access_key="y", secret_key="z")
@@ -24,7 +24,7 @@ EACH = pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.provider} {ro
 
 def upstream(provider: str, *told: dict[str, Any], **options: Any) -> Upstream:
     rows = tuple(ModelRow.model_validate({"provider": provider, **row}) for row in told)
-    chosen = Options.model_validate(options) if options else None
+    chosen = OpenAIOptions.model_validate(options) if options else None
     return Upstream(provider, provider, "http://u.example", (KEY,), options=chosen, models=rows)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.model import Kind, Operation, Stage, Status, Task, TaskState, Upstream
 from proxy.providers import PROVIDERS
-from proxy.providers.openai import Options
+from proxy.providers.openai import OpenAIOptions
 from proxy.providers.outcomes import TransientKind
 from proxy.tasks.lifecycle import (
     Silence,
@@ -135,7 +135,7 @@ def test_an_answer_that_speaks_of_the_task_ends_its_silence() -> None:
 def test_which_upstreams_may_answer_from_a_replica(
     provider: str, server: str | None, expected: bool
 ) -> None:
-    options = None if server is None else Options.model_validate({"server": server})
+    options = None if server is None else OpenAIOptions.model_validate({"server": server})
     upstream = Upstream("u", provider, "http://u", (), options=options)
     assert PROVIDERS[provider].has_replicas(upstream) is expected
 
@@ -156,7 +156,9 @@ def test_which_upstreams_may_answer_from_a_replica(
 def test_a_delete_is_sent_only_where_it_stops_the_render(
     options: dict[str, str], model: str, stops: bool
 ) -> None:
-    upstream = Upstream("u", "openai", "http://u", (), options=Options.model_validate(options))
+    upstream = Upstream(
+        "u", "openai", "http://u", (), options=OpenAIOptions.model_validate(options)
+    )
     draft = PROVIDERS["openai"].cancel(task(upstream_model=model), upstream)
     assert (draft is not None) is stops
 
@@ -189,7 +191,7 @@ def test_the_operator_s_reason_is_one_short_line() -> None:
 def test_another_reelway_is_believed_in_what_it_says_of_a_cancel(
     status: int, headers: dict[str, str], became: str
 ) -> None:
-    upstream = Upstream("u", "openai", "http://u", (), options=Options(server="reelway"))
+    upstream = Upstream("u", "openai", "http://u", (), options=OpenAIOptions(server="reelway"))
     draft = PROVIDERS["openai"].cancel(task(), upstream)
     assert draft is not None
     assert draft.headers["reelway-cancel"] == "only-stop"

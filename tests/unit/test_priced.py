@@ -26,14 +26,16 @@ from proxy.http.multipart import FormLimits, FormParser
 from proxy.http.outbound import Outbound, Rendered, Terms
 from proxy.model import Call, Credential, DialectName, Operation, Upstream
 from proxy.providers import PROVIDERS
-from proxy.providers.openai import SERVERS, Options
+from proxy.providers.openai import SERVERS, OpenAIOptions
 from proxy.tasks.fetch import remotes_in, with_files
 from proxy.tasks.pricing import price_micro
 
 KEYS = Credential("a", api_key="k", access_key="ak", secret_key="sk")
 MODELS = {"openai": "cheap", "kling": "kling-v2-6", "jimeng": "jimeng_t2v_v30"}
 UPSTREAMS = {
-    server: Upstream("u", "openai", "https://a.example/v1", (KEYS,), options=Options(server=server))
+    server: Upstream(
+        "u", "openai", "https://a.example/v1", (KEYS,), options=OpenAIOptions(server=server)
+    )
     for server in SERVERS
 } | {
     "json": Upstream(
@@ -41,7 +43,7 @@ UPSTREAMS = {
         "openai",
         "https://a.example/v1",
         (KEYS,),
-        options=Options(body="json", seconds_as="integer"),
+        options=OpenAIOptions(body="json", seconds_as="integer"),
     ),
     "kling": Upstream("u", "kling", "https://a.example", (replace(KEYS, api_key=None),)),
     "jimeng": Upstream("u", "jimeng", "https://a.example", (replace(KEYS, api_key=None),)),

@@ -44,7 +44,7 @@ from proxy.model import (
     VideoRequest,
 )
 from proxy.providers.base import Provider
-from proxy.providers.jimeng import Jimeng, Options
+from proxy.providers.jimeng import Jimeng, JimengOptions
 from proxy.providers.outcomes import Accepted, Refused, Transient, Unknown
 
 JIMENG: Provider = Jimeng()
@@ -695,7 +695,7 @@ def test_content_is_the_providers_url() -> None:
 
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(ValidationError):
-        Options.model_validate({"region": "cn"})
+        JimengOptions.model_validate({"region": "cn"})
 
 
 # ---------------------------------------------------------------- any bytes

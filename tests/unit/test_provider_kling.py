@@ -46,7 +46,7 @@ from proxy.model import (
     VideoRequest,
 )
 from proxy.providers.base import Provider
-from proxy.providers.kling import Kling, Options
+from proxy.providers.kling import Kling, KlingOptions
 from proxy.providers.outcomes import Accepted, Refused, Transient, Unknown
 
 KLING: Provider = Kling()
@@ -895,7 +895,7 @@ def test_kling_cannot_cancel() -> None:
 
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(ValidationError):
-        Options.model_validate({"region": "cn"})
+        KlingOptions.model_validate({"region": "cn"})
 
 
 # ---------------------------------------------------------------- any bytes

@@ -52,7 +52,7 @@ from proxy.model import (
 )
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
-from proxy.providers.openai import SERVERS, OpenAI, Options
+from proxy.providers.openai import SERVERS, OpenAI, OpenAIOptions
 from proxy.providers.outcomes import (
     Accepted,
     Refused,
@@ -98,7 +98,7 @@ def upstream(server: str = "openai", **options: object) -> Upstream:
         "openai",
         "https://api.example.com/v1",
         (KEY,),
-        options=Options.model_validate({"server": server, **options}),
+        options=OpenAIOptions.model_validate({"server": server, **options}),
     )
 
 
@@ -474,7 +474,7 @@ def test_a_size_no_model_value_covers_is_refused(wish: dict[str, Any], param: st
 )
 def test_wrong_options_do_not_start(options: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        Options.model_validate(options)
+        OpenAIOptions.model_validate(options)
 
 
 # ---------------------------------------------------------------- exact, soft, extra
@@ -584,7 +584,7 @@ def test_an_operator_passes_fields_on_by_name() -> None:
         "other": 1,
         "metadata": {"order": "7", "duration": 60},
     }
-    options = Options.model_validate({"pass": ["tempo", "metadata"]})
+    options = OpenAIOptions.model_validate({"pass": ["tempo", "metadata"]})
     at = replace(upstream(), options=options)
     terms = Terms(("camera_*",), is_priced=True)
     draft = ADAPTER.draft(asked(prompt="p", extra=extra), "v", at, "up-model", None, terms)
@@ -1236,7 +1236,7 @@ def test_every_provider_is_found_by_its_own_name() -> None:
 
 def test_every_server_an_operator_can_name_has_its_traits() -> None:
     for server in SERVERS:
-        assert Options(server=server).server == server
+        assert OpenAIOptions(server=server).server == server
     for traits in SERVERS.values():
         assert traits.operations <= ADAPTER.operations
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import RangeNotSatisfiable
 from proxy.http.ranges import (
-    Span,
+    ByteSpan,
     Wish,
     is_unmodified,
     modified_of,
@@ -92,17 +92,17 @@ def test_a_position_of_any_size_is_read(header: str, wish: Wish) -> None:
 @pytest.mark.parametrize(
     ("wish", "size", "span"),
     [
-        (Wish(), 10, Span(0, 10)),
-        (Wish(0, 0), 10, Span(0, 1)),
-        (Wish(9, 9), 10, Span(9, 10)),
-        (Wish(3), 10, Span(3, 10)),
-        (Wish(3, 99), 10, Span(3, 10)),
-        (Wish(suffix=3), 10, Span(7, 10)),
-        (Wish(suffix=10), 10, Span(0, 10)),
-        (Wish(suffix=99), 10, Span(0, 10)),
+        (Wish(), 10, ByteSpan(0, 10)),
+        (Wish(0, 0), 10, ByteSpan(0, 1)),
+        (Wish(9, 9), 10, ByteSpan(9, 10)),
+        (Wish(3), 10, ByteSpan(3, 10)),
+        (Wish(3, 99), 10, ByteSpan(3, 10)),
+        (Wish(suffix=3), 10, ByteSpan(7, 10)),
+        (Wish(suffix=10), 10, ByteSpan(0, 10)),
+        (Wish(suffix=99), 10, ByteSpan(0, 10)),
     ],
 )
-def test_a_range_is_clipped_to_the_file(wish: Wish, size: int, span: Span) -> None:
+def test_a_range_is_clipped_to_the_file(wish: Wish, size: int, span: ByteSpan) -> None:
     assert wish.within(size) == span
     assert len(span) == span.stop - span.start
 
@@ -142,16 +142,16 @@ def test_a_span_lies_inside_the_file(first: int, last: int | None, size: int) ->
 @pytest.mark.parametrize(
     ("header", "found"),
     [
-        ("bytes 0-9/10", (Span(0, 10), 10)),
-        ("bytes 5-9/*", (Span(5, 10), None)),
-        (" bytes 0-0/1 ", (Span(0, 1), 1)),
+        ("bytes 0-9/10", (ByteSpan(0, 10), 10)),
+        ("bytes 5-9/*", (ByteSpan(5, 10), None)),
+        (" bytes 0-0/1 ", (ByteSpan(0, 1), 1)),
         ("bytes 0-9/5", None),  # ends behind the end
         ("bytes 9-0/10", None),
         ("bytes */10", None),
-        ("bytes=0-9/10", (Span(0, 10), 10)),
-        ("Bytes  0 - 9 / 10", (Span(0, 10), 10)),
-        ("0-9/10", (Span(0, 10), 10)),
-        ("BYTES 0-9/*", (Span(0, 10), None)),
+        ("bytes=0-9/10", (ByteSpan(0, 10), 10)),
+        ("Bytes  0 - 9 / 10", (ByteSpan(0, 10), 10)),
+        ("0-9/10", (ByteSpan(0, 10), 10)),
+        ("BYTES 0-9/*", (ByteSpan(0, 10), None)),
         ("items 0-9/10", None),
         ("bytes 0-9", None),
         ("", None),
@@ -159,7 +159,7 @@ def test_a_span_lies_inside_the_file(first: int, last: int | None, size: int) ->
     ],
 )
 def test_a_content_range_is_believed_only_when_it_makes_sense(
-    header: str | None, found: tuple[Span, int | None] | None
+    header: str | None, found: tuple[ByteSpan, int | None] | None
 ) -> None:
     assert read_content_range(header) == found
 

@@ -30,7 +30,7 @@ def _sora(model: str, sizes: tuple[str, ...], price: dict[str, str], *aliases: s
         from_text=True,
         n=1,
         price=price,
-        source="openai-openapi openapi.yaml (2026-08-21); OpenAI's price page as of 2025-10",
+        source="openai-openapi openapi.yaml (2026-08-21); prices: third-party pages (2025-10)",
         read_on=date(2026, 11, 30),
     )
 

@@ -50,7 +50,7 @@ from proxy.signing import sign_volc
 POLL_ACTION = "CVSync2AsyncGetResult"
 
 
-class Options(BaseModel):
+class JimengOptions(BaseModel):
     """`options` of an upstream with `provider = "jimeng"`.
 
     `refused_statuses` are HTTP statuses by which the server says that it began nothing.
@@ -65,7 +65,7 @@ class Jimeng:
     """See `providers.base.Provider`. `handle` keeps `req_key`."""
 
     name = "jimeng"
-    options: type[BaseModel] = Options
+    options: type[BaseModel] = JimengOptions
     credentials: tuple[frozenset[str], ...] = (frozenset({"access_key", "secret_key"}),)
     operations = OPERATIONS
     rows = ROWS
@@ -165,5 +165,5 @@ class Jimeng:
         return "will_finish"  # it knows no cancel
 
 
-def _options(upstream: Upstream) -> Options:
-    return upstream.options if isinstance(upstream.options, Options) else Options()
+def _options(upstream: Upstream) -> JimengOptions:
+    return upstream.options if isinstance(upstream.options, JimengOptions) else JimengOptions()

@@ -46,7 +46,7 @@ from proxy.providers.results import result_url
 from proxy.signing import kling_jwt
 
 
-class Options(BaseModel):
+class KlingOptions(BaseModel):
     """`options` of an upstream with `provider = "kling"`.
 
     `refused_statuses` are HTTP statuses by which the server says that it began nothing.
@@ -62,7 +62,7 @@ class Kling:
     the path that made it."""
 
     name = "kling"
-    options: type[BaseModel] = Options
+    options: type[BaseModel] = KlingOptions
     credentials: tuple[frozenset[str], ...] = (
         frozenset({"api_key"}),
         frozenset({"access_key", "secret_key"}),
@@ -153,5 +153,5 @@ def _bearer(credential: Credential, now_s: int) -> str:
     return kling_jwt(credential.access_key or "", credential.secret_key or "", now_s)
 
 
-def _options(upstream: Upstream) -> Options:
-    return upstream.options if isinstance(upstream.options, Options) else Options()
+def _options(upstream: Upstream) -> KlingOptions:
+    return upstream.options if isinstance(upstream.options, KlingOptions) else KlingOptions()

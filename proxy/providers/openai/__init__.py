@@ -43,7 +43,7 @@ from proxy.providers.catalogue.openai import ROWS
 from proxy.providers.catalogue.row import ModelRow
 from proxy.providers.openai.answers import outcome, state
 from proxy.providers.openai.lengths import rendered_of
-from proxy.providers.openai.servers import ALL, SERVERS, Options, known_of, options_of
+from proxy.providers.openai.servers import ALL, SERVERS, OpenAIOptions, known_of, options_of
 from proxy.providers.openai.submit import ACCEPT, bound_id, draft_of, target
 from proxy.providers.outcomes import (
     Accepted,
@@ -53,7 +53,7 @@ from proxy.providers.outcomes import (
     Transient,
 )
 
-__all__ = ["SERVERS", "OpenAI", "Options"]
+__all__ = ["SERVERS", "OpenAI", "OpenAIOptions"]
 
 _TOLD_CHARS = 2000
 
@@ -63,7 +63,7 @@ class OpenAI:
     say: `seconds`, `size`, `audio`."""
 
     name = "openai"
-    options: type[BaseModel] = Options
+    options: type[BaseModel] = OpenAIOptions
     credentials: tuple[frozenset[str], ...] = (frozenset({"api_key"}),)
     operations = ALL
     rows = ROWS
@@ -231,7 +231,7 @@ _CANCELLED: Mapping[str, Cancelled] = {"will_finish": "will_finish"}
 _UNSTOPPABLE = re.compile(r"minimax.?h3", re.IGNORECASE)
 
 
-def _stops(task: Task, options: Options) -> bool:
+def _stops(task: Task, options: OpenAIOptions) -> bool:
     """Whether a DELETE stops the render, by the server's kind and version:
 
     vllm-omni ≥ 0.30 aborts it, all but `_UNSTOPPABLE`; before that its engine ran on. SGLang

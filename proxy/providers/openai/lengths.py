@@ -13,7 +13,7 @@ from proxy.model import (
 )
 from proxy.providers.catalogue.row import ModelRow
 from proxy.providers.fitting import spelled
-from proxy.providers.openai.servers import SERVERS, Options
+from proxy.providers.openai.servers import SERVERS, OpenAIOptions
 from proxy.providers.sizes import size_of
 from proxy.providers.values import quantity
 
@@ -62,7 +62,7 @@ def _sounds(draft: Draft) -> bool:
 
 
 def fallbacks(
-    request: VideoRequest, options: Options, source: Task | None, row: ModelRow
+    request: VideoRequest, options: OpenAIOptions, source: Task | None, row: ModelRow
 ) -> dict[str, str]:
     """What is rendered when the body is silent.
 

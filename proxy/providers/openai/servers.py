@@ -25,7 +25,7 @@ ALL = frozenset({Operation.CREATE, Operation.REMIX, Operation.EDIT, Operation.EX
 _CREATE = frozenset({Operation.CREATE})
 
 
-class Options(BaseModel):
+class OpenAIOptions(BaseModel):
     """`options` of an upstream with `provider = "openai"`.
 
     `server` is the software behind `base_url`; any other that speaks `/v1/videos` as OpenAI's
@@ -177,11 +177,11 @@ SERVERS: Mapping[Server, Traits] = {
 }
 
 
-def options_of(upstream: Upstream) -> Options:
-    return upstream.options if isinstance(upstream.options, Options) else Options()
+def options_of(upstream: Upstream) -> OpenAIOptions:
+    return upstream.options if isinstance(upstream.options, OpenAIOptions) else OpenAIOptions()
 
 
-def fitted_options(options: Options, row: ModelRow) -> Options:
+def fitted_options(options: OpenAIOptions, row: ModelRow) -> OpenAIOptions:
     """The options with what the operator's row of the model says, where they say nothing."""
     return options.model_copy(
         update={
@@ -192,7 +192,7 @@ def fitted_options(options: Options, row: ModelRow) -> Options:
     )
 
 
-def known_of(options: Options, row: ModelRow) -> ModelRow:
+def known_of(options: OpenAIOptions, row: ModelRow) -> ModelRow:
     """What is known of a model behind a kind of server: its row, and the server's own facts where
     the row says nothing. The operator's `options` come first."""
     traits = SERVERS[options.server]

@@ -47,7 +47,13 @@ from proxy.providers.fitting import (
 )
 from proxy.providers.openai.lengths import PAID_FPS, fallbacks
 from proxy.providers.openai.rules import Number, checked
-from proxy.providers.openai.servers import SERVERS, Options, Traits, fitted_options, options_of
+from proxy.providers.openai.servers import (
+    SERVERS,
+    OpenAIOptions,
+    Traits,
+    fitted_options,
+    options_of,
+)
 from proxy.providers.passthrough import MOVERS, is_harmless, is_named, is_passed
 from proxy.providers.sizes import fit_size, size_of
 from proxy.providers.values import quantity
@@ -134,7 +140,7 @@ class _Making:
     """A submit's fields in the making, in the order the official SDK sends its parts."""
 
     request: VideoRequest
-    options: Options
+    options: OpenAIOptions
     traits: Traits
     terms: Terms
     row: ModelRow
