@@ -150,7 +150,7 @@ async def test_two_workers_share_one_outcome(
     other = asyncio.create_task(
         house.post("/v1/videos", json=BODY, headers=keyed("w"), base=second.url)
     )
-    await eventually(lambda: second.watch.waiters)
+    await eventually(lambda: second.parts.changes.waiters)
     held.release()
     one, two = await asyncio.gather(first, other)
     assert one.status == two.status == 200

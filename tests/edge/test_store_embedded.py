@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 import proxy
-from proxy.server import embedded_store
+from proxy.server import store_program
 from proxy.server.embedded_store import Embedded, open_store
 from proxy.server.store_program import find_server
 from proxy.store import Store, StoreUnusable
@@ -266,7 +266,7 @@ def test_without_any_server_the_error_names_three_ways_out(
 ) -> None:
     fake_server(tmp_path, "redis-server", "Redis server v=5.0.7 sha=0")
     monkeypatch.setattr(
-        embedded_store, "find_spec", lambda name: None
+        store_program, "find_spec", lambda name: None
     )  # as if it were not installed
     with pytest.raises(StoreUnusable) as caught:
         find_server(str(tmp_path))
