@@ -133,6 +133,7 @@ class OtlpExporter:
                 await done.wait()
         except TimeoutError:
             self._messages.say("the last spans were not taken in time", always=True)
+            await asyncio.sleep(0)  # said while there is still a log
         _sdk_logger().removeHandler(self._messages)
 
 

@@ -36,7 +36,7 @@ upstream_model = "kling-v2-6"
 
 @pytest.fixture
 async def two(open_house: OpenHouse, free_port: int) -> AsyncIterator[House]:
-    sim = {"accounts": ACCOUNTS, "openai_port": free_port}
+    sim = {"accounts": ACCOUNTS, "ports": {"openai": free_port}}
     async with open_house(Plan(routes=ROUTES % free_port, sim=sim)) as house:
         yield house
 

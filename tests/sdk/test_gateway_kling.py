@@ -239,7 +239,7 @@ async def test_klings_lengths_and_shapes_are_fitted_to_sora(
 ) -> None:
     fitted = Plan(
         manual=True,
-        sim={"openai_port": free_port},
+        sim={"ports": {"openai": free_port}},
         sections=f"""
         [[upstreams]]
         name = "sora"

@@ -161,7 +161,7 @@ async def test_frames_and_shape_are_fitted_to_other_providers(
     """121 frames are 5 seconds: Kling renders them, Sora the next length up it has."""
     fitted = Plan(
         manual=True,
-        sim={"openai_port": free_port},
+        sim={"ports": {"openai": free_port}},
         sections=f"""
         [[upstreams]]
         name = "sora"
