@@ -2,7 +2,7 @@
 
 Rule: nothing waits longer than twice `timeout_s`. redis-py's own defaults retry for seconds
 when Redis refuses and for a minute when it hangs, so retries are off and connecting has a
-time-out. Answers have the deadline of `wire`: redis-py's own would call a server
+time-out. Answers have the deadline of `transport`: redis-py's own would call a server
 silent when it was our loop that stood still. In a Cluster redis-py's is kept: a round trip
 cancelled there loses its connection.
 """
